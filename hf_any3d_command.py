@@ -12,6 +12,10 @@ def main() -> None:
     # Importing torch and transformers makes a million objects that stay; looking for garbage among them after every
     # 700 new ones is a sixth of a command's time.
     gc.set_threshold(50_000, 20, 20)
+    from hf_any3d.utils.threads import share_processors
+
+    # Before torch is loaded, which reads these settings once.
+    share_processors()
     from hf_any3d.cli import main as run
 
     run()

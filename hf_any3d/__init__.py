@@ -9,17 +9,12 @@ import sys
 from pathlib import Path as _Path
 from typing import Any
 
-from hf_any3d.utils.messages import without_remarks as _without_remarks
-from hf_any3d.utils.threads import share_processors as _share_processors
 from hf_any3d.version import __version__ as __version__
 
 _folder = _Path(__file__).parent
 if not (_folder / "modeling").is_dir():
     # In a checkout, `modeling` and `conversions` are beside the package; a wheel has them inside.
     __path__.append(str(_folder.parent))
-
-# Before torch is loaded, which reads these settings once.
-_share_processors()
 from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES  # noqa: E402
 
 # Module -> its public names, without those of models and their processors. Type checkers read all of them in
@@ -90,5 +85,4 @@ _ONLY_MODELS = not all(map(_is_installed, ("peft", "scipy")))
 # Registering loads torch, transformers and PEFT, which takes seconds; the command line answers --help without them,
 # and its commands register when they turn to models.
 if "hf_any3d_command" not in sys.modules and not _ONLY_MODELS:
-    with _without_remarks():
-        importlib.import_module(f"{__name__}.integration.registration").register()
+    importlib.import_module(f"{__name__}.integration.registration").register()

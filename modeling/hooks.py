@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -36,19 +36,20 @@ class Hooks:
             `from_pretrained`, and its keyword arguments.
         find_weights: Return the directory with config and weights of a repository, and its commit if it came from the
             hub. Given: its name, and a branch, tag or commit, or None for the main branch.
-        code_references: Return the `auto_map` of a saved config or processor: what auto classes are told in programs
-            that lack its class. Given: the class, and the names of the auto classes that load it.
         describe: Describe a model where it has just been saved. Given: the model, or a PeftModel around it if an
             adapter was saved; the directory; the repository that the directory is about to be pushed to, or None.
         complete_adapter: Return the config of a new adapter with the modules that it leaves open. Given: the model,
             and the config.
+        task_of: Return the task of the pipeline for a config.
+        build: Called before a model is built.
     """
 
     check_name: Callable[[Any, Mapping[str, Any]], None] = lambda *_: None
     find_weights: Callable[[str, str | None], tuple[Path, str | None]] = _no_weights
-    code_references: Callable[[type, tuple[str, ...]], dict[str, str]] = lambda *_: {}
     describe: Callable[[Any, str | os.PathLike, str | None], None] = lambda *_: None
     complete_adapter: Callable[[Any, Any], Any] = lambda _, config: config
+    task_of: Callable[[PreTrainedConfig], str | None] = lambda _: None
+    build: Callable[[], None] = lambda: None
 
 
 # What sets the hooks, by its name: this package imports nothing around it.
@@ -70,30 +71,29 @@ def hooks() -> Hooks:
     return _hooks or Hooks()
 
 
+class _Task(dict):
+    """The task of a config, as `pipeline(model=…)` reads it; no task whose code is in the repository."""
+
+    def __contains__(self, task: object) -> bool:
+        return False
+
+
+class _TaskOfConfig:
+    """Attribute `custom_pipelines` of a config, where `pipeline` looks for a task before it asks the hub."""
+
+    def __get__(self, config: PreTrainedConfig | None, owner: type) -> _Task:
+        task = None if config is None else hooks().task_of(config)
+        return _Task() if task is None else _Task({task: {}})
+
+
 class LibrarySettingsMixin:
-    """For configs and processors: names are checked, and saved ones say which package to install.
-
-    The docstring of a config names all its fields.
-    """
-
-    # Names of the auto classes that load it.
-    _opened_by: ClassVar[tuple[str, ...]] = ("AutoConfig",)
+    """For configs and processors: names are checked, and the docstring of a config names all its fields."""
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if issubclass(cls, PreTrainedConfig):
             name_fields(cls)
-
-    def to_json_file(self, json_file_path: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Write the JSON file of `save_pretrained`, with the reference to the package."""
-        # For the file alone: the object itself opens its class without it.
-        references = hooks().code_references(type(self), self._opened_by)
-        if references:
-            self.auto_map = references
-        try:
-            super().to_json_file(json_file_path, *args, **kwargs)
-        finally:
-            vars(self).pop("auto_map", None)
+            cls.custom_pipelines = _TaskOfConfig()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
@@ -105,8 +105,17 @@ class LibrarySettingsMixin:
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build from the contents of a stored file, without the reference."""
+        """Build from the contents of a stored file, without references to code, which nothing runs."""
         settings = dict(config_dict)
         settings.pop("auto_map", None)
         with stored_settings(kwargs.get("name_or_path")):  # that of an auto class
             return super().from_dict(settings, **kwargs)
+
+
+class LibraryModelHook:
+    """For model classes: the package around them is told when one is built, also where it is copied or unpickled."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Build an empty model."""
+        hooks().build()
+        return super().__new__(cls)

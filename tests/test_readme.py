@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from docs.tools.words import counts, markdown_of
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -20,3 +22,15 @@ def test_linked_files_exist():
     assert links
     missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
     assert not missing
+
+
+def test_the_page_for_contributors_counts_the_words_of_pages_as_they_are():
+    table = re.findall(
+        r"^\| (docs/\S+\.md|our README[^|]*) \| ([\d,]+) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M
+    )
+    assert len(table) > 5
+    for name, stated in table:
+        page = ROOT / ("README.md" if name.startswith("our") else name)
+        found = counts(markdown_of(page))[0]
+        # Pages change by a sentence more often than the table.
+        assert abs(found - int(stated.replace(",", ""))) <= 0.1 * found, (name, stated, found)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import warnings
-from collections.abc import Iterator
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
@@ -31,7 +29,6 @@ from hf_any3d.evaluation.stored_facts import store_facts, stored_facts
 from hf_any3d.hub.models import find_model
 from hf_any3d.hub.names import skip_hub_if_offline
 from hf_any3d.registry import TASKS
-from hf_any3d.utils.atomic_files import temporary_folder
 from hf_any3d.utils.messages import model_errors, print_json, print_line
 
 
@@ -113,24 +110,6 @@ def _opened(folder: Path) -> Any:
         return None
     with model_errors(folder):
         return classes[architecture].from_pretrained(folder)
-
-
-@contextlib.contextmanager
-def _complete(folder: Path) -> Iterator[Path]:
-    """Yield a directory to push: the model's own, or a copy with the weights of parts that are on this machine."""
-    from hf_any3d.modeling.pretrained_parts.record import is_directory, pushing
-
-    parts = (read_model_config(str(folder)).get("parts") or {}).values()
-    if not any(is_directory(part.get("name_or_path") or "") and not part.get("stored") for part in parts):
-        yield folder
-        return
-    with temporary_folder() as place:
-        # Of its name, which the message of the commit has.
-        copy = place / folder.absolute().name
-        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
-        with pushing():
-            _opened(folder).save_pretrained(copy)
-        yield copy
 
 
 class ExportFormat(StrEnum):
@@ -216,9 +195,8 @@ def push(
 
     with status(f"pushing {folder}"):
         # Before the upload, since the examples of the card open the repository.
-        with _complete(folder) if kind == "model" else contextlib.nullcontext(folder) as whole:
-            named = (lambda name: _name_card(whole, name)) if kind == "model" else None
-            pushed = push_folder(whole, repository, kind, named, private=private, revision=revision, message=message)
+        named = (lambda name: _name_card(folder, name)) if kind == "model" else None
+        pushed = push_folder(folder, repository, kind, named, private=private, revision=revision, message=message)
     if as_json:
         print_json({"repository": pushed.repository, "kind": kind, "url": pushed.url, "commit": pushed.commit})
     else:

@@ -25,9 +25,6 @@ _LOCAL_FOLDERS = ("checkpoints", "output", "outputs", "runs")
 # Endings, without dots, of what is a file and no name on the hub.
 _FILE_ENDINGS = {*"bin ckpt h5 hdf5 json jsonl onnx parquet pkl pt pth safetensors yaml yml zip".split(), *FORMATS}
 
-# What programs without this package show in their error message.
-_INSTALLATION = "hf_any3d: pip install hf-any3d, then import hf_any3d before you open it."
-
 
 def check_name(
     name: str | os.PathLike | None, arguments: Mapping[str, Any] = MappingProxyType({}), kind: str = "model"
@@ -174,13 +171,3 @@ def _is_cached(name: str, revision: str | None, cache_dir: str | os.PathLike | N
     snapshot = folder / "snapshots" / (ref.read_text(encoding="utf-8") if ref.is_file() else revision)
     # A push fetches the card of a model, which alone does not open it.
     return snapshot.is_dir() and any(path.name != "README.md" for path in snapshot.iterdir())
-
-
-def code_references(stored: type, auto_classes: tuple[str, ...]) -> dict[str, str]:
-    """Name the package to install in the error of programs that lack it, as the `auto_map` of what is saved.
-
-    For an unknown class, an auto class reports the repository that `auto_map` names as the source of its code. Our
-    repositories contain no code; `auto_map` holds an installation hint instead, which is not a valid repository name,
-    so no one can publish code under it. With the package installed, registered classes take precedence.
-    """
-    return dict.fromkeys(auto_classes, f"{_INSTALLATION}--hf_any3d.{stored.__name__}")

@@ -10,12 +10,12 @@ from typing import Any
 
 from hf_any3d.data.feature import PointCloud
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.integration.patches import Patch, apply_entered_patches
+from hf_any3d.integration.patches import Patch, apply_patches_of
 
 
 def apply_datasets_patches() -> None:
     """Apply the patches of `datasets`."""
-    apply_entered_patches()
+    apply_patches_of(__name__)
 
 
 def _feature_of(values: Any) -> Any:

@@ -1,21 +1,22 @@
-"""Every change that `import hf_any3d` makes to other libraries, beyond what they offer for it, each with its reason.
+"""Changes to other libraries, beyond what they offer for it, each with its reason.
 
-- Ten functions of PEFT, transformers and datasets are wrapped, see `PATCHES`. Those of PEFT, of Trainer and of
-  datasets are in `peft_patches`, `trainer_patches` and `datasets_patches` beside this module, which are imported as
-  soon as these are. Each wrapper asks whether it is about one of our models, by the model itself, its config.json or
-  the name of a published checkpoint, or about one of our clouds, and calls the original with what it was given for
-  all others. `tests/integration` shows
-  for each that the original still does what its reason says: where that test fails, a release has made the patch
-  unnecessary. What would replace each upstream is in docs/upstream.md.
-- Tables of theirs that have no function for it are written to as well: our auto classes become attributes of
-  `transformers` and `transformers.models.auto`, our language models get entries in PEFT's table of what LoRA adapts
-  by default, and every Trainer gets a callback that acts on our adapters alone. Where transformers asks for a PEFT
-  that has not been released, it asks for ours.
+Models, processors, pipelines, PEFT methods and the column of clouds are registered by public functions, in
+`hf_any3d.integration.registration`. What has no public function is here and in `peft_patches`, `trainer_patches` and
+`datasets_patches` beside this module:
+
+- Nine functions are wrapped, see `PATCHES`. Three of them open a saved model by its name, and are wrapped from the
+  import on, as nothing else sees a name before others take it for theirs. The others wait until the first of our
+  models or clouds is built. Whatever is not ours gets what the original answers to what was given: wrappers of names
+  ask only once the original has found an adapter, or nothing at all, and only read what it has found.
+- Two tables that have no function for it get entries of our own model types: which models have the loss of a language
+  model, by which Trainer shifts labels, and what LoRA adapts in our language models by default.
 - `PeftType` gets a member for each of our methods in its tables of names and values, as PEFT refuses others. That
   alone is elsewhere, in `register_method` of `hf_any3d.tuners.tuners_utils`, since methods register while they are
   imported.
 
-The test holds all other modules to it.
+`tests/integration` compares plain programs with and without the import, shows for each wrapper that the original still
+does what its reason says (where that test fails, a release has made it unnecessary), and holds all other modules to
+this. What would replace each upstream is in docs/upstream.md.
 """
 
 import functools
@@ -28,20 +29,17 @@ from inspect import getattr_static
 from pathlib import Path
 from typing import Any, cast
 
-import transformers
-import transformers.integrations.peft as peft_integration
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME as PREPROCESSOR, PROCESSOR_NAME
-from transformers.utils.hub import CHAT_TEMPLATE_FILE, cached_file
+from transformers.utils.hub import CHAT_TEMPLATE_FILE
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.hub.published_table import is_published
-from hf_any3d.modeling.pretrained_parts.adapter_loading import (
-    refuse_folder_of_adapters,
-)
+from hf_any3d.modeling.pretrained_parts.adapter_loading import refuse_folder_of_adapters
+from hf_any3d.modeling.pretrained_parts.contents import find_file
+from hf_any3d.modeling.pretrained_parts.loading import HUB_ARGUMENTS
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
-from hf_any3d.registry import pipeline_task
 from hf_any3d.utils.import_watcher import when_imported
 
 _PACKAGE = __name__.partition(".")[0]
@@ -97,40 +95,30 @@ class Patch:
 PATCHES: list[Patch] = []
 
 
-def apply_patches(
-    models: Mapping[str, tuple[type[PreTrainedModel], ...]],
-    auto_classes: Iterable[type],
-    next_token_models: Iterable[type],
-) -> None:
-    """Apply the patches of transformers, and fill its tables.
+def apply_patches(models: Mapping[str, tuple[type[PreTrainedModel], ...]], next_token_models: Iterable[type]) -> None:
+    """Wrap what opens saved models by their names, and fill the table of transformers.
 
     Args:
         models: `model_type` -> our model classes of that type, the one without a head first.
-        auto_classes: Auto classes of our tasks, which pipelines and saved repositories look up by name in
-            transformers.
         next_token_models: Models with the loss of a language model; Trainer shifts labels to smooth for these names.
     """
-    for module in (transformers, transformers.models.auto):
-        for auto_class in auto_classes:
-            setattr(module, auto_class.__name__, auto_class)
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.update(
         {model.config_class.model_type: model.__name__ for model in next_token_models}
     )
-    # 5.24 asks for 0.22, with the same code as 5.23; without this no model that was opened with an adapter is saved.
-    peft_integration.MIN_PEFT_VERSION = "0.20.0"
     OUR_MODELS.update(models)
-    apply_entered_patches()
+    apply_patches_of(__name__)
 
 
-def apply_entered_patches() -> None:
-    """Apply the patches of the table, those of modules that are not imported yet as soon as they are."""
+def apply_patches_of(module: str) -> None:
+    """Apply the patches that a module of this package has entered, as soon as the libraries are imported."""
     for patch in PATCHES:
-        when_imported(patch.targets[0].partition(":")[0], patch.apply)
+        if cast(Callable, patch.call).__module__ == module:
+            when_imported(patch.targets[0].partition(":")[0], patch.apply)
 
 
 def is_ours(model: Any) -> bool:
     """Tell whether a model is one of ours, with adapters or without."""
-    # Those with adapters are no LibraryModelMixin, but their classes are made in `peft_patches`.
+    # A subclass of a user counts, too; those with adapters have classes that are made in `peft_patches`.
     return isinstance(model, LibraryModelMixin) or type(model).__module__.startswith(f"{_PACKAGE}.")
 
 
@@ -142,28 +130,9 @@ def is_ours(model: Any) -> bool:
     "turns from the repository of an adapter to that of its base model; ours hold the config of the model themselves",
 )
 def _open_adapter_repository_by_its_config(original: Callable, model_id: str, **kwargs: Any) -> str | None:
-    if not _is_name(model_id):
-        return original(model_id, **kwargs)
     file = original(model_id, **kwargs)
     # None stands for no adapter here, so that the config in the repository decides.
-    return None if file is None or our_config(model_id, kwargs) else file
-
-
-@Patch(
-    ("transformers.pipelines:get_task",),
-    "asks the hub for the task, also of a directory; adapters are there as models of PEFT, and none without a network",
-)
-def _find_task_in_config(original: Callable, model: str, token: str | None = None, **kwargs: Any) -> str:
-    if not _is_name(model):
-        return original(model, token, **kwargs)
-    refuse_folder_of_ours(model)
-    if is_published(model):  # whose error says more than one about its name
-        from hf_any3d.published import opened_directory
-
-        # Converts the file of the authors, so that there is a config to read.
-        opened_directory(model, token=token)
-    config = our_config(model, {} if token is None else {"token": token})
-    return original(model, token, **kwargs) if config is None else pipeline_task(config.get("architectures"))
+    return None if file is not None and is_our_adapter(file) and our_config(model_id, kwargs) else file
 
 
 @Patch(
@@ -175,63 +144,67 @@ def _open_published_checkpoints(
     original: Callable, path_or_repo_id: str | os.PathLike, filenames: list[str], *args: Any, **kwargs: Any
 ) -> Any:
     # All of transformers opens files here, so that models, configs, processors and pipelines are open alike.
-    if not _is_name(path_or_repo_id):
-        return original(path_or_repo_id, filenames, *args, **kwargs)
-    if filenames == [CONFIG_NAME] and kwargs.get("_raise_exceptions_for_missing_entries", True):
-        # Whoever must have a config knows the subfolder, which auto classes do not pass to the look-up of adapters.
-        refuse_folder_of_ours(path_or_repo_id, kwargs.get("subfolder"))
-    is_name = not os.path.isdir(path_or_repo_id) and kwargs.get("repo_type") in (None, "model")
-    if is_name and is_published(path_or_repo_id):
+    if is_published(path_or_repo_id) and kwargs.get("repo_type") in (None, "model"):
         from hf_any3d.published import opened_directory
 
         hub = {name: kwargs.get(name) for name in ("token", "local_files_only")}
         path_or_repo_id = opened_directory(os.fspath(path_or_repo_id), kwargs.get("revision"), **hub)
-    elif _PROCESSOR_FILES.issuperset(filenames) and os.path.isfile(Path(path_or_repo_id, ADAPTER_CONFIG_NAME)):
-        # Processors are saved once, above the folders of adapters with names of their own.
-        folders = (Path(path_or_repo_id), Path(path_or_repo_id).parent)
-        if our_config(path_or_repo_id, {}) and not any((folders[0] / name).exists() for name in filenames):
-            path_or_repo_id = folders[1]
-    return original(path_or_repo_id, filenames, *args, **kwargs)
+        return original(path_or_repo_id, filenames, *args, **kwargs)
+    try:
+        found = original(path_or_repo_id, filenames, *args, **kwargs)
+    except OSError:
+        if filenames == [CONFIG_NAME]:
+            refuse_folder_of_ours(path_or_repo_id, kwargs.get("subfolder"))
+        above = _place_of_processor(path_or_repo_id, filenames)
+        if above is None:
+            raise
+        return original(above, filenames, *args, **kwargs)
+    if found is None and (above := _place_of_processor(path_or_repo_id, filenames)) is not None:
+        return original(above, filenames, *args, **kwargs)
+    return found
 
 
-def _is_name(model_id: Any) -> bool:
-    """Return whether something is a text or path; the errors about all else are those of the library."""
-    return isinstance(model_id, (str, os.PathLike))
+def _place_of_processor(folder: Any, filenames: list[str]) -> Path | None:
+    """Return the folder above that of one of our adapters, if it has a processor that was asked for; else None."""
+    # Processors are saved once, above the folders of adapters with names of their own.
+    if not _PROCESSOR_FILES.issuperset(filenames) or not isinstance(folder, (str, os.PathLike)):
+        return None
+    if not is_our_adapter(Path(folder, ADAPTER_CONFIG_NAME)):
+        return None
+    above = Path(folder).parent
+    return above if any((above / name).is_file() for name in filenames) else None
+
+
+def is_our_adapter(file: str | os.PathLike) -> bool:
+    """Return whether an adapter_config.json is that of an adapter on one of our models: it names their class."""
+    mapping = _read_object(file).get("auto_mapping")
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else None
+    return isinstance(library, str) and library.partition(".")[0] == _PACKAGE
 
 
 def our_config(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the contents of a repository's config.json if it belongs to one of our models."""
-    # Errors of the repository itself are left to the original, which opens it next.
-    path = cached_file(
-        model_id,
-        CONFIG_NAME,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        cache_dir=kwargs.get("cache_dir"),
-        revision=kwargs.get("revision"),
-        token=kwargs.get("token"),
-        subfolder=kwargs.get("subfolder") or "",
-    )
-    if path is None:
-        return None
-    return _ours_in(path)
-
-
-def _ours_in(path: str | os.PathLike) -> dict[str, Any] | None:
-    """Return the contents of a config.json if it belongs to one of our models; others may hold anything."""
-    try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        return None  # whoever opens the model says so
-    kind = config.get("model_type") if isinstance(config, dict) else None
+    # Errors of the repository itself are left to whoever opens it next.
+    path = find_file(model_id, CONFIG_NAME, {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name)})
+    config = {} if path is None else _read_object(path)
+    kind = config.get("model_type")
     return config if isinstance(kind, str) and kind in OUR_MODELS else None
 
 
-def refuse_folder_of_ours(folder: str | os.PathLike, subfolder: str | None = None) -> None:
+def _read_object(path: str | os.PathLike) -> dict[str, Any]:
+    """Return the contents of a JSON file; nothing of one that is not there, or holds anything else."""
+    try:
+        contents = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}  # whoever opens the model says so
+    return contents if isinstance(contents, dict) else {}
+
+
+def refuse_folder_of_ours(folder: Any, subfolder: Any = None) -> None:
     """Refuse a directory of folders with adapters, if one of them is of one of our models."""
     # Whoever opens the model refuses what cannot be a name, such as a number, or one that is too long.
-    if not _is_name(subfolder or "") or not os.path.isdir(place := Path(folder, subfolder or "")):
+    if not all(isinstance(name, (str, os.PathLike)) for name in (folder, subfolder or "")):
         return
-    if any(_ours_in(path) for path in place.glob(f"*/{CONFIG_NAME}") if path.with_name(ADAPTER_CONFIG_NAME).is_file()):
+    place = Path(folder, subfolder or "")
+    if os.path.isdir(place) and any(map(is_our_adapter, place.glob(f"*/{ADAPTER_CONFIG_NAME}"))):
         refuse_folder_of_adapters(place)

@@ -7,15 +7,14 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
+from peft import PeftConfig, PeftModel, PeftType
 from peft.tuners.lora import LoraModel
 from peft.utils import (
-    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     ModulesToSaveWrapper,
     load_peft_weights,
 )
@@ -24,30 +23,22 @@ from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.hub.names import check_name
 from hf_any3d.integration.patches import (
-    OUR_MODELS,
     Patch,
-    apply_entered_patches,
+    apply_patches_of,
     is_ours,
-    our_config,
-    refuse_folder_of_ours,
 )
-from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import hooks
 from hf_any3d.modeling.pretrained_parts.adapter_loading import (
-    cast_base,
     check_adapter_to_load,
     keep_stored_precision,
-    open_named_base,
-    opens_on_part,
     refuse_merged_adapters,
     save_with_adapter,
     warn_of_another_base,
-    without_adapter,
 )
-from hf_any3d.modeling.pretrained_parts.contents import Contents, adapter_folder, contents_of
-from hf_any3d.modeling.pretrained_parts.loading import HUB_ARGUMENTS, dtype_named
+from hf_any3d.modeling.pretrained_parts.contents import adapter_folder
+from hf_any3d.modeling.pretrained_parts.loading import HUB_ARGUMENTS
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin, opens_from_adapter
-from hf_any3d.modeling.pretrained_parts.record import located, pushing
+from hf_any3d.modeling.pretrained_parts.record import including_parts, is_directory, located
 from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.tuners.targets import left_out_modules, with_default_modules
 
@@ -58,14 +49,9 @@ _SETTINGS_OF_COMPUTING = re.compile(r"alpha|scal|^use_|block_size|fan_in|neighbo
 _PACKAGE = __name__.partition(".")[0]
 
 
-def apply_peft_patches(lora_targets: Mapping[str, list[str]]) -> None:
-    """Apply the patches of PEFT, and fill its table of what LoRA adapts.
-
-    Args:
-        lora_targets: `model_type` of our language models -> the modules that LoRA adapts by default.
-    """
-    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.update(lora_targets)
-    apply_entered_patches()
+def apply_peft_patches() -> None:
+    """Apply the patches of PEFT for models and adapters that are built."""
+    apply_patches_of(__name__)
 
 
 class PointCloudPeftModel(PeftModel):
@@ -83,15 +69,19 @@ class PointCloudPeftModel(PeftModel):
         save_embedding_layers: str | bool = "auto",
         is_main_process: bool = True,
         *args: Any,
+        include_encoder: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Save as PEFT does, with the config of the model, without which the directory does not open, and cards."""
+        """Save as PEFT does, with the config of the model, without which the directory does not open, and cards.
+
+        Weights below the adapter that have no public name are stored, too; with `include_encoder` all of them.
+        """
         model = cast(PreTrainedModel, self.get_base_model())
         # Adapters whose model was not loaded from a repository name the encoder as their base. Without a name it is
         # None, or an empty text before PEFT 0.21.
         encoder = getattr(model.config, "encoder_name_or_path", None)
         for config in self.peft_config.values():
-            if encoder and not config.base_model_name_or_path:
+            if encoder and not is_directory(encoder) and not config.base_model_name_or_path:
                 config.base_model_name_or_path = encoder
                 config.revision = config.revision or model.config.encoder_revision
         if isinstance(model, LibraryModelMixin) and model._adapted_part is not None:
@@ -110,13 +100,14 @@ class PointCloudPeftModel(PeftModel):
             missing = left_out_modules(self, name) if opens_from_adapter(type(model), model.config) else []
             # PEFT saves the adapter called default in the directory itself, and others in folders of their names.
             folder = save_directory if name == "default" else f"{save_directory}/{name}"
-            save_with_adapter(model, folder, missing)
+            with including_parts(include_encoder):
+                save_with_adapter(model, folder, missing)
         # Again: saving may have found that a pretrained part has changed, and stored it.
         self._write_cards(save_directory, names)
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """Push as PEFT does, with the weights of a pretrained part that is in a directory of this machine."""
-        with pushing():
+    def push_to_hub(self, *args: Any, include_encoder: bool = False, **kwargs: Any) -> Any:
+        """Push as PEFT does; `include_encoder` stores all weights below the adapter, too."""
+        with including_parts(include_encoder):
             return super().push_to_hub(*args, **kwargs)
 
     def _write_cards(self, save_directory: str, names: Sequence[str]) -> None:
@@ -356,81 +347,6 @@ def _become_ours(
         self.__class__ = adapted_class(type(self))
     peft_config = with_default_modules(model, peft_config)
     original(self, model, peft_config, *args, **kwargs)
-
-
-@Patch(
-    ("peft.auto:_BaseAutoPeftModel.from_pretrained",),
-    "opens the base model by a class of a library that it knows, which this is not, and not by the config",
-)
-def _open_adapter_repository_as_peft_model(
-    original: Callable,
-    cls: Any,
-    pretrained_model_name_or_path: str | os.PathLike,
-    adapter_name: str = "default",
-    is_trainable: bool = False,
-    config: PeftConfig | None = None,
-    revision: str | None = None,
-    import_allowlist: list[str] | None = None,
-    **kwargs: Any,
-) -> PeftModel:
-    hub = {"revision": revision, **kwargs}
-    hub = {name: hub[name] for name in ("cache_dir", "revision", "subfolder", "token") if hub.get(name) is not None}
-    adapter: dict[str, Any] = {"adapter_name": adapter_name, "is_trainable": is_trainable}
-    adapter |= {"config": config, "revision": revision}
-    try:
-        name = os.fspath(pretrained_model_name_or_path)
-        recorded = our_config(name, hub)
-    except (OSError, TypeError):  # no name of a repository, which PEFT says in its own words
-        return original(cls, pretrained_model_name_or_path, import_allowlist=import_allowlist, **adapter, **kwargs)
-    refuse_folder_of_ours(name, hub.get("subfolder"))
-    if recorded is not None:
-        check_name(name, hub)
-    # Damaged files of others have the errors of PEFT.
-    with contextlib.nullcontext() if recorded is None else stored_settings(name, kwargs):
-        stored = PeftConfig.from_pretrained(name, **hub)
-    library = str((stored.auto_mapping or {}).get("parent_library"))
-    # Neither the config nor the class of the base model is of this package.
-    if recorded is None and library.partition(".")[0] != _PACKAGE:
-        return original(cls, name, import_allowlist=import_allowlist, **adapter, **kwargs)
-    task_type: Any = stored.task_type
-    expected = cls._target_peft_class
-    if task_type is not None:
-        expected = peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(task_type, PeftModel)
-    # For another task type the original names the class to use.
-    if recorded is None or cls._target_peft_class is not expected:
-        # PEFT imports classes of base models only from packages on this list.
-        allowed = import_allowlist or [*peft_auto.get_default_import_allowlist(), _PACKAGE]
-        return original(cls, name, import_allowlist=allowed, **adapter, **kwargs)
-    with stored_settings(name, kwargs):
-        holds = contents_of(name, {key: value for key, value in hub.items() if key in HUB_ARGUMENTS})
-        base = _base_of(holds, kwargs)
-        folder = os.fspath(adapter_folder(name, holds.hub))
-        found = {"cache_dir", "local_files_only", "subfolder", "token", "force_download"}
-        rest = {key: value for key, value in kwargs.items() if key not in found}
-        del adapter["revision"]
-        return expected.from_pretrained(base, folder, **adapter, **rest)
-
-
-def _base_of(holds: Contents, kwargs: dict[str, Any]) -> PreTrainedModel:
-    """Open the model that an adapter of ours was trained on, and take its arguments out of `kwargs`."""
-    recorded = cast(dict[str, Any], holds.config)
-    dtype = dtype_named(kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None))
-    loading = {argument: kwargs.pop(argument, None) for argument in ("attn_implementation", "quantization_config")}
-    loading["device_map"] = kwargs.get("device_map")
-    classes = {model.__name__: model for model in OUR_MODELS[recorded["model_type"]]}
-    named = [architecture for architecture in recorded.get("architectures") or () if architecture in classes]
-    # Without a recorded class it is the first one of its type, the model without a head.
-    model_class: Any = classes[[*named, *classes][0]]
-    config = model_class.config_class.from_pretrained(holds.name, **holds.hub)
-    # The adapter is asked for, whatever was saved over it.
-    if opens_on_part(model_class, holds, config):
-        base = model_class.build_for_adapter(holds.name, config, dict(holds.hub), dtype=dtype, **loading)
-        cast_base(base, dtype)
-        return base
-    given = {key: value for key, value in {**loading, "dtype": dtype}.items() if value is not None}
-    if holds.has_weights and holds.is_base_here:
-        return model_class.from_pretrained(holds.name, **holds.hub, **without_adapter(given))
-    return open_named_base(model_class, holds, **given)
 
 
 @Patch(

@@ -4,6 +4,7 @@ Importing `hf_any3d` runs `register()`. PEFT methods register themselves in `hf_
 imports PEFT. What needs more than a registration is in `hf_any3d.integration.patches`.
 """
 
+import functools
 import importlib
 import itertools
 import os
@@ -14,7 +15,8 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import pipelines
-from hf_any3d.hub.names import check_name, code_references
+from hf_any3d.data.files.point_cloud import when_built
+from hf_any3d.hub.names import check_name
 from hf_any3d.hub.weights import find_weights
 from hf_any3d.integration import auto
 from hf_any3d.integration.patches import apply_patches
@@ -89,17 +91,27 @@ def register() -> None:
     heads_of_all = [head for _, heads in MODELS.values() for models in heads.values() for head in models]
     next_token_models = [head for head in heads_of_all if head.can_generate()]
     next_token_models += [language_model for _, _, language_model in LANGUAGE_MODELS]
-    set_hooks(Hooks(check_name, find_weights, code_references, write_card, complete_adapter))
+    set_hooks(Hooks(check_name, find_weights, write_card, complete_adapter, task_of_config, enter_patches_of_models))
+    when_built(enter_patches_of_clouds)
     apply_patches(
         {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()},
-        # transformers has AutoModel itself.
-        {auto_class for _, auto_class in PIPELINES.values()} - {AutoModel},
         next_token_models,
     )
     # Importing these takes seconds, and what opens a model alone needs none.
     when_imported("peft", _register_methods)
-    when_imported("transformers.trainer", _patch_trainer)
     when_imported("datasets.features.features", _register_point_cloud)
+
+
+@functools.cache
+def enter_patches_of_models() -> None:
+    """Apply the patches that act on models, when the first of ours is built."""
+    when_imported("peft", _patch_peft)
+    when_imported("transformers.trainer", _patch_trainer)
+
+
+@functools.cache
+def enter_patches_of_clouds() -> None:
+    """Apply the patches that act on clouds, when the first one is built."""
     when_imported("datasets.arrow_dataset", _patch_datasets)
 
 
@@ -139,12 +151,23 @@ def complete_adapter(model: Any, config: Any) -> Any:
     return with_default_modules(model, config)
 
 
+def task_of_config(config: Any) -> str:
+    """Return the task of the pipeline for a config."""
+    return pipeline_task(config.architectures)
+
+
 def _register_methods() -> None:
-    from hf_any3d.integration.peft_patches import apply_peft_patches
+    from hf_any3d.integration.auto_peft_patches import apply_auto_peft_patches
 
     # Each method registers with PEFT when its module is imported.
     importlib.import_module("hf_any3d.tuners")
-    apply_peft_patches(LORA_TARGETS)
+    apply_auto_peft_patches(LORA_TARGETS)
+
+
+def _patch_peft() -> None:
+    from hf_any3d.integration.peft_patches import apply_peft_patches
+
+    apply_peft_patches()
 
 
 def _patch_trainer() -> None:

@@ -1,6 +1,5 @@
 """Changes to Trainer, as in `hf_any3d.integration.patches`: this module is imported when `transformers.trainer` is."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -8,19 +7,15 @@ import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer import DEFAULT_CALLBACKS
 from transformers.trainer_pt_utils import LabelSmoother
 
-from hf_any3d.integration.patches import Patch, apply_entered_patches, is_ours
+from hf_any3d.integration.patches import Patch, apply_patches_of, is_ours
 from hf_any3d.integration.peft_patches import PointCloudPeftModel
-from hf_any3d.modeling.pretrained_parts.record import pushing
 
 
 def apply_trainer_patches() -> None:
-    """Apply the patch of Trainer, and give every Trainer the callback that acts on our adapters alone."""
-    apply_entered_patches()
-    if BestAdaptersCallback not in DEFAULT_CALLBACKS:
-        DEFAULT_CALLBACKS.append(BestAdaptersCallback)  # pyright: ignore[reportArgumentType]
+    """Apply the patch of Trainer."""
+    apply_patches_of(__name__)
 
 
 class BestAdaptersCallback(TrainerCallback):
@@ -48,24 +43,17 @@ class BestAdaptersCallback(TrainerCallback):
 
 
 @Patch(
-    ("transformers.trainer:Trainer.push_to_hub",),
-    "uploads the folder of a run as it is, also where a model finds its encoder on this machine alone",
-)
-def _push_with_parts(original: Callable, self: Any, *args: Any, **kwargs: Any) -> Any:
-    # A push saves the model first, now with the weights of such parts.
-    with pushing() if is_ours(self.model) else contextlib.nullcontext():
-        return original(self, *args, **kwargs)
-
-
-@Patch(
     ("transformers.trainer:Trainer.compute_loss",),
-    "to smooth labels, replaces any loss by the cross-entropy of the logits, and does not say that nothing is trained",
+    "to smooth labels, replaces any loss by the cross-entropy of the logits, does not say that nothing is trained, "
+    "and has no callback for the best weights of adapters with names of their own",
 )
 def _keep_the_objective(
     original: Callable, self: Any, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
 ) -> Any:
     if not is_ours(self.accelerator.unwrap_model(self.model, keep_torch_compile=False)):
         return original(self, model, inputs, *args, **kwargs)
+    if not any(isinstance(callback, BestAdaptersCallback) for callback in self.callback_handler.callbacks):
+        self.add_callback(BestAdaptersCallback)
     # Once in a training, by the first batch with labels.
     if self.label_smoother is not None and "labels" in inputs and not hasattr(self, "_checked_smoothing"):
         self.label_smoother = _Smoother(self.label_smoother.epsilon, self.label_smoother.ignore_index)

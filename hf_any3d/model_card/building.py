@@ -152,11 +152,11 @@ def _metadata(
         tags.append("control")
     tags += ["point-cloud", "3d"]
     if subject.method:  # as PEFT tags its adapters
-        tags += [subject.method, "transformers"]
+        tags += ["peft", subject.method, "transformers"]
         tags += [f"base_model:adapter:{base_model}"] if base_model else []
     return ModelCardData(
-        # Of an adapter, that of PEFT, as PEFT's own cards have it.
-        library_name="peft" if subject.method else "transformers",
+        # Neither transformers nor PEFT alone opens it.
+        library_name="hf_any3d",
         license=one_line(license) if license else None,
         language=language,
         # Pipelines cannot load an incomplete adapter.

@@ -68,8 +68,6 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         ```
     """
 
-    _opened_by = ("AutoProcessor",)
-
     def __init__(
         self,
         feature_extractor: PointCloudProcessor,

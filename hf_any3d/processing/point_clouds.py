@@ -95,7 +95,6 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         "small_clouds": ("repeated", "masked"),
         "up_axis": UP_AXES,
     }
-    _opened_by = ("AutoFeatureExtractor", "AutoProcessor")
     estimate_normals = False
     # Names of further columns of files that are read; only some processors take any.
     columns: Sequence[str] = ()

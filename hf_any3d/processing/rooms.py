@@ -106,8 +106,6 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         ```
     """
 
-    _opened_by = ("AutoProcessor",)
-
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from hf_any3d.hub.names import code_references
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.records import ModelType
 from hf_any3d.processing.point_clouds import PointCloudProcessor
@@ -105,7 +104,6 @@ def _understands_config(kind: ModelType, network: Any, stored: dict[str, Any]) -
         "model_type": (config_class.model_type,),
         # The first one is the class that a pipeline opens.
         "architectures": (heads[:1],),
-        "auto_map": (code_references(config_class, config_class._opened_by),),
         "dtype": (None, "float32"),
         # Each number from 0 on has a name, and the other way round.
         "id2label": ({str(number): str(name) for number, name in enumerate(names)},),
@@ -131,7 +129,6 @@ def _understands_processor(processor: Any, settings: dict[str, Any]) -> bool:
     named = {
         "feature_extractor_type": processor.__name__,
         "processor_class": processor.__name__,
-        "auto_map": code_references(processor, processor._opened_by),
     }
     return "feature_extractor_type" in settings and all(
         value == named[name] if name in named else name in arguments for name, value in settings.items()

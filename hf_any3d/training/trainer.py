@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 import logging
 import os
 import re
@@ -31,7 +32,6 @@ from hf_any3d.modeling.kernels.joined_batches import joined_batches
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin
 from hf_any3d.modeling.layers.heads import ClassToken
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
-from hf_any3d.modeling.pretrained_parts.record import place_from, saved_for, state_places
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import (
     STATE,
@@ -203,13 +203,15 @@ class PointTrainer(Trainer):
         with _describing_failures(Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"):
             super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            state_places(Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", STATE))
+            _leave_out_places(
+                Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", STATE)
+            )
 
     def save_state(self) -> None:
-        """Save the state as Trainer does, with places relative to its own."""
+        """Save the state as Trainer does, without the folder of the run."""
         super().save_state()
         if self.args.should_save:
-            state_places(Path(self.args.output_dir, STATE))
+            _leave_out_places(Path(self.args.output_dir, STATE))
 
     def _save_rng_state(self, output_dir: str) -> None:
         # All processes have saved everything but the trainer's state, which one of them writes next.
@@ -390,8 +392,7 @@ def replacing_model(folder: Path) -> Iterator[Path]:
         new.mkdir()
         if (folder / "README.md").is_file():
             shutil.copyfile(folder / "README.md", new / "README.md")
-        with saved_for(new, folder):
-            yield new
+        yield new
         # No mixture of two models can be loaded: the report, with which a model counts as complete, is the first file
         # to go, and the last one to come.
         for pattern in _MODEL_FILES:
@@ -405,12 +406,20 @@ def replacing_model(folder: Path) -> Iterator[Path]:
 
 
 def _save_arguments(arguments: Any, folder: Path) -> None:
-    """Save the arguments of a training as Trainer does, with places relative to the folder."""
+    """Save the arguments of a training as Trainer does; of paths on this machine, their last part."""
     saved = copy.copy(arguments)
     for name, value in vars(saved).items():
         if isinstance(value, str) and os.path.isabs(value):
-            setattr(saved, name, place_from(value, folder))
+            setattr(saved, name, os.path.basename(os.path.normpath(value)))
     torch.save(saved, folder / TRAINING_ARGS_NAME)
+
+
+def _leave_out_places(file: Path) -> None:
+    """Name the best checkpoint in a stored state by its folder; a resumed run finds it in its own."""
+    state = json.loads(file.read_text(encoding="utf-8"))
+    if state.get("best_model_checkpoint"):
+        state["best_model_checkpoint"] = os.path.basename(state["best_model_checkpoint"])
+        file.write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -66,6 +66,7 @@ from hf_any3d.modeling.point_encoders.text_towers import (
     TextTower,
     open_text_tower,
     own_projection,
+    store_text_tower,
     text_tower_settings,
 )
 from hf_any3d.modeling.point_encoders.zero_shot import LARGEST_SCALE, CloudsAndTextsMixin
@@ -690,3 +691,7 @@ class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2Poin
     def text_tower(self) -> TextTower:
         """The frozen text encoder and its tokenizer, loaded at first use."""
         return open_text_tower(self.config)
+
+    def save_beside(self, directory: str | os.PathLike) -> None:
+        """Store a text tower that came from a directory."""
+        store_text_tower(self.config, directory)

@@ -33,7 +33,14 @@ from hf_any3d.modeling.pretrained_parts.loading import encoder_loading, is_quant
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded
-from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, differing, own_state, remember_weights
+from hf_any3d.modeling.pretrained_parts.tensors import (
+    CHECKSUM_PREFIX,
+    changed_since_loading,
+    differing,
+    own_state,
+    remember_weights,
+    tensors_checksum,
+)
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
 
@@ -333,7 +340,15 @@ class FrozenEncoderMixin(LibraryModelMixin):
         ours = self.config.part("encoder")
         theirs = config.part("encoder")
         if not theirs.is_elsewhere:
-            return self.checksum_in_memory(self.stored_dtype(config))
+            checksum = self.checksum_in_memory(self.stored_dtype(config))
+            if checksum == theirs.checksum:
+                return checksum
+            # In another precision, those of the source are compared, of the part alone as they are stored.
+            if ours.is_elsewhere and not self._encoder_owner.changed_tensors("encoder"):
+                checksum = tensors_checksum(own_state(load_encoder(self.config)))
+            elif torch.finfo(self.adapted_part.dtype).bits < 32 and not changed_since_loading(self.adapted_part):
+                checksum = ours.checksum
+            return checksum
         if ours.is_elsewhere and not self._encoder_owner.changed_tensors("encoder"):
             if ours.checksum is None:
                 return None

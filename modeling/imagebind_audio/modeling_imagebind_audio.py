@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import CLIPMLP, eager_attention_forward
 
+from hf_any3d.modeling.hooks import LibraryModelHook
 from hf_any3d.modeling.imagebind_audio.configuration_imagebind_audio import ImageBindAudioConfig
 from hf_any3d.modeling.layers.direct_weights import keep_unpacked
 from hf_any3d.modeling.layers.forward_contract import (
@@ -128,7 +129,7 @@ class ImageBindAudioLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.norm2(hidden_states))
 
 
-class ImageBindAudioPreTrainedModel(PointTokensMixin, PreTrainedModel):
+class ImageBindAudioPreTrainedModel(LibraryModelHook, PointTokensMixin, PreTrainedModel):
     """Base class: config, initialization and supported features."""
 
     config_class = ImageBindAudioConfig

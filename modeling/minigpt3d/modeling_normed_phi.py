@@ -22,6 +22,7 @@ from transformers.models.phi.modeling_phi import (
     eager_attention_forward,
 )
 
+from hf_any3d.modeling.hooks import LibraryModelHook
 from hf_any3d.modeling.layers.forward_contract import CACHE, rejects_unknown_keywords
 from hf_any3d.modeling.minigpt3d.configuration_normed_phi import NormedPhiConfig
 
@@ -95,7 +96,7 @@ class NormedPhiDecoderLayer(PhiDecoderLayer):
         return attended + self.resid_dropout(self.mlp(normed)) + hidden_states
 
 
-class NormedPhiPreTrainedModel(PhiPreTrainedModel):
+class NormedPhiPreTrainedModel(LibraryModelHook, PhiPreTrainedModel):
     """Base class of the models with this language model."""
 
     config: NormedPhiConfig

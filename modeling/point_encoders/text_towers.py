@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, logging
+from transformers.utils.hub import snapshot_download
 
 from hf_any3d.modeling.encoders import UnsupportedEncoder
 from hf_any3d.modeling.pretrained_parts.loading import unused_weights_expected
@@ -78,6 +80,10 @@ _FAMILIES: dict[str, TextTowerFamily] = {}
 
 def _registered(model_type: str) -> TextTowerFamily:
     return _FAMILIES[model_type]
+
+
+TEXT_FOLDER = "text_tower"
+"""Folder of a saved model with the files of a text tower that has no public name."""
 
 
 def register_text_tower(family: TextTowerFamily) -> TextTowerFamily:
@@ -177,7 +183,7 @@ def text_tower_settings(
 
 def open_text_tower(config: PreTrainedConfig, part: str = "encoder") -> TextTower:
     """Load the text tower of the `part` of a config, even if the encoder was changed and is stored with the model."""
-    source, checkpoint, family = _find_checkpoint(config.part(part))
+    source, checkpoint, family = _find_checkpoint(config, part)
     model = _load(source, family.model_class, family.text_config(checkpoint))
     # By commit, cached files are found without the network.
     name = source.path if source.revision is None else source.name
@@ -193,7 +199,7 @@ def own_projection(config: PreTrainedConfig) -> torch.Tensor | None:
 
     For a sentence encoder, this is the identity; None if the checkpoint has none, or one of another shape.
     """
-    source, checkpoint, family = _find_checkpoint(config.part("encoder"))
+    source, checkpoint, family = _find_checkpoint(config, "encoder")
     hidden = config.encoder_config.hidden_size
     if family.pools_words:
         return torch.eye(hidden)
@@ -269,9 +275,33 @@ def _read_json(source: EncoderSource, file: str) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else None
 
 
-def _find_checkpoint(encoder: PretrainedPart) -> tuple[EncoderSource, PreTrainedConfig, TextTowerFamily]:
+def store_text_tower(config: PreTrainedConfig, directory: str | os.PathLike, part: str = "encoder") -> None:
+    """Store a text tower that has no public name beside a model that is being saved: the files that it came from."""
+    named = config.part(part).name_or_path
+    source = _stored_text_tower(config) if named is None else Path(named)
+    if source is not None and source.is_dir() and source.absolute() != Path(directory, TEXT_FOLDER).absolute():
+        shutil.copytree(source, Path(directory, TEXT_FOLDER), dirs_exist_ok=True)
+
+
+def _stored_text_tower(config: PreTrainedConfig) -> Path | None:
+    """Return the folder with the text tower of a saved model, which is fetched if need be; None if it has none."""
+    name = config.name_or_path
+    if not name or os.path.isdir(name):
+        folder = Path(name or "", TEXT_FOLDER)
+        return folder if name and folder.is_dir() else None
+    fetched = snapshot_download(
+        name, revision=getattr(config, "_commit_hash", None), allow_patterns=f"{TEXT_FOLDER}/*"
+    )
+    return Path(fetched, TEXT_FOLDER) if Path(fetched, TEXT_FOLDER).is_dir() else None
+
+
+def _find_checkpoint(config: PreTrainedConfig, part: str) -> tuple[EncoderSource, PreTrainedConfig, TextTowerFamily]:
+    encoder = config.part(part)
     if encoder.name_or_path is None:
-        raise ValueError("the config names no encoder, whose text tower is needed; give text_embeds")
+        stored = _stored_text_tower(config)
+        if stored is None:
+            raise ValueError("the config names no encoder, whose text tower is needed; give text_embeds")
+        encoder = PretrainedPart(os.fspath(stored))
     if encoder.stored:  # the checksum is that of the changed encoder
         encoder = dataclasses.replace(encoder, checksum=None)
     source = open_recorded(encoder)

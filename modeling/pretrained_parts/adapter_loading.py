@@ -42,15 +42,20 @@ from hf_any3d.modeling.pretrained_parts.loading import (
 from hf_any3d.modeling.pretrained_parts.record import (
     PretrainedPart,
     absolute_name,
-    can_name,
+    is_directory,
+    leave_out_directories,
     located,
-    state_places,
+    tell_stored,
 )
 from hf_any3d.modeling.pretrained_parts.sources import WEIGHT_ENTRIES, EncoderMismatchError
 from hf_any3d.modeling.pretrained_parts.tensors import own_state, tensors_checksum
 
 if TYPE_CHECKING:
     from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin as _Model
+
+
+BASE_FOLDER = "base_model"
+"""Folder of an adapter with the model below it, if that has no public name."""
 
 
 def refuse_merged_adapters(model: nn.Module) -> None:
@@ -136,6 +141,10 @@ def open_named_base(cls: type[_Model], holds: Contents, *args: Any, **rest: Any)
         OSError: It is a directory that is not here.
     """
     base = holds.base
+    if base == f"./{BASE_FOLDER}":  # in the adapter's repository on the hub
+        place = "/".join(filter(None, (holds.hub.get("subfolder"), BASE_FOLDER)))
+        rest = {key: value for key, value in rest.items() if key != "adapter_kwargs"}
+        return cls.from_pretrained(holds.name, *args, **{**holds.hub, "subfolder": place}, **rest)
     # Revision and subfolder say where the adapter is; the base has a revision of its own.
     around = {key: value for key, value in holds.hub.items() if key not in ("revision", "subfolder")}
     revision = (holds.adapter or {}).get("revision")
@@ -250,7 +259,6 @@ def check_adapter_base(model: _Model, recorded: dict[str, Any], adapter: str, fo
         EncoderMismatchError: The adapter was trained with other weights; names both.
     """
     config = type(model.config).from_dict(recorded)
-    config.locate_parts(folder)
     ours = model.config.part(model._adapted_part)
     theirs = config.part(model._adapted_part)
     if theirs.checksum is not None:
@@ -309,35 +317,62 @@ def modules_left_out(model: PreTrainedModel, trained: Collection[str] | None) ->
 
 
 def save_with_adapter(model: _Model, directory: str | os.PathLike, left_out: Collection[str] = ()) -> None:
-    """Write the config beside an adapter, and the pretrained part if no other place has its weights.
+    """Write the config beside an adapter, and the weights that the adapter needs and no public name has.
+
+    That is the pretrained part, in a folder of its name, or the whole model below an adapter that is no complete one
+    with the part alone, in the folder `base_model`.
 
     Args:
         model: The model.
         directory: The directory of the adapter.
         left_out: What the adapter lacks for a complete model; then it opens on its base, which has all weights.
     """
-    if model._adapted_part is None or not model.has_adapted_part(model.config):
-        model.config_to_store().save_pretrained(directory)
+    file = Path(directory, ADAPTER_CONFIG_NAME)
+    has_part = model._adapted_part is not None and model.has_adapted_part(model.config)
+    if has_part and not left_out:
+        _save_with_part(model, directory)
     else:
-        _save_with_part(model, directory, left_out)
-    state_places(Path(directory, ADAPTER_CONFIG_NAME))
+        _save_on_base(model, directory, left_out)
+    # By which others know whose adapter it is; PEFT leaves it out where there is a task type.
+    _change_settings(file, auto_mapping={"base_model_class": type(model).__name__, "parent_library": model.__module__})
+    leave_out_directories(file)
+    model.save_beside(directory)
 
 
-def _save_with_part(model: _Model, directory: str | os.PathLike, left_out: Collection[str]) -> None:
+def _save_on_base(model: _Model, directory: str | os.PathLike, left_out: Collection[str]) -> None:
+    """Write the config beside an adapter that opens on the model that it names, or on the copy of it stored here."""
+    file = Path(directory, ADAPTER_CONFIG_NAME)
+    base = _stated_base(file)
+    is_named = base not in (None, getattr(model.config, "encoder_name_or_path", None))
+    if is_named and not PretrainedPart(base).is_to_store:
+        if left_out:
+            warnings.warn(
+                f"this adapter leaves out {', '.join(left_out)}; it opens only with the base model as it is now, "
+                "so share that too, or train with modules_to_save=trainable_module_names(model)",
+                stacklevel=5,
+            )
+    else:
+        refuse_merged_adapters(model)
+        warnings.warn(
+            f"this adapter leaves out {', '.join(left_out) or 'its base model'}, and that model has no public name, "
+            f"so it is stored with the adapter, in {BASE_FOLDER}; push it first and train on that, or train "
+            "with modules_to_save=trainable_module_names(model)",
+            stacklevel=5,
+        )
+        model.save_without_adapters(Path(directory, BASE_FOLDER))
+        _change_settings(file, base_model_name_or_path=f"./{BASE_FOLDER}", revision=None)
+    model.config_to_store().save_pretrained(directory)
+
+
+def _save_with_part(model: _Model, directory: str | os.PathLike) -> None:
     name = model._adapted_part
     part = model.adapted_part
     refuse_merged_adapters(part)
     source = model.find_source()
-    if left_out:
-        warnings.warn(
-            f"this adapter leaves out {', '.join(left_out)}; it opens only with the base model as it is now, "
-            "so share that too, or train with modules_to_save=trainable_module_names(model)",
-            stacklevel=4,
-        )
-    elif not source.is_elsewhere or not can_name(str(source.name_or_path), directory):
-        if is_quantized(part):
-            raise ValueError(f"the quantized {name} has weights of no repository; expected full weights to store")
-        state = own_state(part)
+    if not source.is_elsewhere or source.is_to_store:
+        if source.is_elsewhere and is_directory(str(source.name_or_path)):
+            tell_stored(name.replace("_", " "), source.name_or_path)
+        state = _state_as_recorded(model, source)
         model.save_part(state, Path(directory) / name)
         source = dataclasses.replace(source, stored=True, subfolder=name, checksum=tensors_checksum(state))
     config = model.config_to_store()
@@ -345,8 +380,44 @@ def _save_with_part(model: _Model, directory: str | os.PathLike, left_out: Colle
         config.set_part(name, source)
     # A record in the config leads from the adapter to its base; PEFT's own file may name another place.
     config.save_pretrained(directory)
-    if model._bases_are_parts and source.is_elsewhere and not left_out:
+    if model._bases_are_parts and source.is_elsewhere:
         _name_base(model, source, Path(directory, ADAPTER_CONFIG_NAME))
+
+
+def _state_as_recorded(model: _Model, source: PretrainedPart) -> dict[str, torch.Tensor]:
+    """Return the weights of the pretrained part, as they were recorded if they are quantized or rounded here."""
+    part = model.adapted_part
+    here = None if is_quantized(part) else own_state(part)
+    if source.is_elsewhere:
+        if here is not None and part.dtype == model.stored_dtype(model.config):
+            return here
+        config = model.config_to_store()
+        config.set_part(model._adapted_part, source)
+        return own_state(model.open_part(config, {}))
+    if here is not None and source.checksum in (None, tensors_checksum(here)):
+        return here
+    # Stored with the model that was opened.
+    if model.name_or_path and source.checksum is not None:
+        with suppress(OSError, ValueError, RuntimeError):
+            state = own_state(type(model).from_pretrained(model.name_or_path).adapted_part)
+            if tensors_checksum(state) == source.checksum:
+                return state
+    if here is None:
+        raise ValueError(
+            f"the quantized {model._adapted_part} has weights of no repository; expected full weights to store"
+        )
+    return here
+
+
+def _stated_base(file: Path) -> str | None:
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return settings.get("base_model_name_or_path") or None
+
+
+def _change_settings(file: Path, **changes: Any) -> None:
+    if file.is_file():
+        settings = json.loads(file.read_text(encoding="utf-8")) | changes
+        file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _name_base(model: _Model, source: PretrainedPart, file: Path) -> None:
@@ -359,10 +430,8 @@ def _name_base(model: _Model, source: PretrainedPart, file: Path) -> None:
         if is_earlier(config.base_model_name_or_path):
             config.base_model_name_or_path = source.name_or_path
             config.revision = source.revision
-    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if is_earlier(settings.get("base_model_name_or_path")):
-        settings |= {"base_model_name_or_path": source.name_or_path, "revision": source.revision}
-        file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+    if is_earlier(_stated_base(file)):
+        _change_settings(file, base_model_name_or_path=source.name_or_path, revision=source.revision)
 
 
 def _add_adapter(

@@ -84,10 +84,7 @@ class Contents:
         is_stored = recorded.get("stored") and not recorded.get("subfolder")
         if part is not None and (not recorded or is_stored):
             return not self.is_complete and self.is_base_here
-        if self.is_base_here:
-            return True
-        # The base of a directory that is not here may be what was pushed to the same repository.
-        return part is not None and not self.is_complete and is_lost_directory(self.base)
+        return self.is_base_here
 
     @property
     def is_complete(self) -> bool:

@@ -1,19 +1,22 @@
 """Open and save models: under names that are checked, with or without their pretrained parts, or as adapters."""
 
 import copy
+import functools
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
 from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.integrations.peft import PeftAdapterMixin
 
 from hf_any3d.modeling.config_checks import stored_settings
-from hf_any3d.modeling.hooks import hooks
+from hf_any3d.modeling.hooks import LibraryModelHook, hooks
 from hf_any3d.modeling.layers.direct_weights import keep_unpacked
 from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     check_adapter_to_load,
@@ -40,9 +43,10 @@ from hf_any3d.modeling.pretrained_parts.loading import (
 from hf_any3d.modeling.pretrained_parts.record import (
     PartsConfigMixin,
     PretrainedPart,
-    can_name,
+    including_parts,
+    is_directory,
     located,
-    pushing,
+    tell_stored,
 )
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.modeling.pretrained_parts.tensors import (
@@ -57,7 +61,31 @@ from hf_any3d.modeling.pretrained_parts.tensors import (
 )
 
 
-class LibraryModelMixin:
+def _asks_for_our_peft(name: str) -> Callable:
+    """Return a copy of a method of transformers for models with adapters that asks for the PEFT of this package.
+
+    transformers 5.24 asks for 0.22, which is not released, with the same code as 5.23.
+    """
+    method = getattr(PeftAdapterMixin, name)
+    names = {**method.__globals__, "MIN_PEFT_VERSION": "0.20.0"}
+    copied = FunctionType(method.__code__, names, name, method.__defaults__, method.__closure__)
+    copied.__kwdefaults__ = method.__kwdefaults__
+    return functools.update_wrapper(copied, method)
+
+
+class _PeftMethods:
+    """The methods of transformers for adapters, with the PEFT that this package asks for."""
+
+    set_adapter = _asks_for_our_peft("set_adapter")
+    disable_adapters = _asks_for_our_peft("disable_adapters")
+    enable_adapters = _asks_for_our_peft("enable_adapters")
+    active_adapters = _asks_for_our_peft("active_adapters")
+    get_adapter_state_dict = _asks_for_our_peft("get_adapter_state_dict")
+    delete_adapter = _asks_for_our_peft("delete_adapter")
+    add_adapter = _asks_for_our_peft("add_adapter")
+
+
+class LibraryModelMixin(LibraryModelHook, _PeftMethods):
     """For all `PreTrainedModel` classes, as a base class before it: how models are opened and saved.
 
     - Names are checked before anything is opened, and saved models are described.
@@ -134,14 +162,22 @@ class LibraryModelMixin:
     def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
         return super().from_pretrained(name, *args, **kwargs)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *, include_encoder: bool = False, **kwargs: Any
+    ) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, with a model card (`README.md`) next to the weights.
 
-        Parts that are kept elsewhere and did not change are left out. Of a model with a loaded adapter on its part,
-        the adapter and the config are saved.
+        Of pretrained parts that have a public name and did not change, the name and the commit are saved; those from a
+        directory of this machine are stored. Of a model with a loaded adapter on its part, the adapter and the config
+        are saved.
+
+        Args:
+            save_directory: The directory.
+            include_encoder: Store the weights of all pretrained parts, so that the directory needs no other one.
+            **kwargs: Arguments of `PreTrainedModel.save_pretrained`.
         """
         is_main_process = kwargs.get("is_main_process", True)
-        with pushing() if kwargs.get("push_to_hub") else nullcontext():
+        with including_parts(include_encoder):
             if getattr(self, "_hf_peft_config_loaded", False):
                 refuse_merged_adapters(self)  # before anything is written
                 super().save_pretrained(save_directory, **kwargs)
@@ -150,15 +186,38 @@ class LibraryModelMixin:
                 if is_main_process:
                     save_with_adapter(self, save_directory, self._left_out())
             else:
-                with self._parts_as_stored_in(save_directory, is_main_process):
+                with self._parts_as_stored(is_main_process):
                     self._keys_to_ignore_on_save = self.names_stored_elsewhere()
                     super().save_pretrained(save_directory, **kwargs)
         if is_main_process:
+            self.save_beside(save_directory)
             hooks().describe(self, save_directory, None)
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """Push as transformers does, with the weights of parts that are in a directory of this machine."""
-        with pushing():
+    def save_beside(self, directory: str | os.PathLike) -> None:
+        """Store what belongs to the model and is none of its weights, with a full model and with an adapter."""
+
+    def save_without_adapters(self, directory: str | os.PathLike) -> None:
+        """Save the full model below its adapters, in a directory of its own."""
+        if is_quantized(self) and os.path.isdir(self.name_or_path):
+            # Packed weights have names of their own, and the directory has those that they were made of.
+            type(self).from_pretrained(self.name_or_path).save_pretrained(directory)
+            return
+        with self._parts_as_stored():
+            elsewhere = {f"{path}.{own.name}" for path, owned in self._parts_elsewhere() for own in owned}
+            state = {name: tensor for name, tensor in own_state(self).items() if name not in elsewhere}
+            has_adapters = getattr(self, "_hf_peft_config_loaded", False)
+            self._keys_to_ignore_on_save = set()
+            self._hf_peft_config_loaded = False  # or transformers would save them
+            try:
+                # In the names of the model: adapters that were loaded left rules behind that would rename all weights.
+                super().save_pretrained(directory, state_dict=state, save_original_format=False)
+                self.save_beside(directory)
+            finally:
+                self._hf_peft_config_loaded = has_adapters
+
+    def push_to_hub(self, *args: Any, include_encoder: bool = False, **kwargs: Any) -> Any:
+        """Push as transformers does; `include_encoder` stores the weights of all pretrained parts, too."""
+        with including_parts(include_encoder):
             return super().push_to_hub(*args, **kwargs)
 
     def _left_out(self) -> list[str]:
@@ -171,21 +230,24 @@ class LibraryModelMixin:
     def _owns(self, name: str) -> bool:
         return name in self._part_paths and self.owns_part(name)
 
-    def _parts_to_store(self, directory: str | os.PathLike) -> Iterator[str]:
-        """Yield recorded parts that a full model is saved with: all of its own weights, and what cannot be named."""
+    def _parts_to_store(self) -> Iterator[str]:
+        """Yield recorded parts that a full model is saved with: its own weights, and what has no public name."""
         if not isinstance(self.config, PartsConfigMixin):
             return
         for name in {*self._part_paths, *filter(None, [self._adapted_part])}:
             recorded = self.config.part(name)
             if recorded.is_elsewhere and name not in self._part_paths:
                 yield name
-            elif recorded.is_elsewhere and not can_name(str(recorded.name_or_path), directory):
-                # What is quantized cannot be stored.
-                if not self._owns(name) or not is_quantized(self.get_submodule(self._part_paths[name])):
-                    yield name
+            elif recorded.is_to_store:
+                if self._owns(name) and is_quantized(self.get_submodule(self._part_paths[name])):
+                    raise ValueError(
+                        f"the quantized {name} cannot be stored; expected one that was opened in full precision, or "
+                        f"the name of a repository in place of {recorded.name_or_path}"
+                    )
+                yield name
 
     @contextmanager
-    def _parts_as_stored_in(self, directory: str | os.PathLike, is_main_process: bool) -> Iterator[None]:
+    def _parts_as_stored(self, is_main_process: bool = True) -> Iterator[None]:
         """Let configs say, while a full model is saved, which parts are stored with it."""
         owners = [module for module in self.modules() if isinstance(module, LibraryModelMixin)]
         for owner in owners if is_main_process else ():
@@ -193,11 +255,14 @@ class LibraryModelMixin:
                 owner.store_changed_parts()
         before = {}
         for owner in owners if is_main_process else ():
-            for name in owner._parts_to_store(directory):
+            for name in owner._parts_to_store():
                 before.setdefault(id(owner.config), (owner.config, owner.config.parts))
                 # With a head around its owner, the part is in another model.
                 parts = [other.get_submodule(other._part_paths[name]) for other in owners if other._owns(name)]
                 checksum = _checksum_of(parts[0]) if parts else None
+                source = str(owner.config.part(name).name_or_path)
+                if parts and is_directory(source):
+                    tell_stored(name.replace("_", " "), source)
                 owner.config.change_part(name, stored=True, subfolder=None, checksum=checksum)
         try:
             yield

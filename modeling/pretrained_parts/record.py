@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import getpass
 import json
 import os
+import warnings
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
-
-# Whether what is saved is on its way to the hub, where no directory of this machine is.
-_PUSHES: ContextVar[bool] = ContextVar("pushes", default=False)
-# Temporary folder -> the folder that it becomes when all is saved
-_SAVED_FOR: dict[str, str] = {}
-# Keys that hold places, of configs in others, adapters and the state of a Trainer
-_PLACES = {"_name_or_path", "base_model_name_or_path", "best_model_checkpoint"}
+# Whether all parts are stored, wherever they came from
+_INCLUDES: ContextVar[bool] = ContextVar("includes_parts", default=False)
+# Keys of configs in others and of adapters that hold names of models
+_PLACES = ("_name_or_path", "base_model_name_or_path")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +23,8 @@ class PretrainedPart:
     """Source and checksum of a pretrained part's weights.
 
     Args:
-        name_or_path: Repository or absolute directory that the weights came from; None if unknown. Files hold a
-            directory relative to their own, see `place_from`.
+        name_or_path: Repository or absolute directory that the weights came from; None if unknown. Files hold
+            repositories alone: what came from a directory is stored with the model.
         revision: The commit of that repository.
         checksum: `tensors-sha256:…`, see `tensors_checksum`: of all tensors of the checkpoint, or of the part alone if
             the checkpoint may hold more than the part (ACT) or is stored with an adapter.
@@ -51,6 +47,11 @@ class PretrainedPart:
         """True if the weights have to be fetched from `name_or_path`."""
         return self.name_or_path is not None and not self.stored
 
+    @property
+    def is_to_store(self) -> bool:
+        """True if what is saved now needs the weights: nobody else has the directory, or they are asked for."""
+        return self.is_elsewhere and (_INCLUDES.get() or is_directory(str(self.name_or_path)))
+
 
 def absolute_name(name_or_path: str | os.PathLike) -> str:
     """Return the absolute path of a directory, valid from any working directory; a repository's name unchanged."""
@@ -58,14 +59,23 @@ def absolute_name(name_or_path: str | os.PathLike) -> str:
     return os.path.abspath(name) if os.path.isdir(name) else name
 
 
-@contextlib.contextmanager
-def pushing() -> Iterator[None]:
-    """Save what is about to be pushed: files name no directory of this machine as a place to find weights."""
-    token = _PUSHES.set(True)
+@contextmanager
+def including_parts(include: bool) -> Iterator[None]:
+    """Store all pretrained parts with what is saved, if `include` or an outer call says so."""
+    token = _INCLUDES.set(include or _INCLUDES.get())
     try:
         yield
     finally:
-        _PUSHES.reset(token)
+        _INCLUDES.reset(token)
+
+
+def tell_stored(name: str, source: str | None) -> None:
+    """Warn that a part is stored because only this machine has its source."""
+    warnings.warn(
+        f"the {name} came from the directory {source}, which nobody else can open, so its weights are stored with the "
+        "model; of one that was opened by its name on the hub, the name is stored",
+        stacklevel=4,
+    )
 
 
 def is_directory(name: str) -> bool:
@@ -73,92 +83,34 @@ def is_directory(name: str) -> bool:
     return os.path.isabs(name) or name.startswith(".") or os.path.isdir(name)
 
 
-def can_name(name: str, folder: str | os.PathLike) -> bool:
-    """Return whether files in a folder may name a place: a repository, or a directory that is near.
-
-    Absolute paths hold for one machine and tell strangers who uses it, as do relative ones through a user's home.
-    """
-    if not is_directory(name):
-        return True
-    if _PUSHES.get() or not os.path.isdir(name):
-        return False
-    users = {Path.home().name}
-    with contextlib.suppress(OSError, KeyError):  # a user without a name
-        users.add(getpass.getuser())
-    try:
-        parts = Path(_relative(name, folder)).parts
-    except ValueError:  # another drive
-        return False
-    homes = [part for part in parts[:-1] if part in ("home", "Users")]
-    return not homes and users.isdisjoint(parts)
-
-
-def place_from(name: str, folder: str | os.PathLike) -> str:
-    """Return what files in a folder call a place: a repository's name, or a directory relative to the folder.
-
-    Of a directory that must not be named, only the last part is left, which says what to look for.
-    """
-    if not is_directory(name):
-        return name
-    folder = _become(folder)
-    if not can_name(name, folder):
-        return f"./{os.path.basename(os.path.normpath(name))}"
-    relative = Path(_relative(name, folder)).as_posix()
-    # Never like the name of a repository
-    return relative if relative.startswith(".") else f"./{relative}"
-
-
-@contextlib.contextmanager
-def saved_for(temporary: str | os.PathLike, folder: str | os.PathLike) -> Iterator[None]:
-    """Let what is saved in a temporary folder name directories as seen from the folder that it will become."""
-    key = os.path.realpath(temporary)
-    _SAVED_FOR[key] = os.path.realpath(folder)
-    try:
-        yield
-    finally:
-        del _SAVED_FOR[key]
-
-
-def _become(folder: str | os.PathLike) -> str | os.PathLike:
-    # The folder itself, unless it is about to become another one.
-    path = Path(os.path.realpath(folder))
-    for temporary, becomes in _SAVED_FOR.items():
-        if path.is_relative_to(temporary):
-            return Path(becomes, path.relative_to(temporary))
-    return folder
-
-
-def _relative(name: str, folder: str | os.PathLike) -> str:
-    return os.path.relpath(os.path.realpath(name), os.path.realpath(folder))
-
-
-def state_places(file: Path) -> None:
-    """Replace the directories of weights that a JSON file names by what files beside it call them."""
+def leave_out_directories(file: Path) -> None:
+    """Remove directories from what a JSON file of settings names: they hold for one machine and tell who uses it."""
     if not file.is_file():
         return
     settings = json.loads(file.read_text(encoding="utf-8"))
-    stated = json.dumps(_with_places(settings, file.parent), indent=2, sort_keys=True) + "\n"
-    if json.loads(stated) != settings:
-        file.write_text(stated, encoding="utf-8")
+    kept = _without_directories(settings)
+    if kept != settings:
+        file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _with_places(settings: Any, folder: Path) -> Any:
+def _without_directories(settings: Any) -> Any:
     if isinstance(settings, list):
-        return [_with_places(value, folder) for value in settings]
+        return [_without_directories(value) for value in settings]
     if not isinstance(settings, dict):
         return settings
-    named = {key: _with_places(value, folder) for key, value in settings.items()}
-    for part in (named.get("parts") or {}).values():
-        if isinstance(part, dict) and part.get("name_or_path"):
-            part["name_or_path"] = place_from(part["name_or_path"], folder)
-    for key in _PLACES & named.keys():
-        if isinstance(named[key], str) and named[key]:
-            named[key] = place_from(named[key], folder)
-    return named
+    kept = {key: _without_directories(value) for key, value in settings.items()}
+    for part in (kept.get("parts") or {}).values():
+        if isinstance(part, dict) and is_directory(part.get("name_or_path") or ""):
+            del part["name_or_path"]
+    for key in _PLACES:
+        # What an adapter's own directory holds moves with it.
+        if isinstance(kept.get(key), str) and is_directory(kept[key]) and not kept[key].startswith("./"):
+            kept[key] = None
+    return kept
 
 
 def located(name: str | None, folder: str | os.PathLike) -> str | None:
-    """Return the absolute path of a directory that files in a folder name; other names as they are."""
+    """Return the absolute path of a directory inside a folder that files in it name; other names as they are."""
     if name is None or not name.startswith(".") or not os.path.isdir(Path(folder, name)):
         return name
     return os.path.abspath(Path(folder, name))
@@ -175,46 +127,10 @@ def check_revisions(revisions: Mapping[str, str | None] | None, named: Collectio
 class PartsConfigMixin:
     """For configs with a field `parts`: one `PretrainedPart`, as a dictionary, for each pretrained part."""
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        """Load as transformers does; directories of parts are found from that of the config."""
-        opened = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        config = opened[0] if isinstance(opened, tuple) else opened
-        config.locate_parts(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
-        return opened
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build from the contents of a stored file, in the place that auto classes name."""
-        place = kwargs.get("name_or_path")
-        opened = super().from_dict(config_dict, **kwargs)
-        if place is not None:
-            (opened[0] if isinstance(opened, tuple) else opened).locate_parts(place)
-        return opened
-
-    @classmethod
-    def from_json_file(cls, json_file: str | os.PathLike) -> Any:
-        """Build from a file that `to_json_file` has written."""
-        config = super().from_json_file(json_file)
-        config.locate_parts(Path(json_file).parent)
-        return config
-
     def to_json_file(self, json_file_path: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Write the JSON file of `save_pretrained`, with directories of parts relative to it."""
+        """Write the JSON file of `save_pretrained`, without the directories of this machine."""
         super().to_json_file(json_file_path, *args, **kwargs)
-        state_places(Path(json_file_path))
-
-    def locate_parts(self, folder: str | os.PathLike) -> None:
-        """Make the directories of parts that a file in a folder names absolute, as the folder will not be known."""
-        for name in self.parts or ():
-            place = self.part(name).name_or_path
-            if place != located(place, folder):
-                self.change_part(name, name_or_path=located(place, folder))
-        for inner in vars(self).values():
-            if isinstance(inner, PreTrainedConfig) and inner.name_or_path:
-                inner.name_or_path = located(inner.name_or_path, folder)
-            if isinstance(inner, PartsConfigMixin):
-                inner.locate_parts(folder)
+        leave_out_directories(Path(json_file_path))
 
     def part(self, name: str) -> PretrainedPart:
         """Return the record of a part; an empty one if the part is stored with the model and has no source."""

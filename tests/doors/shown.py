@@ -8,8 +8,8 @@ import re
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
-def same(shown: str, printed: str) -> bool:
-    """Return whether a text was printed as it is shown.
+def same(shown: str, printed: str, all_digits: bool = False) -> bool:
+    """Return whether a text was printed as it is shown; with `all_digits`, no number has fewer of them than printed.
 
     `…` stands for anything, also for several lines. Whole numbers are equal; others are near, as digits are left out
     and machines differ: by 2 %, or by one and a half of the last digit shown. The size of a tensor may be shown as a
@@ -27,7 +27,9 @@ def same(shown: str, printed: str) -> bool:
         else:
             pattern += re.escape(piece)
     match = re.fullmatch(pattern, printed)
-    return match is not None and all(map(_near, numbers, match.groups()))
+    if match is None or not all(map(_near, numbers, match.groups())):
+        return False
+    return not all_digits or all(map(_has_as_many_digits, numbers, match.groups()))
 
 
 def _plain(text: str) -> str:
@@ -44,3 +46,7 @@ def _near(shown: str, printed: str) -> bool:
     exponent = int(shown.partition("e")[2] or 0)
     one, other = (float(text.replace(",", "")) for text in (shown, printed))
     return math.isclose(one, other, rel_tol=0.02, abs_tol=1.5 * 10 ** (exponent - digits))
+
+
+def _has_as_many_digits(shown: str, printed: str) -> bool:
+    return len(shown.partition(".")[2]) >= len(printed.partition(".")[2])

@@ -102,7 +102,7 @@ def test_metrics_file_and_card_describe_the_run(run, tmp_path, hub):
     assert report.selection["value"] == pytest.approx(report.metrics["validation"]["accuracy"])
 
     card = ModelCard.load(tmp_path / "run" / "README.md")
-    assert card.data.library_name == "peft"
+    assert card.data.library_name == "hf_any3d"
     assert card.data.pipeline_tag == "point-cloud-classification"
     assert card.data.base_model == "me/tiny-bert" and card.data.base_model_relation == "adapter"
     assert "lora" in card.data.tags

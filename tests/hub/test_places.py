@@ -1,24 +1,27 @@
-"""Files that are saved or pushed name no directory of a machine; what they name is found again."""
+"""Saved and pushed models stand alone: what has no public name is stored, and no file names a directory."""
 
 import json
-import re
+import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModel, Trainer, TrainingArguments
 
 from hf_any3d import (
     ActForPointCloudClassification,
     Any2PointForPointCloudClassification,
     AutoModelForPointCloudClassification,
     GuidedAdapterConfig,
+    PointNetConfig,
+    PointNetForPointCloudClassification,
 )
 from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import SMALL, clouds, random_encoder, tiny_config, with_large_logits
 
-pytestmark = pytest.mark.filterwarnings("ignore:this adapter leaves out")
+pytestmark = pytest.mark.filterwarnings("ignore:this adapter leaves out", "ignore:the encoder", "ignore:the base")
+NAMES = ("anna", "/tmp", "secret")
 
 
 def around(encoder):
@@ -27,12 +30,52 @@ def around(encoder):
     return with_large_logits(Any2PointForPointCloudClassification.from_encoder_pretrained(encoder, **settings)).eval()
 
 
-def guided(model):
-    return get_peft_model(model, GuidedAdapterConfig(r=4, init_weights=False)).eval()
+def lora(model, *targets, **settings):
+    config = LoraConfig(target_modules=list(targets), init_lora_weights=False, **settings)
+    return get_peft_model(model, config).eval()
 
 
-def headless(model):
-    return get_peft_model(model, LoraConfig(target_modules=["qkv"], init_lora_weights=False)).eval()
+def added(model, target):
+    model.add_adapter(LoraConfig(target_modules=[target], modules_to_save=[], init_lora_weights=False))
+    return model
+
+
+def base(root, model):
+    """The model, saved in a directory and opened from there."""
+    model.save_pretrained(root / "base")
+    return type(model).from_pretrained(root / "base")
+
+
+def act(root):
+    return base(root, tiny_act(ActForPointCloudClassification))
+
+
+def pointnet(root):
+    torch.manual_seed(2)
+    config = PointNetConfig(hidden_sizes=[8], head_widths=[8], num_labels=3)
+    return base(root, PointNetForPointCloudClassification(config).eval())
+
+
+def encoder(root):
+    random_encoder(tiny_config("bert")).save_pretrained(root / "base")
+    return root / "base"
+
+
+KINDS = {
+    "model around an encoder": lambda root: around(encoder(root)),
+    "guided adapter": lambda root: get_peft_model(
+        around(encoder(root)), GuidedAdapterConfig(r=4, init_weights=False)
+    ).eval(),
+    "adapter without what was trained": lambda root: lora(around(encoder(root)), "query", modules_to_save=[]),
+    "adapter without a head": lambda root: lora(act(root), "qkv"),
+    "adapter with a head": lambda root: lora(act(root), "qkv", modules_to_save=["classifier"]),
+    "adapter of add_adapter": lambda root: added(act(root), "qkv"),
+    "adapter on a model without parts": lambda root: lora(pointnet(root), "out"),
+    "adapter on a model that was never saved": lambda root: lora(tiny_act(ActForPointCloudClassification), "qkv"),
+    "named adapter": lambda root: get_peft_model(
+        around(encoder(root)), GuidedAdapterConfig(r=4, init_weights=False), adapter_name="mine"
+    ).eval(),
+}
 
 
 @torch.no_grad()
@@ -40,77 +83,125 @@ def answer(model):
     return model.eval()(points=clouds(2)).logits
 
 
-def make(kind, root):
-    """Make a model whose base is in a directory."""
-    if kind == "headless adapter":
-        tiny_act(ActForPointCloudClassification).save_pretrained(root / "base")
-        return headless(ActForPointCloudClassification.from_pretrained(root / "base"))
-    random_encoder(tiny_config("bert")).save_pretrained(root / "base")
-    model = around(root / "base")
-    return guided(model) if kind == "adapter" else model
+def assert_names_nobody(files):
+    """Check the contents of files, by their names."""
+    for name, content in files.items():
+        assert not [word for word in NAMES if word.encode() in content], name
 
 
-def texts(files):
-    """Contents of all files that are no weights, by name."""
-    return {name: content for name, content in files.items() if not name.endswith((".safetensors", ".bin"))}
+def contents(folder):
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-KINDS = ("full model", "adapter", "headless adapter")
+def place_of(folder, kind):
+    return folder / "mine" if kind == "named adapter" else folder
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_saved_near_its_base_names_it_by_a_relative_path_and_moves_with_it(kind, tmp_path):
-    root = tmp_path / "home" / "anna" / "project"
-    model = make(kind, root)
-    model.save_pretrained(root / "saved" / "model")
-    for file in (root / "saved").rglob("*"):
-        if file.is_file():
-            assert not re.search(rb"anna|/tmp|" + str(tmp_path).encode(), file.read_bytes()), file
-    moved = tmp_path / "moved"
-    root.rename(moved)
-    opened = AutoModelForPointCloudClassification.from_pretrained(moved / "saved" / "model")
-    assert torch.equal(answer(opened), answer(model))
-    # Saved elsewhere, it names the base from there.
-    opened.save_pretrained(moved / "again")
-    again = AutoModelForPointCloudClassification.from_pretrained(moved / "again")
-    assert torch.equal(answer(again), answer(model))
-    (moved / "base").rename(moved / "gone")
-    with raises(OSError if kind == "headless adapter" else ValueError, naming="base"):
-        AutoModelForPointCloudClassification.from_pretrained(moved / "saved" / "model")
+def test_what_is_saved_around_a_directory_opens_without_it_and_names_nothing_of_the_machine(kind, tmp_path):
+    root = tmp_path / "home" / "anna" / "secret"
+    model = KINDS[kind](root)
+    expected = answer(model)
+    model.save_pretrained(root / "saved")
+    assert_names_nobody(contents(root / "saved"))
+    shutil.move(root / "saved", tmp_path / "moved")
+    shutil.rmtree(root)
+    opened = AutoModelForPointCloudClassification.from_pretrained(place_of(tmp_path / "moved", kind))
+    assert torch.equal(answer(opened), expected)
+    # Saved once more, it stands alone again.
+    opened.save_pretrained(tmp_path / "again")
+    shutil.rmtree(tmp_path / "moved")
+    again = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "again")
+    assert torch.equal(answer(again), expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_base_in_a_home_is_not_named_from_outside_and_its_weights_are_stored(kind, tmp_path):
-    model = make(kind, tmp_path / "home" / "anna")
-    model.save_pretrained(tmp_path / "scratch" / "model")
-    for file in (tmp_path / "scratch").rglob("*"):
-        if file.is_file():
-            assert b"anna" not in file.read_bytes(), file
-    if kind == "headless adapter":
-        with raises(OSError, naming="base_model_name_or_path"):
-            AutoModelForPointCloudClassification.from_pretrained(tmp_path / "scratch" / "model")
-        return
-    opened = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "scratch" / "model")
-    assert torch.equal(answer(opened), answer(model))
-
-
-@pytest.mark.parametrize("kind", ["full model", "adapter"])
-def test_what_is_pushed_has_the_weights_of_a_base_in_a_directory(kind, hub, tmp_path):
-    model = make(kind, tmp_path)
-    name = f"me/placed-{kind.replace(' ', '-')}"
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "named adapter"])
+def test_what_is_pushed_opens_for_others(kind, hub, tmp_path):
+    root = tmp_path / "anna" / "secret"
+    model = KINDS[kind](root)
+    expected = answer(model)
+    name = f"me/alone-{kind.replace(' ', '-')}"
     model.push_to_hub(name)
-    for file in hub.files(name):
-        assert str(tmp_path).encode() not in hub.content(name, file)
-    recorded = json.loads(hub.content(name, "config.json"))["parts"]["encoder"]
-    assert recorded["stored"] and recorded["name_or_path"] == "./base"
-    (tmp_path / "base").rename(tmp_path / "gone")
-    assert torch.equal(answer(AutoModelForPointCloudClassification.from_pretrained(name)), answer(model))
-    # What stays in memory is as it was.
-    assert (model.get_base_model() if kind == "adapter" else model).config.part("encoder").is_elsewhere
+    assert_names_nobody({file: hub.content(name, file) for file in hub.files(name)})
+    shutil.rmtree(root, ignore_errors=True)
+    assert torch.equal(answer(AutoModelForPointCloudClassification.from_pretrained(name)), expected)
 
 
-def test_a_base_of_the_hub_stays_named(hub, tmp_path):
+@pytest.fixture(scope="module")
+def named(hub):
+    """The name of an encoder on the hub."""
     AutoModel.from_config(tiny_config("bert")).push_to_hub("me/named-encoder")
-    guided(around("me/named-encoder")).save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["parts"]["encoder"]["name_or_path"] == "me/named-encoder"
-    assert not (tmp_path / "encoder").exists()
+    return "me/named-encoder"
+
+
+@pytest.mark.parametrize("adapts", [False, True])
+def test_a_public_encoder_is_a_reference_unless_it_is_asked_for(adapts, named, hub, tmp_path):
+    model = around(named)
+    if adapts:
+        model = get_peft_model(model, GuidedAdapterConfig(r=4, init_weights=False)).eval()
+    model.save_pretrained(tmp_path / "reference")
+    model.save_pretrained(tmp_path / "whole", include_encoder=True)
+    model.push_to_hub(f"me/whole-{adapts}", include_encoder=True)
+    recorded = [
+        json.loads(content)["parts"]["encoder"]
+        for content in (
+            (tmp_path / "reference" / "config.json").read_text(),
+            (tmp_path / "whole" / "config.json").read_text(),
+            hub.content(f"me/whole-{adapts}", "config.json"),
+        )
+    ]
+    assert recorded[0]["name_or_path"] == named and recorded[0]["revision"] and "stored" not in recorded[0]
+    assert all(part["stored"] and part["name_or_path"] == named for part in recorded[1:])
+    sizes = [sum(map(len, contents(tmp_path / name).values())) for name in ("reference", "whole")]
+    assert sizes[1] > sizes[0] + 4 * 10_000
+    # What stays in memory is as it was.
+    assert (model.get_base_model() if adapts else model).config.part("encoder").is_elsewhere
+    (tmp_path / "encoder").mkdir()
+    for place in (tmp_path / "reference", tmp_path / "whole", f"me/whole-{adapts}"):
+        assert torch.equal(answer(AutoModelForPointCloudClassification.from_pretrained(place)), answer(model))
+
+
+def test_storing_an_encoder_is_said_and_a_reference_is_not(named, tmp_path, recwarn):
+    around(named).save_pretrained(tmp_path / "named")
+    assert not [str(warning.message) for warning in recwarn if "stored" in str(warning.message)]
+    with pytest.warns(UserWarning, match="the encoder came from the directory .*base, which nobody else can open"):
+        around(encoder(tmp_path)).save_pretrained(tmp_path / "model")
+
+
+def test_checkpoints_of_a_trainer_stand_alone_and_a_run_is_resumed_from_them(tmp_path):
+    rows = [{"points": points, "labels": 0} for points in clouds(4)]
+    for steps in (1, 2):
+        model = KINDS["guided adapter"](tmp_path / "anna")
+        arguments = TrainingArguments(
+            tmp_path / "run", max_steps=steps, save_steps=1, report_to="none", use_cpu=True, seed=1
+        )
+        trainer = Trainer(model, arguments, train_dataset=rows)
+        trainer.train(resume_from_checkpoint=steps > 1)
+        shutil.rmtree(tmp_path / "anna")
+    opened = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "run" / "checkpoint-2")
+    assert torch.equal(answer(opened), answer(model))
+
+
+def test_a_base_that_is_given_takes_an_adapter_that_brings_its_own(tmp_path):
+    model = KINDS["adapter without a head"](tmp_path)
+    model.save_pretrained(tmp_path / "saved")
+    given = ActForPointCloudClassification.from_pretrained(tmp_path / "base")
+    assert torch.equal(answer(PeftModel.from_pretrained(given, tmp_path / "saved")), answer(model))
+
+
+def test_an_encoder_that_is_gone_is_one_error_that_says_how_to_go_on(tmp_path, capfd):
+    model = around(encoder(tmp_path))
+    model.save_pretrained(tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    settings = json.loads(file.read_text())
+    # As files of one machine may still name it.
+    settings["parts"]["encoder"] = {"name_or_path": str(tmp_path / "gone"), "revision": None}
+    file.write_text(json.dumps(settings))
+    (tmp_path / "model" / "model.safetensors").unlink()
+    get_peft_model(model, GuidedAdapterConfig(r=4)).save_pretrained(tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "encoder")
+    file.write_text(json.dumps(settings))
+    capfd.readouterr()
+    with raises(ValueError, naming="encoder_name_or_path="):
+        AutoModelForPointCloudClassification.from_pretrained(tmp_path / "model")
+    assert "MISSING" not in "".join(capfd.readouterr())

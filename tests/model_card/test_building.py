@@ -39,7 +39,7 @@ def card(report: RunReport = REPORT, **config) -> ModelCard:
 def test_metadata_are_complete_with_and_without_a_run():
     config = Any2PointConfig(id2label={0: "chair", 1: "lamp"})
     known = {
-        "library_name": "transformers",
+        "library_name": "hf_any3d",
         "pipeline_tag": "point-cloud-classification",
         "model_name": "model",
         "tags": ["hf_any3d", "any2point", "point-cloud", "3d"],

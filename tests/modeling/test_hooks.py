@@ -1,7 +1,5 @@
 """Models work by themselves, and ask the package around them at one place."""
 
-import json
-
 import pytest
 
 from hf_any3d import PointNetConfig, PointNetForPointCloudClassification, PointNetModel
@@ -46,7 +44,6 @@ def test_without_hooks_models_are_saved_and_opened_and_nothing_is_added(use, tmp
     model.save_pretrained(tmp_path)
     PointNetForPointCloudClassification.from_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
-    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
     with pytest.raises(FileNotFoundError, match="no directory me/encoder, and revision main of it"):
         resolve_encoder("me/encoder")
 
@@ -56,17 +53,13 @@ def test_hooks_are_called_when_models_are_opened_and_saved(use, tmp_path):
     use(
         Hooks(
             check_name=lambda name, arguments: asked.append((name, arguments.get("revision"))),
-            code_references=lambda stored, auto_classes: {auto_classes[0]: stored.__name__},
             describe=lambda model, directory, repository: asked.append((type(model).__name__, directory, repository)),
         )
     )
     model = PointNetForPointCloudClassification(PointNetConfig(hidden_sizes=[8], head_widths=[8]))
     model.save_pretrained(tmp_path)
     assert asked == [("PointNetForPointCloudClassification", tmp_path, None)]
-    stored = json.loads((tmp_path / "config.json").read_text())
-    assert stored["auto_map"] == {"AutoConfig": "PointNetConfig"} and not hasattr(model.config, "auto_map")
-    opened = PointNetConfig.from_pretrained(tmp_path)
-    assert opened.head_widths == [8] and not hasattr(opened, "auto_map")
+    assert PointNetConfig.from_pretrained(tmp_path).head_widths == [8]
     asked.pop()
     PointNetForPointCloudClassification.from_pretrained(tmp_path, revision="v2")
     assert asked[1] == (tmp_path, "v2")  # before anything else; then its config asks for itself

@@ -44,6 +44,12 @@ _OF_FILES = (
 )
 # Which points were kept, where some were left out for their coordinates; None while such points are errors.
 _LEFT_OUT: ContextVar[list[np.ndarray] | None] = ContextVar("left_out", default=None)
+_WHEN_BUILT: list[Callable[[], None]] = []
+
+
+def when_built(call: Callable[[], None]) -> None:
+    """Call a function before the next cloud is built, which may never happen."""
+    _WHEN_BUILT.append(call)
 
 
 @contextmanager
@@ -130,6 +136,8 @@ class PointCloudData:
     step: InitVar[ArrayLike | None] = None
 
     def __post_init__(self, step: ArrayLike | None):
+        while _WHEN_BUILT:
+            _WHEN_BUILT.pop()()
         left_out = _LEFT_OUT.get()
         if left_out is not None:
             self._leave_out_invalid(left_out)

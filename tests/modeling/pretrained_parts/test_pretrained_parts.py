@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, Trainer, TrainingArguments
@@ -22,6 +23,7 @@ from hf_any3d import (
 )
 from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining, ActModel
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
+from hf_any3d.modeling.pretrained_parts.record import EncoderConfigMixin
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, EncoderUnavailableError, resolve_encoder
 from tests import tiny_act
 from tests.errors import raises
@@ -118,8 +120,15 @@ def test_changed_encoder_of_every_kind_of_model_is_saved_with_it(kind, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
-def test_encoder_that_did_not_change_is_left_out(kind, tmp_path):
+def test_encoder_of_the_hub_that_did_not_change_is_left_out(kind, hub, tmp_path):
     model = MODELS[kind]()
+    name = f"me/left-out-{kind.replace('_', '-')}"
+    source = next(module.config.encoder_name_or_path for module in model.modules() if hasattr(module, "config"))
+    HfApi().create_repo(name)
+    HfApi().upload_folder(repo_id=name, folder_path=source)
+    for module in model.modules():
+        if isinstance(getattr(module, "config", None), EncoderConfigMixin):
+            module.config.encoder_name_or_path = name
     expected = answers(model)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -201,7 +210,7 @@ def test_adapter_is_refused_by_a_base_whose_encoder_changed(tmp_path):
     changed = trained_in_place(tiny_model("bert"))
     changed.save_pretrained(tmp_path / "changed")
     for base in (changed, AutoModelForPointCloudClassification.from_pretrained(tmp_path / "changed")):
-        with pytest.raises(EncoderMismatchError, match="weights that were changed"):
+        with pytest.raises(EncoderMismatchError, match="Other weights would change results"):
             PeftModel.from_pretrained(base, tmp_path / "adapter")
 
 
@@ -237,10 +246,9 @@ def test_changed_part_of_a_chat_model_is_saved_with_it(chat_parts, tmp_path):  #
     with pytest.warns(UserWarning, match="weights of the language_model are no longer those of"):
         model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["parts"]["language_model"]["stored"] and not config["parts"]["qformer"].get("stored")
+    assert config["parts"]["language_model"]["stored"]
     stored = load_file(tmp_path / "model.safetensors")
     assert [name for name in stored if name.startswith("minigpt3d.language_model.model.layers.0.mlp")]
-    assert not [name for name in stored if name.startswith("minigpt3d.point_encoder.")]
     assert_same(answers(AutoModelForPointCloudTextToText.from_pretrained(tmp_path)), expected)
 
 
@@ -297,14 +305,17 @@ def test_encoder_repository_with_an_adapter_is_refused(tmp_path):
         tiny_model(str(tmp_path))
 
 
-def test_base_repository_with_an_adapter_is_refused(tmp_path):
-    tiny_act.tiny_act(ActModel).save_pretrained(tmp_path / "home")
-    model = ActForPointCloudClassification.from_pretrained(tmp_path / "home", num_labels=3)
+def test_base_repository_with_an_adapter_is_refused(hub, tmp_path):
+    tiny_act.tiny_act(ActModel).push_to_hub("me/base-with-adapter")
+    model = ActForPointCloudClassification.from_pretrained("me/base-with-adapter", num_labels=3)
     get_peft_model(model, GuidedAdapterConfig(r=4)).save_pretrained(tmp_path / "adapter")
     lora = LoraConfig(target_modules=["qkv"], init_lora_weights=False)
-    get_peft_model(ActModel.from_pretrained(tmp_path / "home"), lora).save_pretrained(tmp_path / "lora")
+    get_peft_model(ActModel.from_pretrained("me/base-with-adapter"), lora).save_pretrained(tmp_path / "lora")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copy(tmp_path / "lora" / name, tmp_path / "home")
+        hub.commit("me/base-with-adapter", {name: (tmp_path / "lora" / name).read_bytes()})
+    settings = json.loads((tmp_path / "adapter" / "config.json").read_text())
+    settings["parts"]["base"]["revision"] = "main"
+    (tmp_path / "adapter" / "config.json").write_text(json.dumps(settings))
     with raises(ValueError, naming="adapter_config.json"):
         AutoModelForPointCloudClassification.from_pretrained(tmp_path / "adapter")
 
