@@ -42,7 +42,8 @@ def _defaults(cls: type) -> dict[str, object]:
             made = field.default_factory is not dataclasses.MISSING
             value = field.default_factory() if made else field.default
             defaults[field.name] = "required" if value is dataclasses.MISSING else value
-    return json.loads(json.dumps(defaults, default=str))
+    # Groups of settings are dataclasses.
+    return json.loads(json.dumps(defaults, default=lambda value: vars(value) if hasattr(value, "names") else str(value)))
 
 
 @pytest.mark.parametrize("name", sorted(_classes()))

@@ -259,7 +259,7 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
     def forward(
         self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> PointCloudClassifierOutput:
-        """Return `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`."""
+        """Return `logits (batch, labels)`, and `unknown (batch,)` if `config.unknown` has rows."""
         output = self.act(points, **kwargs, return_dict=True)
         logits = self.classifier(output.pooler_output)  # (batch, labels)
         loss = classification_loss(logits, labels, self.config)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import nn
@@ -116,7 +116,7 @@ class Any2PointPreTrainedModel(FrozenEncoderMixin, PointTokensMixin, PreTrainedM
     config_class = Any2PointConfig
     config: Any2PointConfig
     base_model_prefix = "any2point"
-    small_data_defaults: ClassVar[Mapping[str, Any]] = LIGHT
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small_data": LIGHT}
 
     @property
     def point_indexer(self) -> PointIndexer:
@@ -124,13 +124,34 @@ class Any2PointPreTrainedModel(FrozenEncoderMixin, PointTokensMixin, PreTrainedM
         return PointIndexer(self.config)
 
     @classmethod
-    def complete_settings(cls, encoder_config: PreTrainedConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the given settings of a new model, and the light ones of `small_data_defaults.py` for all others.
+    def from_encoder_pretrained(
+        cls,
+        encoder_name_or_path: str | os.PathLike | None = None,
+        *,
+        preset: str | None = "small_data",
+        **kwargs: Any,
+    ) -> Self:
+        """Build an untrained model around a frozen encoder; see `FrozenEncoderMixin.from_encoder_pretrained`.
 
-        They suit some hundred clouds, as measured around a text encoder. For the paper's settings give `tokenizer=
-        "point_pn"` and the fields of `Any2PointConfig()` that differ, or a complete `config`.
+        Args:
+            encoder_name_or_path: Hub name or local directory of a transformers checkpoint.
+            preset: "small_data" for settings that suit some hundred clouds, as measured around a text encoder
+                (`small_data_defaults.py`); None for the paper's, the defaults of `Any2PointConfig`. Fields that are
+                given win over those of a preset; with a complete `config` it has no effect.
+            **kwargs: Settings of loading, and any field of `Any2PointConfig`.
         """
-        return fill_in(cls.small_data_defaults, encoder_config, given)
+        return super().from_encoder_pretrained(encoder_name_or_path, preset=preset, **kwargs)
+
+    @classmethod
+    def complete_settings(
+        cls, encoder_config: PreTrainedConfig, given: Mapping[str, Any], preset: str | None
+    ) -> dict[str, Any]:
+        """Return the given settings of a new model, and those of a preset for all others; None for no preset."""
+        if preset is None:
+            return dict(given)
+        if preset not in cls.presets:
+            raise ValueError(f"preset={preset!r}; expected None or one of {', '.join(map(repr, cls.presets))}")
+        return fill_in(cls.presets[preset], encoder_config, given)
 
     def unfreeze_encoder(self) -> list[str]:
         """Train the encoder too (full fine-tuning), and store it with the model from now on.
@@ -163,7 +184,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
-        check_built(config, "encoder_config", "from_encoder_pretrained(name_or_path)")
         # First, as it finds the family, whose paths the parts below need
         self.adopt_encoder(encoder)
         self.gradient_checkpointing = False
@@ -177,9 +197,9 @@ class Any2PointModel(Any2PointPreTrainedModel):
         # precision is that of the other trained parameters, not the encoder's: `from_pretrained(dtype=…)` sets it.
         self.output_norm = nn.LayerNorm(hidden_size) if final_norm is None else copy.deepcopy(final_norm)
         self.output_norm.to(torch.get_default_dtype()).requires_grad_(True)
-        if config.final_norm_eps is not None:
+        if config.released.final_norm_eps is not None:
             name = "variance_epsilon" if hasattr(self.output_norm, "variance_epsilon") else "eps"
-            setattr(self.output_norm, name, config.final_norm_eps)
+            setattr(self.output_norm, name, config.released.final_norm_eps)
         self.post_init()
         self.point_tokenizer.start()
         if encoder is not None:
@@ -240,7 +260,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             projection.view_positions,
             projection.extent,
             projection.cell_size,
-            batch_second=config.attention_axis == "batch",
+            batch_second=config.released.attention_axis == "batch",
             embed_patches=partial(self._embed_patches, points, positions),
             layers_run_again=self.gradient_checkpointing,
         )
@@ -293,11 +313,11 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
     def _layer_input(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Return `(batch, tokens, hidden)` as the first layer reads it, with the positions that are added once."""
-        if self.config.position_injection != "every_layer":
+        if self.config.released.position_injection != "every_layer":
             tokens = tokens + positions
         # Apply the norm between the encoder's embeddings and its first layer, of encoders such as CLIP.
         hidden_states = tokens.to(self.encoder.dtype)
-        if not self.config.use_input_norm:
+        if not self.config.released.use_input_norm:
             return hidden_states
         norm = self.family.norm_of(self.encoder, self.family.input_norm)
         return hidden_states if norm is None else norm(hidden_states)
@@ -316,7 +336,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         # Behind the class token
         positions = positions[:, 1 : 1 + count]
         entering = self._layer_input(tokens, positions)
-        if self.config.position_injection == "input":
+        if self.config.released.position_injection == "input":
             positions = torch.zeros_like(positions)
         return entering, positions
 
@@ -353,7 +373,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             # Tokens that adapters add go on only to layers of the same kind.
             if not getattr(layer, "takes_added_tokens", False):
                 hidden_states = hidden_states[:, :count]
-            if self.config.position_injection != "input":
+            if self.config.released.position_injection != "input":
                 # Those of added tokens are their adapter's business.
                 behind = hidden_states.shape[1] - count
                 added = nn.functional.pad(positions, (0, 0, 0, behind)) if behind else positions
@@ -443,7 +463,7 @@ class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead
         point_index: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> PointCloudClassifierOutput:
-        """Return `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`."""
+        """Return `logits (batch, labels)`, and `unknown (batch,)` if `config.unknown` has rows."""
         output = self.any2point(points, point_index=point_index, **kwargs, return_dict=True)
         compiled = self._compiled_classify if self.training else None
         classify = code_for(compiled, Any2PointForPointCloudClassification._classify, output.pooler_output, labels)
@@ -513,7 +533,7 @@ class PointPropagation(nn.Module):
 class Any2PointSegmenter(_Any2PointWithHead):
     """Base class for segmentation: the model, propagation to every point, and a head for each point."""
 
-    small_data_defaults = LIGHT_SEGMENTATION
+    presets = {"small_data": LIGHT_SEGMENTATION}  # noqa: RUF012
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)

@@ -18,6 +18,13 @@ from hf_any3d.modeling.point_ops import gather_points, group, scatter_mean
 from hf_any3d.modeling.point_ops.grouping import check_channels, flatten_index
 
 
+# Base and factor of the frequencies of the offsets' sinusoid (Point-NN, Eq. 3)
+ALPHA = 1000.0
+BETA = 100.0
+# Hidden channels of the blocks of the last stage, in all released programs; other stages have half their width.
+_LAST_BOTTLENECK = 32
+
+
 class PatchSizes(NamedTuple):
     """Numbers of tokens that a tokenizer makes, and of neighbors of each center."""
 
@@ -142,11 +149,10 @@ class PointTokenizer(Tokenizer):
         # Every stage doubles the channels, up to `width` in the last one.
         self.embed = nn.Linear(config.in_channels, width >> stages, bias=False)
         self.embed_norm = nn.BatchNorm1d(width >> stages)
-        sizes = zip(config.tokenizer_blocks, config.tokenizer_bottlenecks, strict=True)
-        self.stages = nn.ModuleList(
-            TokenizerStage(config, width >> (stages - 1 - stage), blocks, bottleneck)
-            for stage, (blocks, bottleneck) in enumerate(sizes)
-        )
+        self.stages = nn.ModuleList()
+        for stage, blocks in enumerate(config.tokenizer_blocks):
+            bottleneck = _LAST_BOTTLENECK if stage == stages - 1 else None
+            self.stages.append(TokenizerStage(config, width >> (stages - 1 - stage), blocks, bottleneck))
         self.level_widths = tuple(width >> (stages - stage) for stage in range(stages))
         self.project = nn.Identity() if width == hidden_size else nn.Linear(width, hidden_size)
 
@@ -212,14 +218,14 @@ class TokenizerStage(nn.Module):
         k = neighbors.shape[2]
         offsets = group(xyz, neighbors) - centers.unsqueeze(2)  # (batch, centers, k, 3)
         # Neighborhoods are wide where points are sparse: scaled, the sinusoids below see the same shapes alike.
-        offsets = normalize_offsets(offsets, config.offset_normalization, config.offset_eps)
+        offsets = normalize_offsets(offsets, config.released.offset_normalization, config.released.offset_eps)
         points = xyz.shape[1]
         neighborhoods = Neighborhoods(
             features.flatten(0, 1),
             flatten_index("neighbors", neighbors, points).view(-1, k),
             flatten_index("centers", centers_index, points),
             offsets.flatten(0, 1),
-            offset_frequencies(self.width, config.tokenizer_alpha, config.tokenizer_beta, xyz.device),
+            offset_frequencies(self.width, ALPHA, BETA, xyz.device),
         )
         # Gathering, sinusoids, blocks and maximum in one, as a row for each neighbor of all centers is large.
         return kernels.pooled_blocks(neighborhoods, self.blocks).view(*centers.shape[:2], self.width)

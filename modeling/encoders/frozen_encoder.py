@@ -14,6 +14,7 @@ from transformers.integrations.accelerate import expand_device_map, offload_weig
 
 from hf_any3d.modeling.config_checks import check_fields
 from hf_any3d.modeling.encoders.loading import (
+    ENCODER_WEIGHTS,
     FROZEN,
     build_encoder,
     convert_encoder,
@@ -119,6 +120,8 @@ class FrozenEncoderMixin(LibraryModelMixin):
         tower: str | None = None,
         revision: str | None = None,
         num_layers: int | None = None,
+        preset: str | None = None,
+        encoder_weights: str = "pretrained",
         dtype: torch.dtype | None = None,
         attn_implementation: str | None = None,
         device_map: str | torch.device | dict[str, Any] | None = None,
@@ -136,6 +139,11 @@ class FrozenEncoderMixin(LibraryModelMixin):
             tower: Encoder of a composite checkpoint ("text" or "vision" of CLIP).
             revision: Branch, tag or commit of the encoder's repository; the commit is pinned in the config.
             num_layers: Use only the first layers of the encoder.
+            preset: Settings in place of the defaults of the config, by a name of the class's `presets`; those that are
+                given win. None for the defaults of the config.
+            encoder_weights: "pretrained", or, as a control of a study, "random" or "shuffled": what is made of the
+                encoder's weights before they are frozen. Such an encoder is stored with the model. It is a control of
+                a trained model: before training, features are blind to the shape of patches.
             dtype: Dtype of the encoder's weights alone, by default float32; unlike `encoder_dtype`, it is not saved.
             attn_implementation: "sdpa", "eager", "flash_attention_2" … for the encoder.
             device_map: Device of the full model: "cuda:1", "auto" for the fastest one …
@@ -153,28 +161,34 @@ class FrozenEncoderMixin(LibraryModelMixin):
         if (encoder_name_or_path is None) == (config is None):
             given = "is missing" if config is None else "is given beside config, which names one"
             raise ValueError(f"encoder_name_or_path {given}; expected an encoder, by its name or by a config")
+        if encoder_weights not in ENCODER_WEIGHTS:
+            expected = ", ".join(map(repr, ENCODER_WEIGHTS))
+            raise ValueError(f"encoder_weights={encoder_weights!r}; expected one of {expected}")
         check_fields(cls.config_class, config_kwargs, f"{cls.__name__}.from_encoder_pretrained")
         if config is None:
             settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
             # Defaults may depend on the encoder, such as the number of its positions.
-            config_kwargs = cls.complete_settings(settings["encoder_config"], config_kwargs)
+            config_kwargs = cls.complete_settings(settings["encoder_config"], config_kwargs, preset)
             config = cls.config_class(**settings, **config_kwargs, attn_implementation=attn_implementation)
         elif attn_implementation is not None:
             config.encoder_config._attn_implementation = attn_implementation
         encoder = load_encoder(config, dtype, **encoder_loading(device_map, quantization_config))
-        weights = getattr(config, "encoder_weights", "pretrained")
-        if weights != "pretrained":
+        if encoder_weights != "pretrained":
             if is_quantized(encoder):
-                raise ValueError(f"encoder_weights={weights!r} with quantization_config; expected one of them")
-            encoder = replace_weights(encoder, weights)
+                raise ValueError(f"encoder_weights={encoder_weights!r} with quantization_config; expected one of them")
+            encoder = replace_weights(encoder, encoder_weights)
             # These weights are in no repository; they are stored with the model.
-            config.change_part("encoder", stored=True, checksum=None, subfolder=None)
+            config.change_part("encoder", stored=True, checksum=None, subfolder=None, control=encoder_weights)
         model = cls(config, encoder=encoder).eval()
         return model if device_map is None else model.to(encoder.device)
 
     @classmethod
-    def complete_settings(cls, encoder_config: PreTrainedConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of a new model's config: those given, and a class's own for what is not given."""
+    def complete_settings(
+        cls, encoder_config: PreTrainedConfig, given: Mapping[str, Any], preset: str | None
+    ) -> dict[str, Any]:
+        """Return the settings of a new model's config: those given, and those of a preset for what is not given."""
+        if preset is not None:
+            raise ValueError(f"preset={preset!r}; expected None, as {cls.__name__} has no presets")
         return dict(given)
 
     def adopt_encoder(self, encoder: PreTrainedModel | None) -> None:
@@ -184,7 +198,7 @@ class FrozenEncoderMixin(LibraryModelMixin):
         self._is_warned = False
         config = self.config
         self.family = find_family(config.encoder_config)
-        if config.attention_axis == "batch" and self.family.layer_inputs is not bidirectional_inputs:
+        if config.released.attention_axis == "batch" and self.family.layer_inputs is not bidirectional_inputs:
             raise ValueError("attention_axis='batch': this encoder attends by tokens' places; expected 'tokens'")
         if encoder is None:
             encoder = build_encoder(self.config.encoder_config)
@@ -224,7 +238,7 @@ class FrozenEncoderMixin(LibraryModelMixin):
             hidden_size=self.config.encoder_config.hidden_size,
             views=getattr(self.config, "num_views", 0),
             pretrained=("encoder",),
-            attention_axis=getattr(self.config, "attention_axis", "tokens"),
+            attention_axis=self.config.released.attention_axis,
         )
 
     @property

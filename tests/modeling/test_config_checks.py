@@ -46,7 +46,7 @@ def test_defaults_are_valid_also_when_saved(config_class, tmp_path):
     ("config_class", "settings", "message"),
     [
         (Any2PointConfig, {"in_channels": 2}, "in_channels=2; expected 3 to 4,096"),
-        (Any2PointConfig, {"final_norm_eps": math.nan}, "final_norm_eps=nan; expected 0 to 1"),
+        (Any2PointConfig, {"released": {"final_norm_eps": math.nan}}, "final_norm_eps=nan; expected 0 to 1"),
         (ActConfig, {"drop_path_rate": 1.5}, "drop_path_rate=1.5; expected 0 to 1"),
     ],
 )
@@ -58,8 +58,8 @@ def test_the_field_its_value_and_the_range_are_named(config_class, settings, mes
 def test_a_saved_config_with_an_invalid_number_is_refused(tmp_path):
     Any2PointConfig().save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    for name, value in (("final_norm_eps", math.nan), ("num_views", 7)):
-        (tmp_path / "config.json").write_text(json.dumps(saved | {name: value}))
+    for name, changes in (("final_norm_eps", {"released": {"final_norm_eps": math.nan}}), ("num_views", {"num_views": 7})):
+        (tmp_path / "config.json").write_text(json.dumps(saved | changes))
         with pytest.raises(ValueError, match=name):
             PreTrainedConfig.from_pretrained(tmp_path) and Any2PointConfig.from_pretrained(tmp_path)
 

@@ -132,7 +132,7 @@ def test_training_drops_the_unknown_score_of_the_weights_it_starts_from(tmp_path
     with torch.no_grad():
         features = saved.act(points=points).pooler_output
         saved.fit_unknown_score(features, saved.classifier(features), bank=features + 1)
-    saved.config.unknown_share = 0.05
+    saved.config.unknown.share = 0.05
     saved.save_pretrained(tmp_path)
     arguments = PointModelArguments(model_name_or_path=str(tmp_path))
     blank = ActConfig()

@@ -64,7 +64,7 @@ def plain_locations(centers: torch.Tensor, relative: nn.Linear, location: nn.Lin
 @torch.no_grad()
 def test_the_first_layer_reads_tokens_locations_and_patches_of_the_same_embedding(tokenizer):
     # Behind a norm of the embeddings, which BERT has, the parts would not show.
-    model = with_prompts(model={**tokenizer, "use_input_norm": False})
+    model = with_prompts(model={**tokenizer, "released": {"use_input_norm": False}})
     core = model.get_base_model().any2point
     points = clouds()
     tokens = core.point_tokenizer(points)
@@ -96,7 +96,7 @@ def test_prompts_go_on_or_enter_each_layer_anew():
 
 
 def test_positions_of_the_encoder_are_left_out_unless_they_are_kept():
-    settings = {"position_injection": "every_layer"}
+    settings = {"released": {"position_injection": "every_layer"}}
     off, on = with_prompts(model=settings), with_prompts(model=settings, keep_positions=True)
     assert (answer(off) - answer(on)).abs().max() > 1e-4
     table = off.get_base_model().any2point.encoder.embeddings.position_embeddings.weight
@@ -209,4 +209,4 @@ def test_more_prompts_than_tokens_and_merging_are_refused():
     with pytest.raises(ValueError, match=r"appt cannot be merged into the encoder; use unload\(\)"):
         with_prompts().merge_and_unload()
     with raises(ValueError, naming="attention_axis"):
-        with_prompts(model={"attention_axis": "batch"})
+        with_prompts(model={"released": {"attention_axis": "batch"}})
