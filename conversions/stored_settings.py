@@ -47,7 +47,7 @@ def main(folders: list[str]) -> None:
             converted = grouped(stored)
             if converted != stored:
                 path.write_text(json.dumps(converted, indent=2) + "\n", encoding="utf-8")
-                print(path)
+                sys.stdout.write(f"{path}\n")
 
 
 if __name__ == "__main__":

@@ -96,7 +96,8 @@ class PointModelArguments(ModelArguments):
     def __post_init__(self):
         super().__post_init__()
         self.model_type = self.model_type or _default_type(self.model_name_or_path)
-        check_settings(self, {"model_type": MODEL_TYPES, "tuning": PROTOCOLS, "encoder_weights": (*ENCODER_WEIGHTS, "none")})
+        weights = (*ENCODER_WEIGHTS, "none")
+        check_settings(self, {"model_type": MODEL_TYPES, "tuning": PROTOCOLS, "encoder_weights": weights})
         # The short options stand for weights.
         for name, weights in (("random_encoder", "random"), ("no_encoder", "none")):
             if getattr(self, name):

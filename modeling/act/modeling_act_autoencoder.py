@@ -39,6 +39,7 @@ from hf_any3d.modeling.encoders import (
     run_with_prefix,
 )
 from hf_any3d.modeling.kernels.dispatch import recomputed
+from hf_any3d.modeling.layers.adapted_layers import may_run_again
 from hf_any3d.modeling.layers.constants import constant
 from hf_any3d.modeling.layers.direct_weights import is_unmodified
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
@@ -320,7 +321,7 @@ class TeacherPass:
             sequence = sequence.transpose(0, 1)
         call = partial(layer, **arguments)
         # Layers that `every_n_layers` leaves out of checkpointing say so themselves.
-        if self.recompute is not None and getattr(layer, "gradient_checkpointing", True):
+        if self.recompute is not None and may_run_again(layer):
             call = partial(self.recompute, call)
         sequence = hidden_of(call(sequence))
         if self.attends_over_batch:

@@ -265,7 +265,9 @@ class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderCon
     """
 
     model_type = "any2point"
-    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="bert", init_kwargs=_DEFAULT_ENCODER)}
+    sub_configs_defaults = {
+        "encoder_config": SubConfigSpec(AutoConfig, model_type="bert", init_kwargs=_DEFAULT_ENCODER),
+    }
     keys_to_ignore_at_inference = [
         *UnknownScoreConfigMixin.keys_to_ignore_at_inference,
         "logits_per_text",

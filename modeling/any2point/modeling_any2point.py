@@ -47,6 +47,7 @@ from hf_any3d.modeling.encoders import (
     hidden_of,
     unfreeze,
 )
+from hf_any3d.modeling.layers.adapted_layers import asks_of, enter_layer, may_run_again
 from hf_any3d.modeling.layers.compilation import code_for
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
 from hf_any3d.modeling.layers.heads import (
@@ -253,7 +254,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         embed = code_for(compiled, Any2PointModel._embed, points, point_index)
         # Methods that learn where tokens are do without the places in the views.
         layers = self.family.layers_of(self.encoder)
-        is_projected = not any(getattr(layer, "replaces_positions", False) for layer in layers)
+        is_projected = not any(asks_of(layer).replaces_positions for layer in layers)
         tokens, centers, projection, hidden_states, positions = embed(self, points, wanted, is_projected)
         geometry = Geometry(
             centers,
@@ -362,7 +363,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             positions = positions.transpose(0, 1)
         layers = self.family.layers_of(self.encoder)
         # Layers with prompts need masks and positions for them, too.
-        lengths = [getattr(layer, "extra_tokens", 0) for layer in layers]
+        lengths = [asks_of(layer).extra_tokens for layer in layers]
         inputs = {extra: self._layer_inputs(hidden_states, places, extra) for extra in set(lengths)}
         # Without the tokens that adapters add, whose number differs from layer to layer
         made = [hidden_states]
@@ -370,26 +371,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
         for layer, extra in zip(layers, lengths, strict=True):
             # Each iterator has arguments for every layer, so all of them advance, though only one is read.
             arguments = {length: next(own) for length, own in inputs.items()}[extra]
-            # Tokens that adapters add go on only to layers of the same kind.
-            if not getattr(layer, "takes_added_tokens", False):
-                hidden_states = hidden_states[:, :count]
-            if self.config.released.position_injection != "input":
-                # Those of added tokens are their adapter's business.
-                behind = hidden_states.shape[1] - count
-                added = nn.functional.pad(positions, (0, 0, 0, behind)) if behind else positions
-                if getattr(layer, "adds_positions", False):
-                    arguments = {**arguments, "positions": added}
-                else:
-                    hidden_states = hidden_states + added
             # Here and not in the layer, which checkpointing may run without gradients first.
-            prepare = getattr(layer, "prepare_tokens", None)
-            if prepare is not None:
-                hidden_states = prepare(hidden_states, geometry)
-            # Layers wrapped by a guided adapter need the places of the tokens.
-            guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
-            call = partial(layer, **arguments, **guidance)
+            added = None if self.config.released.position_injection == "input" else positions
+            hidden_states, asked = enter_layer(layer, hidden_states, geometry, added, count)
+            call = partial(layer, **{**arguments, **asked})
             # Frozen layers are in eval mode, so that their own checkpointing, which `every_n_layers` sets, is off.
-            if self.training and self.gradient_checkpointing and getattr(layer, "gradient_checkpointing", True):
+            if self.training and self.gradient_checkpointing and may_run_again(layer):
                 call = partial(self._gradient_checkpointing_func, call)
             hidden_states = hidden_of(call(hidden_states))
             if states is not None:

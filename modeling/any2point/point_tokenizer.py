@@ -17,7 +17,6 @@ from hf_any3d.modeling.point_encoders.patches import PatchEncoder
 from hf_any3d.modeling.point_ops import gather_points, group, scatter_mean
 from hf_any3d.modeling.point_ops.grouping import check_channels, flatten_index
 
-
 # Base and factor of the frequencies of the offsets' sinusoid (Point-NN, Eq. 3)
 ALPHA = 1000.0
 BETA = 100.0

@@ -3,9 +3,8 @@
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -28,6 +27,7 @@ from hf_any3d.modeling.encoders.loading import (
 from hf_any3d.modeling.encoders.positions import bidirectional_inputs
 from hf_any3d.modeling.encoders.registry import find_family
 from hf_any3d.modeling.hooks import ModelWarning
+from hf_any3d.modeling.layers.adapted_layers import LayerStack
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.pretrained_parts.loading import encoder_loading, is_quantized
@@ -37,60 +37,6 @@ from hf_any3d.modeling.pretrained_parts.sources import open_recorded
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, differing, own_state, remember_weights
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
-
-
-class Stage(NamedTuple):
-    """Number and channels of a layer's stage, and whether the layer is the first or the last one there."""
-
-    number: int
-    width: int
-    is_first: bool
-    is_last: bool
-
-
-@dataclass(frozen=True)
-class LayerStack:
-    """A model's pretrained layers, with adapters around them, and their properties for adapters.
-
-    Args:
-        layers: The layers.
-        path: Their name within the module that owns them.
-        branch: Path from a layer to the module whose output is the feed-forward branch.
-        hidden_size: Channels of a token, of the last stage's if there are several.
-        views: Number of views in which tokens have cells; 0 if adapters get no geometry.
-        pretrained: Names of the owner's children that no PEFT method trains in full.
-        attention_axis: What attends to each other: "tokens" of a cloud, the "batch", or "patches" of all tokens.
-        stages: Number of layers and channels of each stage, between which tokens are pooled; empty for one stage.
-        is_open: Whether layers are point transformer blocks, which take functions of the tokens after attention.
-        trained: Names, in the model with its heads, of modules to train in full; empty for the owner's other children.
-        final_norm: Name of the owner's frozen norm after the last layer; None if it has none, or trains it.
-    """
-
-    layers: nn.ModuleList
-    path: str
-    branch: str
-    hidden_size: int
-    views: int
-    pretrained: tuple[str, ...]
-    attention_axis: str = "tokens"
-    stages: tuple[tuple[int, int], ...] = ()
-    is_open: bool = False
-    trained: tuple[str, ...] = ()
-    final_norm: str | None = None
-
-    def stage_of(self, layer: nn.Module) -> Stage:
-        """Return the stage of one of the layers."""
-        # `first` is the number of the stage's first layer.
-        layers = list(self.layers)
-        first = 0
-        if layer not in layers:
-            raise ValueError(f"{type(layer).__name__}: none of the layers {self.path}.0 …; expected complete layers")
-        number = layers.index(layer)
-        for stage, (count, width) in enumerate(self.stages):
-            if number < first + count:
-                return Stage(stage, width, number == first, number == first + count - 1)
-            first += count
-        return Stage(0, self.hidden_size, number == 0, number == len(layers) - 1)
 
 
 def frozen_encoder_of(model: PreTrainedModel) -> PreTrainedModel | None:

@@ -50,7 +50,8 @@ def test_equal_centers_give_finite_places_and_one_embedding(table):
 def test_transposed_positions_read_each_view_by_columns():
     centers = normalize_centers(clouds(2, 9))
     plain = project(centers, PLANE, Any2PointConfig(num_views=1)).embedding  # (batch, tokens, hidden)
-    found = project(centers, PLANE, Any2PointConfig(num_views=1, released={"transposed_plane_positions": True})).embedding
+    transposed = Any2PointConfig(num_views=1, released={"transposed_plane_positions": True})
+    found = project(centers, PLANE, transposed).embedding
     assert torch.equal(found, plain.transpose(1, 2).reshape(2, 9, 6))
     assert not torch.equal(found, plain)
 
