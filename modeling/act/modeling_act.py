@@ -616,7 +616,7 @@ class ActForPreTraining(ActPreTrainedModel):
             # As released: the codes of the targets are drawn anew at each step.
             shape = (*patches.centers.shape[:2], teacher.config.num_codes)
             noise = gumbel_noise(patches.centers.new_empty(shape))
-        elif noise is None and (teacher.training or teacher.config.noise_in_eval):
+        elif noise is None and (teacher.training or teacher.config.released.noise_in_eval):
             # Otherwise the teacher would draw its own noise.
             noise = patches.centers.new_zeros(())
         return teacher.teacher_features(

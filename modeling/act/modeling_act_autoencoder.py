@@ -233,7 +233,7 @@ class TeacherPass:
     @property
     def attends_over_batch(self) -> bool:
         """True if the layers attend over the clouds of a batch, as in the released program with CLIP."""
-        return self.config.attention_axis == "batch"
+        return self.config.released.attention_axis == "batch"
 
     def run(
         self, tokens: torch.Tensor, positions: torch.Tensor, states: list[torch.Tensor] | None = None
@@ -481,7 +481,7 @@ class ActAutoencoder(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
         self.encoder = None
         if config.encoder_config is not None:
             self.adopt_encoder(encoder)
-            self._encoder_trains = config.teacher_dropout
+            self._encoder_trains = config.released.teacher_dropout
             teacher_width = config.encoder_config.hidden_size
             self.teacher_in = nn.Linear(width, teacher_width)
             # All tokens pass this module before the teacher; `get_input_embeddings` returns it.
@@ -531,7 +531,7 @@ class ActAutoencoder(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
             hard: Whether to use one code per token (with a straight-through gradient) or a mixture; None uses a
                 mixture in training mode and one code in eval mode.
             noise: Gumbel noise, broadcastable to `(batch, groups, codes)`. None draws it in training mode, and in eval
-                mode if `config.noise_in_eval` is set.
+                mode if `config.released.noise_in_eval` is set.
             return_loss: Whether to compute the losses.
             output_hidden_states: Whether to return the teacher's hidden states; None for the config's choice.
             output_attentions: The same for its attention weights, which only eager attention returns.
@@ -664,7 +664,7 @@ class ActAutoencoder(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
     def _noise(self, logits: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor | None:
         # Nearest codes need no noise to be explored.
         draws = self.training and self.config.quantizer == "gumbel"
-        if noise is None and (draws or self.config.noise_in_eval):
+        if noise is None and (draws or self.config.released.noise_in_eval):
             return gumbel_noise(logits)
         return noise
 
@@ -688,7 +688,7 @@ class ActAutoencoder(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
         positions = self.position_embed(centers.to(self.codebook.weight.dtype))
         tokens = self.input_tokens(self.teacher_in(codes))
         # As released without prompts: nothing before the teacher then learns from the reconstruction.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detach_teacher):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.released.detach_teacher):
             # Frozen layers stay in eval mode, so their own switch for gradient checkpointing never fires.
             recompute = self._gradient_checkpointing_func if self.training and self.gradient_checkpointing else None
             teacher = TeacherPass(self.encoder, self.family, self.prompts, self.config, recompute, record_attention)

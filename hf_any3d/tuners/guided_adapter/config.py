@@ -22,7 +22,7 @@ class GuidedAdapterConfig(EncoderLayersConfig):
     """
 
     method = "GUIDED_ADAPTER"
-    choices = {"pooling": ("mean", "max_mean")}  # noqa: RUF012
+    choices = {"pooling": ("mean", "max_mean"), "start": ("paper", "identity")}  # noqa: RUF012
 
     r: int = field(default=16, metadata={"help": "Width of the bottleneck parallel to the feed-forward branch."})
     bottleneck_scale: float = field(default=0.3, metadata={"help": "Factor of the bottleneck's output."})
@@ -51,6 +51,13 @@ class GuidedAdapterConfig(EncoderLayersConfig):
     )
     init_weights: bool = field(
         default=True, metadata={"help": "Initialize the bottlenecks to zero; False for random values."}
+    )
+    start: str = field(
+        default="paper",
+        metadata={
+            "help": "What a new adapter does: with 'paper' its aggregation changes the layers from the start; with "
+            "'identity' the gains of the views' norms are zero, so that training starts from the unchanged encoder."
+        },
     )
     gate: float | None = field(
         default=None,
