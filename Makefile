@@ -44,7 +44,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install doctor browser encoder donors quickstart release-check demo test test-fast test-pages test-tools test-versions gpu-check fuzz faults lint format docs search bench clean
+.PHONY: build/source help install doctor browser encoder donors quickstart release-check demo test test-fast test-pages test-tools test-versions gpu-check fuzz faults lint format docs search bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,7 +116,12 @@ fuzz: $(INSTALLED) ## Read 10,000 hostile inputs of each kind under a guard (HF_
 faults: $(INSTALLED) ## Interrupt programs at everything that they write: killed, cut off, on a full disk
 	@HF_ANY3D_FAULTS=all $(BIN)/python -m pytest --timeout 0 -s tests/faults $(PYTEST_ARGS)
 
-lint: $(INSTALLED) ## Check style, format and types, as CI does
+# The package as a wheel has it, for type checkers, which do not see that a checkout keeps some folders at its root.
+build/source:
+	@mkdir -p $@.tmp/hf_any3d && ln -s $(CURDIR)/hf_any3d/* $(CURDIR)/modeling $(CURDIR)/conversions $@.tmp/hf_any3d
+	@rm -rf $@ && mv $@.tmp $@
+
+lint: $(INSTALLED) build/source ## Check style, format and types, as CI does
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -125,7 +130,7 @@ format: $(INSTALLED) ## Fix style and format where that is safe
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-docs: $(INSTALLED) ## Build the documentation in build/site; a warning is an error
+docs: $(INSTALLED) build/source ## Build the documentation in build/site; a warning is an error
 	@$(BIN)/python -c 'import mkdocs, material, mkdocstrings' 2>/dev/null || \
 		$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/python -m docs.tools.tables --check

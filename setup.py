@@ -1,10 +1,13 @@
-"""Complete the links of the README for the package index, which has no files beside it; the rest is in setup.cfg."""
+"""List the packages, and complete the links of the README, which has no files beside it on the package index.
+
+The rest is in setup.cfg.
+"""
 
 import re
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\((?![a-z]+:|#)([^)\s]+)\)")
@@ -22,9 +25,22 @@ def with_addresses(markdown: str, source: str) -> str:
     return "".join(pieces)
 
 
+def packages(folders: dict[str, str]) -> list[str]:
+    """Return the packages in the folders of `package_dir`, by the name of each folder's own package."""
+    found: list[str] = []
+    for name, folder in folders.items():
+        found += [name, *(f"{name}.{inner}" for inner in find_packages(str(ROOT / folder)))]
+    return found
+
+
 if __name__ == "__main__":
     config = ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
+    folders = dict(re.findall(r"(\S+) = (\S+)", config["options"]["package_dir"]))
     addresses = dict(re.findall(r"(\S+) = (\S+)", config["metadata"]["project_urls"]))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    setup(long_description=with_addresses(readme, addresses["Source"]), long_description_content_type="text/markdown")
+    setup(
+        packages=packages(folders),
+        long_description=with_addresses(readme, addresses["Source"]),
+        long_description_content_type="text/markdown",
+    )

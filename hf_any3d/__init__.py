@@ -13,12 +13,10 @@ from hf_any3d.utils.messages import without_remarks as _without_remarks
 from hf_any3d.utils.threads import share_processors as _share_processors
 from hf_any3d.version import __version__ as __version__
 
-_models = _Path(__file__).parent / "modeling"
-if not _models.is_dir():
-    raise ImportError(
-        f"{_models} is not a link to a folder: this checkout was made without symbolic links; run `git config "
-        "core.symlinks true` and check it out again (on Windows, in developer mode), or install a wheel"
-    )
+_folder = _Path(__file__).parent
+if not (_folder / "modeling").is_dir():
+    # In a checkout, `modeling` and `conversions` are beside the package; a wheel has them inside.
+    __path__.append(str(_folder.parent))
 
 # Before torch is loaded, which reads these settings once.
 _share_processors()

@@ -7,6 +7,7 @@ their names. What concerns a model is in the record of its folder, which is read
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -44,7 +45,7 @@ def _read_record(folder: str) -> Record:
     """
     # The name that an import would give it.
     name = f"hf_any3d.modeling.{folder}.about"
-    file = Path(__file__).parent / "modeling" / folder / "about.py"
+    file = Path(inspect.getfile(Record)).parent / folder / "about.py"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} cannot be imported")

@@ -36,7 +36,6 @@ PURPOSES = {
     "tiles": "labeled tiles in LAS and LAZ",
     "visuals": "figures",
 }
-LINKS = ("modeling", "conversions")
 ENCODER = "models--sentence-transformers--all-MiniLM-L6-v2"
 GIGABYTES = 5  # of packages, encoders and converted datasets
 # Run apart: a broken torch can end the process.
@@ -78,12 +77,6 @@ def _python(options: configparser.ConfigParser) -> Iterator[Finding]:
 
 
 def _checkout(options: configparser.ConfigParser) -> Iterator[Finding]:
-    for name in LINKS:
-        if not (ROOT / "hf_any3d" / name / "__init__.py").is_file():
-            yield (
-                MISSING,
-                f"hf_any3d/{name} is no link to {name}/: git config core.symlinks true; git checkout hf_any3d",
-            )
     found = _version("hf-any3d")
     if found is None:
         yield MISSING, "hf-any3d is not installed: make install"

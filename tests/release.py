@@ -36,8 +36,8 @@ from tests.hub import LocalHub
 from tests.tiny_text_towers import saved_text_tower, tiny_clip_files
 
 ROOT = Path(__file__).resolve().parents[1]
-LINKED = ("conversions", "modeling", "examples/data", "examples/recipes")
-"""Folders of the checkout that are linked into the package."""
+INSIDE = ("conversions", "modeling", "examples/data", "examples/recipes")
+"""Folders of the checkout that a wheel has inside the package."""
 SHIPPED = (
     "hf_any3d/py.typed",
     "hf_any3d/assets/README.md",
@@ -75,7 +75,7 @@ print(hf_any3d.load_point_dataset("shapes"))
 
 def copy_checkout(target: Path) -> Path:
     """Copy what a clone has of the package, without the leftovers of builds."""
-    for folder in ("hf_any3d", *LINKED):
+    for folder in ("hf_any3d", *INSIDE):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / folder, target / folder, symlinks=True, ignore=ignored)
     for file in ("hf_any3d_command.py", "setup.py", "setup.cfg", "pyproject.toml", "LICENSE", "README.md"):

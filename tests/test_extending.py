@@ -28,7 +28,7 @@ class Copy:
         for name in ("hf_any3d", "modeling", "conversions"):
             # With its caches of compiled files.
             shutil.copytree(ROOT / name, folder / name, symlinks=True)
-        (folder / "examples").symlink_to(ROOT / "examples")  # hf_any3d/assets leads there
+        (folder / "examples").symlink_to(ROOT / "examples")  # which has the assets
         (folder / "tests").symlink_to(ROOT / "tests")
         self.folder = folder
         programs = {name: add(folder) for name, add in ADDITIONS.items()}

@@ -1,5 +1,7 @@
 """Try the oldest and the newest releases that setup.cfg allows: `make test-versions`.
 
+`python -m tests.versions main` tries the main branches of transformers and PEFT, as a workflow does each night.
+
 Makes an empty environment for each end in `build/versions`, where pip installs the package's requirements and most
 extras at that end, and runs tests there of what people do: read, classify, train, adapt, chat, save, push and open.
 Only torch is the release of this environment, since the ends of its range are CUDA builds of several GB on most
@@ -20,6 +22,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("demo", "files", "maps", "meshes", "metrics", "rasters", "serve", "tiles", "visuals")
 """Extras that are installed at both ends. The others have compilers, clusters or models of several hundred MB."""
+BRANCHES = {
+    name: f"{name} @ git+https://github.com/huggingface/{name}" for name in ("accelerate", "peft", "transformers")
+}
+"""What is installed from its main branch at the end of that name."""
 TOOLS = ("httpx", "pytest", "pytest-timeout", "pytest-xdist")
 SHOWN = ("datasets", "huggingface-hub", "numpy", "peft", "transformers", "trimesh", "typer")
 TESTS = (
@@ -40,7 +46,11 @@ TESTS = (
 
 
 def requirements(end: str) -> list[str]:
-    """Return what setup.cfg requires, with `EXTRAS`; for the oldest end, the first release of each."""
+    """Return what setup.cfg requires, with `EXTRAS`, at one end.
+
+    Args:
+        end: "newest"; "oldest", for the first release of each; or "main", for the newest and `BRANCHES`.
+    """
     options = configparser.ConfigParser(interpolation=None)
     options.read(ROOT / "setup.cfg", encoding="utf-8")
     texts = [options["options"]["install_requires"]]
@@ -48,6 +58,8 @@ def requirements(end: str) -> list[str]:
     lines = dict.fromkeys(line for text in texts for line in text.split())
     if end == "newest":
         return list(lines)
+    if end == "main":
+        return [BRANCHES.get(re.split("[<>=]", line)[0], line) for line in lines]
     return [re.sub(r">=([\d.]+).*", r"==\1", line) for line in lines]
 
 
@@ -74,16 +86,18 @@ def environment(end: str) -> Path:
 
 
 def main() -> int:
-    """Run the tests with both ends; return 1 if any fails."""
+    """Run the tests with both ends, or with those that are named; return 1 if any fails."""
     failed = False
+    words = sys.argv[1:]
+    ends = [word for word in words if word in ("oldest", "newest", "main")]
     tests, variables = [str(ROOT / "tests" / test) for test in TESTS], {**os.environ, "PYTHONPATH": str(ROOT)}
-    for end in ("oldest", "newest"):
+    for end in ends or ("oldest", "newest"):
         python = environment(end)
         program = f"from importlib.metadata import version as of; print({end!r}, *(n + ' ' + of(n) for n in {SHOWN}))"
         subprocess.run([python, "-c", program], check=True)
-        done = subprocess.run(
-            [python, "-m", "pytest", "-n", "2", "--dist", "loadfile", *tests, *sys.argv[1:]], env=variables
-        )
+        options = [word for word in words if word not in ends]
+        pytest = [python, "-m", "pytest", "-n", "2", "--dist", "loadfile"]
+        done = subprocess.run([*pytest, *tests, *options], env=variables)
         failed |= done.returncode != 0
     return int(failed)
 

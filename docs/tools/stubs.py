@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     "hf_any3d",
     "hf_any3d.conversions",
@@ -56,7 +55,7 @@ def stub(package: str) -> str:
 
 def path_of(package: str) -> Path:
     """Return the file of a package's stub."""
-    return ROOT.joinpath(*package.split(".")) / "__init__.pyi"
+    return Path(importlib.import_module(package).__path__[0]) / "__init__.pyi"
 
 
 def _order(name: str) -> tuple[int, str]:

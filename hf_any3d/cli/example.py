@@ -10,6 +10,7 @@ import typer
 from hf_any3d.cli.common import hide_bars_of_datasets, output_option, use_writable_cache
 from hf_any3d.utils.atomic_files import write_bytes
 from hf_any3d.utils.messages import print_line
+from hf_any3d.utils.shipped import ASSETS, RECIPES
 
 
 def example(
@@ -30,14 +31,10 @@ def example(
     Meshes, scans and configurations come with the package, tiles and the room are drawn. A file or folder that is
     there already is not replaced.
     """
-    from hf_any3d.data.files import example_file
     from hf_any3d.data.generated.examples import OF_DATASETS, WRITERS
 
-    folder = example_file().parent
-    launched = {
-        path.name: path for path in sorted((Path(__file__).parents[1] / "recipes" / "accelerate").glob("*.yaml"))
-    }
-    files = {path.name: path for path in sorted(folder.glob("*.ply"))} | launched
+    launched = {path.name: path for path in sorted((RECIPES / "accelerate").glob("*.yaml"))}
+    files = {path.name: path for path in sorted(ASSETS.glob("*.ply"))} | launched
     available = [*files, *WRITERS]
     examples = list(dict.fromkeys(examples or ()))
     # All names are checked before the first is written.

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.data.files import ASSETS, PointCloudData, supported_file_types
+from hf_any3d.data.files import PointCloudData, supported_file_types
 from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.utils.messages import cut
+from hf_any3d.utils.shipped import ASSETS
 
 _COLUMNS = ["points", "colors", "label", "name", "creator", "license"]
 

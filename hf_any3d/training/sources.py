@@ -10,6 +10,7 @@ from typing import Any
 from hf_any3d.data.found import find_dataset
 from hf_any3d.registry import DATASETS, FORMATS, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
 from hf_any3d.training.recipes import FILE_TYPES, read_settings
+from hf_any3d.utils.shipped import RECIPES
 
 OPTIONS_OF_COMMAND = {
     "from_model": "from",
@@ -19,7 +20,6 @@ OPTIONS_OF_COMMAND = {
     "num_points": "points",
 }
 """Argument of trainings -> option of `hf-any3d train`, where their names differ."""
-_RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"
 
 
 class Way(StrEnum):
@@ -150,7 +150,7 @@ def find_data(data: str | None, dataset: str | None = None) -> tuple[dict[str, A
     assert data is not None
     if Path(data).suffix.lower() in FILE_TYPES:
         # The name of a packaged recipe, unless there is a file of this name here.
-        packaged = _RECIPES_FOLDER / data
+        packaged = RECIPES / data
         recipe = packaged if packaged.is_file() and not Path(data).is_file() else Path(data)
         # A recipe names its dataset, which tells what the labels belong to.
         return {}, recipe, DATASETS.get(str(read_settings(recipe).get("dataset_name", "")))

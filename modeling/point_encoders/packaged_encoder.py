@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from transformers.modeling_utils import load_state_dict
 
-FOLDER = Path(__file__).parents[2] / "default_model"
+import hf_any3d
+
+FOLDER = Path(hf_any3d.__file__).parent / "default_model"
 """Directory of the classifier around it."""
 PACKAGED_UP_AXIS = "y"
 """The axis that points up in the shapes that it has learned."""

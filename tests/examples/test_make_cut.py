@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features, Value, load_dataset
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "data" / "make_cut.py"
+SCRIPT = Path(__file__).parents[2] / "examples" / "make_cut.py"
 SOURCES = {"Scopia": "CC-BY-3.0", "eTeks": "GPL-2.0-or-later", "BlendSwap-CC-0": "CC0-1.0"}
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from datasets import DatasetDict
 
 from hf_any3d.data.catalog import parquet
-from hf_any3d.data.files import ASSETS
 from hf_any3d.data.parquet.published_dataset import License
+from hf_any3d.utils.shipped import ASSETS
 
 LICENSE = License(
     "other",

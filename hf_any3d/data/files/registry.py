@@ -27,9 +27,8 @@ from hf_any3d.data.files.source import (
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.file_stamps import file_stamp
 from hf_any3d.registry import FORMATS
+from hf_any3d.utils.shipped import ASSETS
 
-ASSETS = Path(__file__).parents[2] / "assets"
-"""Example files and embedded shapes, which come with the package; in a checkout a link to examples/data."""
 # Flags of LAS, which `further` has under these names, and by which points are left out.
 _FLAGS = ("synthetic", "withheld")
 # Modules of formats without a header.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
@@ -21,8 +20,9 @@ from hf_any3d.training.recipes import read_recipe
 from hf_any3d.training.requests import Request
 from hf_any3d.training.splits import load_rows
 from hf_any3d.training.tasks import Classification
+from hf_any3d.utils.shipped import RECIPES
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "base" / "small_data.yaml"
+RECIPE = RECIPES / "base" / "small_data.yaml"
 """Settings of trainings that were searched for little data."""
 # The recipe's rate is that of adapters and new weights; a pretrained point encoder would forget what it learned.
 _SLOW = {"learning_rate": 1e-3}

@@ -3,7 +3,7 @@
 The collection is BlendSwap-CC-0.sh3f of the package sweethome3d-furniture, a ZIP of OBJ files. Every mesh is written
 as a binary PLY with the colors of its materials; textures are left out.
 
-    python examples/data/make_files.py --collection BlendSwap-CC-0.sh3f
+    python examples/make_files.py --collection BlendSwap-CC-0.sh3f
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main() -> None:
     """Write all files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collection", type=Path, required=True, help="BlendSwap-CC-0.sh3f")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder of the files")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "data", help="folder of the files")
     options = parser.parse_args()
     with zipfile.ZipFile(options.collection) as archive, tempfile.TemporaryDirectory() as folder:
         for file, name in FILES.items():

@@ -3,7 +3,7 @@
 The full set is a folder with train.parquet and test.parquet: 2048 points per shape in random order, with normals,
 colors, and the title, collection, author and license of every shape.
 
-    python examples/data/make_cut.py --source FULL_SET
+    python examples/make_cut.py --source FULL_SET
 """
 
 import argparse
@@ -67,7 +67,7 @@ def write_card(splits: DatasetDict, folder: Path) -> None:
     points = np.concatenate(
         [rows.with_format("numpy")["points"][:] for rows in splits.values()]
     )  # (shapes, points, 3)
-    card = (Path(__file__).parent / "card_template.md").read_text(encoding="utf-8")
+    card = (Path(__file__).parent / "data" / "card_template.md").read_text(encoding="utf-8")
     card = card.format(
         total=sum(len(rows) for rows in splits.values()),
         train=len(splits["train"]),
@@ -88,7 +88,9 @@ def main(words: list[str] | None = None) -> None:
     """Cut both splits and write them with their dataset card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", type=Path, required=True, help="folder of the full train.parquet and test.parquet")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder for the cut and its card")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "data", help="folder for the cut and its card"
+    )
     arguments = parser.parse_args(words)
     files = {split: str(arguments.source / f"{split}.parquet") for split in ("train", "test")}
     splits = DatasetDict({split: cut_split(rows) for split, rows in load_dataset("parquet", data_files=files).items()})
