@@ -75,13 +75,13 @@ def test_a_strangers_transformer_is_adapted_trained_and_stored(tmp_path):
 
 
 def test_acts_encoder_is_adapted_by_the_same_protocol():
-    model = tiny_act(ActForPointCloudClassification).eval()
+    model = tiny_act(ActForPointCloudClassification)
     points = clouds(2, 64)
     before = model(points).logits
     adapted = get_peft_model(model, GuidedAdapterConfig(r=4, init_weights=False)).eval()
-    assert not torch.equal(adapted(points).logits, before)
+    assert (adapted(points).logits - before).abs().max() > 0.01
     with adapted.disable_adapter():
-        assert torch.equal(adapted(points).logits, before)
+        torch.testing.assert_close(adapted(points).logits, before)
 
 
 def test_plain_layers_ask_for_nothing():

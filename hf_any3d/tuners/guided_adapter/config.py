@@ -55,8 +55,8 @@ class GuidedAdapterConfig(EncoderLayersConfig):
     start: str = field(
         default="paper",
         metadata={
-            "help": "What a new adapter does: with 'paper' its aggregation changes the layers from the start; with "
-            "'identity' the gains of the views' norms are zero, so that training starts from the unchanged encoder."
+            "help": "What a new adapter does: 'paper' aggregates from the start, which changes the layers; 'identity' "
+            "starts with gains of zero in the views' norms, and thus from the unchanged encoder."
         },
     )
     gate: float | None = field(
@@ -66,6 +66,17 @@ class GuidedAdapterConfig(EncoderLayersConfig):
             "its output (1); None for no gate, as published."
         },
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.start == "identity":
+            # Each of both changes a layer by itself.
+            for name, kept in (("gate", (None, 1)), ("init_weights", (True,))):
+                if getattr(self, name) not in kept:
+                    raise ValueError(
+                        f"{name}={getattr(self, name)!r} with start='identity'; expected {kept[0]!r}, as it changes "
+                        "the layers from the start"
+                    )
 
     @classmethod
     def light(cls, **kwargs: Any) -> Self:
