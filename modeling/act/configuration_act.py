@@ -40,7 +40,7 @@ _AUTOENCODER_CHOICES = {
 
 @dataclass
 class ReleasedAutoencoder(SettingGroup):
-    """What ACT's released programs do otherwise with the teacher; converted checkpoints need it.
+    """Quirks of ACT's released programs with the teacher; converted checkpoints need them.
 
     Args:
         noise_in_eval: Draw Gumbel noise in eval mode too; the codes of a cloud then vary.

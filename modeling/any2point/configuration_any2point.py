@@ -40,7 +40,7 @@ _DEFAULT_ENCODER = {
 
 @dataclass
 class ReleasedTokenizer(SettingGroup):
-    """What released programs do otherwise in the tokenizer; the defaults are the sound behavior.
+    """Quirks of released programs in the tokenizer; the defaults are the sound behavior.
 
     Args:
         sampling_min_squared_norm: Points this close to the origin are never sampled as centers (1e-3, from their CUDA
@@ -64,7 +64,7 @@ class ReleasedTokenizer(SettingGroup):
 
 @dataclass
 class ReleasedAny2Point(ReleasedTokenizer):
-    """What the released Any2Point programs do otherwise; converted checkpoints need it.
+    """Quirks of the released Any2Point programs; converted checkpoints need them.
 
     Args: Further settings, beside those of `ReleasedTokenizer`
         attention_axis: "batch" runs the frozen attention over the clouds of a batch, as the CLIP programs do;

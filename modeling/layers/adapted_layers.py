@@ -72,7 +72,7 @@ class LayerStack:
 
 
 class AdaptedLayer:
-    """What a layer that a PEFT method has wrapped may ask of the model around it; the defaults ask for nothing.
+    """Requests of a layer in a PEFT method to the model around it; the defaults ask for nothing.
 
     Attributes:
         takes_geometry: Whether the layer takes the places of the tokens as a keyword, `geometry`.
