@@ -61,14 +61,15 @@ class SettingGroupsMixin:
     @classmethod
     def setting_groups(cls) -> dict[str, type[SettingGroup]]:
         """Return the classes of the groups by the names of their fields."""
-        kinds = {field.name: field.default_factory for field in dataclasses.fields(cls)}
+        config_class: Any = cls  # a dataclass, as all configs are
+        kinds: dict[str, Any] = {field.name: field.default_factory for field in dataclasses.fields(config_class)}
         return {name: kind for name, kind in kinds.items() if _is_group(kind)}
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a field; a dictionary for a group becomes one."""
-        field = type(self).__dataclass_fields__.get(name)
-        if field is not None and _is_group(field.default_factory):
-            value = field.default_factory.of(value, name)
+        fields: dict[str, Any] = vars(type(self)).get("__dataclass_fields__", {})
+        if name in fields and _is_group(fields[name].default_factory):
+            value = fields[name].default_factory.of(value, name)
         super().__setattr__(name, value)
 
     def __post_init__(self, **kwargs: Any):
