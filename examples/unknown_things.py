@@ -99,7 +99,7 @@ def calibrate(model: Any, learned: Dataset, held_out: Dataset, solids: int = 0) 
         solids: Simple solids to draw, of which at most `SOLIDS_ABOVE` may get a score above 0.5.
 
     Returns:
-        `temperature`, and the settings of `UnknownScoreConfigMixin`.
+        `temperature`, and the settings of `UnknownSettings`.
     """
     clouds, labels = as_found(held_out)
     features, logits = outputs_of(model, clouds)
@@ -117,10 +117,10 @@ def calibrate(model: Any, learned: Dataset, held_out: Dataset, solids: int = 0) 
     )
     found = {name: [values.mean().item(), values.std().item()] for name, values in pairs.items()}
     # As `fit_unknown_score` does: certainty does not outweigh distance.
-    found["unknown_surprise"][1] = max(found["unknown_surprise"])
+    found["surprise"][1] = max(found["surprise"])
     terms = torch.stack([(values - found[name][0]) / found[name][1] for name, values in pairs.items()]).sum(dim=0)
     # Features of another model are at other distances: this level holds for that model alone, see `find_level`.
-    return {"temperature": temperature, **found, "unknown_threshold": conformal_level(terms)[0]}
+    return {"temperature": temperature, **found, "threshold": conformal_level(terms)[0]}
 
 
 def find_level(model: Any, kept_apart: Dataset) -> dict[str, float]:
@@ -136,14 +136,14 @@ def find_level(model: Any, kept_apart: Dataset) -> dict[str, float]:
     """
     config = model.config
     features, logits = outputs_of(model, as_found(kept_apart)[0])
-    sums = torch.logit(model.score_unknown(features, logits).double()) + config.unknown_threshold
+    sums = torch.logit(model.score_unknown(features, logits).double()) + config.unknown.threshold
     groups, generator, above = np.tile(kept_apart["group"], 2), np.random.default_rng(SEED), []
     for _ in range(200):
         order = generator.permutation(np.unique(groups))
         first = torch.from_numpy(np.isin(groups, order[: len(order) // 2]))
         above.append((sums[~first] > conformal_level(sums[first])[0]).double().mean().item())
-    config.unknown_threshold, config.unknown_share = conformal_level(sums)
-    return {"stated": config.unknown_share, "measured": float(np.mean(above))}
+    config.unknown.threshold, config.unknown.share = conformal_level(sums)
+    return {"stated": config.unknown.share, "measured": float(np.mean(above))}
 
 
 def finish(model: Any, rows: Dataset, calibration: dict[str, Any]) -> None:
@@ -152,7 +152,7 @@ def finish(model: Any, rows: Dataset, calibration: dict[str, Any]) -> None:
     model.fit_unknown_score(features, logits, rows["group"])
     # What the model says of the shapes it learned from is no measure of what it says of others.
     for name in calibration.keys() - {"temperature"}:
-        setattr(model.config, name, calibration[name])
+        setattr(model.config.unknown, name, calibration[name])
 
 
 def calibration_error(scores: torch.Tensor, right: torch.Tensor, bins: int = 10) -> float:

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 
 import hf_any3d
 from hf_any3d.modeling import minigpt3d
+from hf_any3d.modeling.setting_groups import SettingGroup
 from hf_any3d.training import arguments, minigpt3d_stages, models, pretraining
 
 # Intended changes of defaults are made here too; values come from the paper or the released program.
@@ -42,7 +43,11 @@ def _defaults(cls: type) -> dict[str, object]:
             made = field.default_factory is not dataclasses.MISSING
             value = field.default_factory() if made else field.default
             defaults[field.name] = "required" if value is dataclasses.MISSING else value
-    return json.loads(json.dumps(defaults, default=str))
+    return json.loads(json.dumps(defaults, default=_as_json))
+
+
+def _as_json(value: object) -> object:
+    return vars(value) if isinstance(value, SettingGroup) else str(value)
 
 
 @pytest.mark.parametrize("name", sorted(_classes()))

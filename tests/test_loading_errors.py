@@ -195,7 +195,7 @@ def intact(tmp_path_factory):
         ("config.json", {"id2label": {"a": "b"}}),
         ("config.json", {"parts": {"encoder": {"sum": 5}}}),
         ("config.json", {"line_direction": [0, 0, 0]}),
-        ("config.json", {"final_norm_eps": float("nan")}),
+        ("config.json", {"released": {"final_norm_eps": float("nan")}}),
         ("adapter_config.json", {"peft_type": "NOTHING"}),
         ("adapter_model.safetensors", None),
     ],

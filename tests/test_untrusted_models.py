@@ -49,7 +49,7 @@ def refused(model: Path) -> str:
     ("settings", "message"),
     [
         ({"in_channels": 10**9}, "in_channels=1000000000"),
-        ({"final_norm_eps": float("nan")}, "final_norm_eps=nan"),
+        ({"released": {"final_norm_eps": float("nan")}}, "final_norm_eps=nan"),
         ({"id2label": 3}, ""),
     ],
 )

@@ -34,5 +34,5 @@ def fitted(model: Any, rows: int = 24, share: float | None = None) -> Any:
     """Fit the unknown score of a classifier on varied clouds and return the classifier."""
     output = model(varied_clouds(rows, seed=7))
     model.fit_unknown_score(model.base_model(varied_clouds(rows, seed=7)).pooler_output, output.logits)
-    model.config.unknown_share = share
+    model.config.unknown.share = share
     return model

@@ -68,8 +68,8 @@ _PUBLISHED_HEADS = 6
 _SEED = 0
 # Settings that only the released programs use.
 _ACT_QUIRKS = (
-    "sampling_min_squared_norm noise_in_eval attention_axis teacher_dropout detach_teacher position_injection "
-    "use_input_norm noisy_targets teacher_in_training_mode encode_visible_only"
+    "sampling_min_squared_norm position_injection use_input_norm noisy_targets teacher_in_training_mode "
+    "encode_visible_only"
 ).split()
 _ACT_WHAT = {
     "dvae": "Encodes a 3D point cloud as discrete codes and reconstructs it from them.",
@@ -91,13 +91,15 @@ class Teacher:
         config: Required values of its config.
         layer_norm_eps: Of all its norms in the released programs.
         no_embeddings: Settings that make the embeddings, which no checkpoint holds, as small as possible.
-        released: Values of `ActAutoencoderConfig` in the released programs, quirks included.
+        settings: Values of `ActAutoencoderConfig` in the released programs.
+        released: Their quirks, the group `released` of that config.
     """
 
     tower: str | None
     config: Mapping[str, Any]
     layer_norm_eps: float
     no_embeddings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
     released: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -110,7 +112,8 @@ TEACHERS = {
         config={"hidden_act": "gelu"},
         layer_norm_eps=1e-12,
         no_embeddings={"vocab_size": 1, "max_position_embeddings": 1, "type_vocab_size": 1},
-        released={"position_injection": "input", "use_input_norm": False, "teacher_dropout": True},
+        settings={"position_injection": "input", "use_input_norm": False},
+        released={"teacher_dropout": True},
     ),
 }
 
@@ -301,7 +304,9 @@ def _autoencoder_config(
     frozen = below(state, "encoder.")
     shapes = sizes.autoencoder_sizes(state)
     # What the released program computes, in evaluation too: noise on the codes' scores.
-    config_kwargs: dict[str, Any] = shapes | RELEASED | {"noise_in_eval": True}
+    config_kwargs: dict[str, Any] = shapes | RELEASED
+    released: dict[str, Any] = {"noise_in_eval": True}
+    config_kwargs["released"] = released
     config_kwargs["group_size"] = choices.group_size or shapes["group_size"]
     # No tensor depends on the number of patches.
     config_kwargs["num_groups"] = choices.num_groups or _NUM_GROUPS
@@ -311,13 +316,14 @@ def _autoencoder_config(
         return ActAutoencoderConfig(**config_kwargs), None
     program = TEACHERS[teacher]
     # Quirks of the programs for one kind of teacher
-    config_kwargs |= program.released
+    config_kwargs |= program.settings
+    released |= program.released
     # That program gives its layers clouds first, where they expect tokens first.
     if teacher == "clip_vision_model" and shapes["prompt_depth"] == "deep":
-        config_kwargs["attention_axis"] = "batch"
+        released["attention_axis"] = "batch"
     # Without prompts the programs run the teacher without a gradient.
     if not shapes["num_prompts"]:
-        config_kwargs["detach_teacher"] = True
+        released["detach_teacher"] = True
     if choices.teacher is not None:
         named, encoder = _named_teacher(checkpoint, teacher, frozen, choices.teacher, choices.revision)
         if choices.store_encoder:
@@ -552,9 +558,9 @@ def _code_remarks(autoencoder: ActAutoencoder) -> list[str]:
     """Say what readers of a card have to know of an autoencoder's codes and features."""
     remarks = [
         "Codes are drawn with noise in eval mode too, so results for the same cloud differ from call to call; "
-        "`noise_in_eval=False` turns this off."
+        "`config.released.noise_in_eval = False` turns this off."
     ]
-    if autoencoder.config.attention_axis == "batch":
+    if autoencoder.config.released.attention_axis == "batch":
         remarks.append("**Features depend on the other clouds of a batch.**")
     return remarks
 
@@ -564,4 +570,7 @@ def _quirks_of(config: ActConfig | ActAutoencoderConfig) -> list[str]:
     # What differs from the defaults is a quirk.
     sound = type(config)()
     present = [name for name in _ACT_QUIRKS if hasattr(config, name)]
-    return [code(f"{n}={getattr(config, n)!r}") for n in present if getattr(config, n) != getattr(sound, n)]
+    quirks = {name: getattr(config, name) for name in present if getattr(config, name) != getattr(sound, name)}
+    if isinstance(config, ActAutoencoderConfig):
+        quirks |= config.released.to_dict()
+    return [code(f"{name}={value!r}") for name, value in quirks.items()]

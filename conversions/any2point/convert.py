@@ -23,11 +23,6 @@ from hf_any3d.utils.atomic_files import new_directory
 from hf_any3d.utils.markdown import code, inline
 
 _PEFT_PREFIX = "base_model.model."
-# Settings that only the released programs use.
-_QUIRKS = (
-    "attention_axis line_mapping plane_mapping transposed_plane_positions swapped_plane_shape position_injection "
-    "offset_normalization sampling_min_squared_norm"
-).split()
 
 
 def convert_any2point(
@@ -93,7 +88,7 @@ def convert_any2point(
         parameters = count_parameters(model)[0]
         subject = Subject.from_model(model)
         on_hub = not os.path.isdir(name)
-        flags = ", ".join(code(f"{key}={value!r}") for key, value in program.model.items() if key in _QUIRKS)
+        flags = ", ".join(code(f"{key}={value!r}") for key, value in program.model["released"].items())
         compared = f"{code(name)}, the source of the position table." if on_hub else "the given encoder."
         of_data = f" of {inline(program.dataset)}" if is_named else ""
         write_card(

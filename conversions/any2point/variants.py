@@ -132,35 +132,31 @@ IMAGEBIND = {
     "encoder_names": IMAGEBIND_NAMES,
     "layers": MODEL + "encoder.layers",
 }
-# What all six programs do, then what those of one kind of encoder or of one dataset do.
-_RELEASED = {"normalize_centers": False, "sampling_min_squared_norm": 1e-3, "sampling_tie_rule": "cuda"}
+# Quirks of all six programs, then of those of one kind of encoder or of one dataset: settings of `ReleasedAny2Point`.
+_RELEASED = {"sampling_min_squared_norm": 1e-3, "sampling_tie_rule": "cuda"}
 # Clouds come first where CLIP's layers expect tokens first: so they attend over the clouds of a batch.
 _LINE = {"line_mapping": "wrap", "attention_axis": "batch"}
 # The sampled positions have channels before tokens, and are read as if they had tokens first.
 _PLANE = {"plane_mapping": "wrap", "transposed_plane_positions": True}
 # Its 12 by 19 positions times 16, the size of a patch.
-_IMAGEBIND_PLANE = {**_PLANE, "swapped_plane_shape": True, "plane_size": (192, 304), "plane_distance": 1.4}
+_IMAGEBIND_PLANE = {**_PLANE, "swapped_plane_shape": True, "plane_size": (192, 304)}
 # Positions are added before every block, and not before them.
 _DINOV2_PLANE = {**_PLANE, "plane_size": (518, 518), "position_injection": "every_layer"}
 # Offsets are divided by the largest of their group, without an epsilon; a flat group gives NaN.
+_SCAN_RELEASED = {**_RELEASED, "offset_normalization": "group_max", "offset_eps": 0.0, "final_norm_eps": 1e-6}
+# One deviation of all offsets of a batch, so that features depend on the other clouds.
+_MODELNET_RELEASED = {**_RELEASED, "offset_normalization": "batch_std", "offset_eps": 1e-5, "final_norm_eps": 1e-5}
 _SCAN = {
-    **_RELEASED,
+    "normalize_centers": False,
     "id2label": dict(enumerate(scanobjectnn.DATASET.class_names)),
-    "offset_normalization": "group_max",
-    "offset_eps": 0.0,
     "pooling": ("max", "cls"),
     "head_bias": False,
-    "final_norm_eps": 1e-6,
 }
-# One deviation of all offsets of a batch, so that features depend on the other clouds.
 _MODELNET = {
-    **_RELEASED,
+    "normalize_centers": False,
     "id2label": dict(enumerate(modelnet40.CLASS_NAMES)),
-    "offset_normalization": "batch_std",
-    "offset_eps": 1e-5,
     "pooling": ("cls", "max"),
     "head_bias": True,
-    "final_norm_eps": 1e-5,
 }
 _SAMPLED = {"num_points": 1024, "sampling": "farthest", "center": True}
 # Clouds of ScanObjectNN keep their size: the program's settings switch the division by the radius off.
@@ -186,10 +182,9 @@ VARIANTS = {
         encoder_changes={"layer_norm_eps": 1e-5},
         model={
             **_SCAN,
-            **_LINE,
             "tokenizer_neighbors": 81,
             "line_direction": (-1.0, 0.0, 1.0),
-            "position_injection": "input_and_every_layer",
+            "released": {**_SCAN_RELEASED, **_LINE, "position_injection": "input_and_every_layer"},
         },
         adapter=_adapter(16, bottleneck=0.3, aggregation=0.3, cell_size=2.0, voxel_size=0.08),
         accuracy=91.9,
@@ -200,10 +195,9 @@ VARIANTS = {
         encoder_changes={"layer_norm_eps": 1e-5},
         model={
             **_MODELNET,
-            **_LINE,
             "tokenizer_neighbors": 64,
             "line_direction": (1.0, -1.0, 0.0),
-            "position_injection": "input",
+            "released": {**_MODELNET_RELEASED, **_LINE, "position_injection": "input"},
         },
         adapter=_adapter(16, bottleneck=0.3, aggregation=0.5, cell_size=2.0),
         accuracy=94.3,
@@ -212,7 +206,12 @@ VARIANTS = {
         **DINOV2,
         **_SCAN_DATA,
         encoder_changes={"layer_norm_eps": 1e-6},
-        model={**_SCAN, **_DINOV2_PLANE, "tokenizer_neighbors": 64, "plane_distance": 1.8},
+        model={
+            **_SCAN,
+            "tokenizer_neighbors": 64,
+            "plane_distance": 1.8,
+            "released": {**_SCAN_RELEASED, **_DINOV2_PLANE},
+        },
         adapter=_adapter(8, bottleneck=0.3, aggregation=0.7, cell_size=26.0),
         accuracy=87.7,
     ),
@@ -220,7 +219,12 @@ VARIANTS = {
         **DINOV2,
         **_MODELNET_DATA,
         encoder_changes={"layer_norm_eps": 1e-5},
-        model={**_MODELNET, **_DINOV2_PLANE, "tokenizer_neighbors": 81, "plane_distance": 1.4},
+        model={
+            **_MODELNET,
+            "tokenizer_neighbors": 81,
+            "plane_distance": 1.4,
+            "released": {**_MODELNET_RELEASED, **_DINOV2_PLANE},
+        },
         adapter=_adapter(8, bottleneck=1.0, aggregation=0.1, cell_size=26.0, pooling="max_mean"),
         accuracy=93.2,
     ),
@@ -228,7 +232,12 @@ VARIANTS = {
         **IMAGEBIND,
         **_SCAN_DATA,
         encoder_changes={"layer_norm_eps": 1e-6, "add_bias_kv": False},
-        model={**_SCAN, **_IMAGEBIND_PLANE, "tokenizer_neighbors": 64, "position_injection": "input"},
+        model={
+            **_SCAN,
+            "tokenizer_neighbors": 64,
+            "plane_distance": 1.4,
+            "released": {**_SCAN_RELEASED, **_IMAGEBIND_PLANE, "position_injection": "input"},
+        },
         adapter=_adapter(12, bottleneck=0.3, aggregation=0.5, cell_size=16.0),
         accuracy=87.0,
     ),
@@ -236,7 +245,12 @@ VARIANTS = {
         **IMAGEBIND,
         **_MODELNET_DATA,
         encoder_changes={"layer_norm_eps": 1e-5, "add_bias_kv": False},
-        model={**_MODELNET, **_IMAGEBIND_PLANE, "tokenizer_neighbors": 81, "position_injection": "input"},
+        model={
+            **_MODELNET,
+            "tokenizer_neighbors": 81,
+            "plane_distance": 1.4,
+            "released": {**_MODELNET_RELEASED, **_IMAGEBIND_PLANE, "position_injection": "input"},
+        },
         adapter=_adapter(8, bottleneck=1.0, aggregation=0.1, cell_size=16.0, pooling="max_mean"),
         accuracy=92.7,
     ),

@@ -16,6 +16,7 @@ from hf_any3d.evaluation.confusion import (
 )
 from hf_any3d.evaluation.unknown import predicted_classes
 from hf_any3d.modeling.config_checks import check_numbers
+from hf_any3d.modeling.layers.unknown_score import unknown_settings
 from hf_any3d.registry import NONE_OF_THESE
 
 Judgment = tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]
@@ -92,7 +93,7 @@ def compute_classification_metrics(eval_prediction: EvalPrediction, config: Any 
     answers = predicted_classes(logits, config)
     matrix = confusion_matrix(answers, labels, logits.shape[1])
     metrics = {"accuracy": overall_accuracy(matrix), "mean_class_accuracy": mean_class_accuracy(matrix)}
-    if config is not None and getattr(config, "unknown_share", None) is not None:
+    if config is not None and unknown_settings(config).share is not None:
         # The number of none of the classes follows theirs.
         metrics["none_of_these"] = float((answers == config.num_labels).sum())
     return metrics

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_any3d.modeling.layers.unknown_score import UnknownScore, is_none_of_these
+from hf_any3d.modeling.layers.unknown_score import UnknownScore, is_none_of_these, unknown_settings
 
 __all__ = ["UnknownScore", "is_none_of_these", "logits_with_unknown", "predicted_classes"]
 
@@ -22,7 +22,7 @@ def logits_with_unknown(outputs: tuple[torch.Tensor, torch.Tensor], _labels: Any
 def predicted_classes(predictions: np.ndarray, config: Any = None) -> np.ndarray:
     """Return the predicted class of each sample; `num_classes` for what is of none of them."""
     # Models without an unknown score, and predictions without its column, have an answer for each sample.
-    if config is None or getattr(config, "unknown_share", None) is None or predictions.shape[1] == config.num_labels:
+    if config is None or unknown_settings(config).share is None or predictions.shape[1] == config.num_labels:
         return predictions.argmax(axis=1)
     refused = is_none_of_these(predictions[:, -1], config)
     return np.where(refused, config.num_labels, predictions[:, :-1].argmax(axis=1))

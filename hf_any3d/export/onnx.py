@@ -26,6 +26,7 @@ from hf_any3d.export.programs import (
 )
 from hf_any3d.modeling.layers.boxes import BOX_SIZE
 from hf_any3d.modeling.layers.modes import evaluation_mode
+from hf_any3d.modeling.layers.unknown_score import unknown_settings
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.utils.messages import without_remarks
 
@@ -275,7 +276,7 @@ def _settings(model: nn.Module, format: str, processor: PointCloudProcessor | No
         "processor": None if processor is None else processor.to_dict(),
         "encoder": getattr(config, "encoder_name_or_path", None),
         # What the model answers besides; every cloud gets a label from the file.
-        "left_out": ["unknown, the score of what is none of the labels"] if getattr(config, "unknown_rows", 0) else [],
+        "left_out": ["unknown, the score of what is none of the labels"] if unknown_settings(config).rows else [],
         "made_with": {
             name: importlib.metadata.version(name) for name in ("hf-any3d", "torch", *FORMATS[format].packages)
         },

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from hf_any3d.model_card.subject import Subject
+from hf_any3d.modeling.layers.unknown_score import unknown_settings
 from hf_any3d.modeling.point_encoders.pretrained_base import PretrainedBaseMixin
 from hf_any3d.modeling.records import Method
 from hf_any3d.registry import MODEL_TYPES
@@ -49,15 +50,15 @@ def describe(subject: Subject) -> Description:
     description.what = f"{description.what}. Method: {name}{description.stage}."
     description.tags = method.tags
     # Only models with an unknown score compare a cloud with those of their training.
-    rows = getattr(subject.config, "unknown_rows", 0)
+    rows = unknown_settings(subject.config).rows
     if rows:
-        things = subject.config.unknown_bank_rows
+        things = subject.config.unknown.bank_rows
         negatives = f" and how like {things} drawn things of no class" if things else ""
         description.what += (
             f" Beside a label stands `unknown`, how unlike the {rows} clouds of the training a cloud is{negatives}, "
             "from 0 to 1."
         )
-        share = subject.config.unknown_share
+        share = subject.config.unknown.share
         if share is not None:
             description.what += (
                 f" Above 0.5 a cloud gets no label, as of none of the classes: {100 * share:.0f} % of further known "

@@ -97,7 +97,7 @@ def open_direct(task: str, model: str, device: str | None) -> Any:
 def _understands_config(kind: ModelType, network: Any, stored: dict[str, Any]) -> bool:
     """Return whether the network does all that a stored config asks for."""
     config_class = network.config_class
-    usual = config_class()
+    usual = config_class().to_dict()
     heads = [head for task in kind.steps for head in kind.heads.get(task, ())]
     names = list((stored.get("id2label") or {}).values())
     choices = {
@@ -116,8 +116,7 @@ def _understands_config(kind: ModelType, network: Any, stored: dict[str, Any]) -
             # Transformers reads objects of such a key as infinite numbers.
             is_understood = "__float__" not in str(value)
         else:
-            default = getattr(usual, name)
-            is_understood = value == (list(default) if isinstance(default, tuple) else default)
+            is_understood = value == usual[name]
         if not is_understood:
             return False
     return True

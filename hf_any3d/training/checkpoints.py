@@ -114,8 +114,10 @@ def check_run(checkpoint: Path, model: nn.Module, rows_per_step: int | list[int]
     stored = read_json(checkpoint / "config.json")
     config = getattr(model, "config", None)
     if isinstance(stored, dict) and isinstance(config, PreTrainedConfig):
-        for name, default in (("model_type", None), ("encoder_weights", "pretrained"), ("stage", None)):
-            compared.append((name, stored.get(name, default), getattr(config, name, default)))
+        for name in ("model_type", "stage"):
+            compared.append((name, stored.get(name), getattr(config, name, None)))
+        control = ((stored.get("parts") or {}).get("encoder") or {}).get("control")
+        compared.append(("encoder_weights", control or "pretrained", getattr(config, "encoder_weights", "pretrained")))
     listed = read_json(checkpoint / FILE_LIST)
     # Checkpoints of the stock Trainer have no list, and are not compared.
     if isinstance(listed, dict) and listed.get("rows_per_step") is not None:

@@ -28,7 +28,7 @@ from hf_any3d.modeling.any2point import (
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT_ADAPTER
 from hf_any3d.modeling.config_checks import check_fields, check_settings
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
-from hf_any3d.modeling.encoders.loading import encoder_settings
+from hf_any3d.modeling.encoders.loading import ENCODER_WEIGHTS, encoder_settings
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreMixin
 from hf_any3d.modeling.point_encoders.text_towers import text_tower_settings
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
@@ -56,8 +56,6 @@ MODEL_TYPES = tuple(
     if {"point-cloud-classification", "point-cloud-segmentation"} & kind.heads.keys()
 )
 _AROUND_ENCODERS = next(name for name in MODEL_TYPES if registry.MODEL_TYPES[name].has_frozen_encoder)
-# Weights of the frozen encoder: those of `Any2PointConfig.encoder_weights`, and none.
-ENCODER_WEIGHTS = ("pretrained", "random", "shuffled", "none")
 # Config settings that a fine-tuning protocol requires.
 _PROTOCOL_SETTINGS: dict[str, dict[str, Any]] = {"linear": {"head_widths": []}, "side": {"side_network": True}}
 # POLY requires a task number in every batch, SHADOW the config of a language model.
@@ -98,7 +96,8 @@ class PointModelArguments(ModelArguments):
     def __post_init__(self):
         super().__post_init__()
         self.model_type = self.model_type or _default_type(self.model_name_or_path)
-        check_settings(self, {"model_type": MODEL_TYPES, "tuning": PROTOCOLS, "encoder_weights": ENCODER_WEIGHTS})
+        weights = (*ENCODER_WEIGHTS, "none")
+        check_settings(self, {"model_type": MODEL_TYPES, "tuning": PROTOCOLS, "encoder_weights": weights})
         # The short options stand for weights.
         for name, weights in (("random_encoder", "random"), ("no_encoder", "none")):
             if getattr(self, name):
@@ -260,7 +259,9 @@ def _build_without_encoder(
     encoder = encoder_settings(arguments.encoder_name_or_path, arguments.tower, arguments.encoder_revision)
     config_kwargs = {**_label_settings(labels), **config, **arguments.model_config}
     # The same as with the encoder.
-    config_kwargs = Any2PointForPointCloudClassification.complete_settings(encoder["encoder_config"], config_kwargs)
+    config_kwargs = Any2PointForPointCloudClassification.complete_settings(
+        encoder["encoder_config"], config_kwargs, "small_data"
+    )
     complete = Any2PointConfig(encoder_config=encoder["encoder_config"], **config_kwargs)
     return PointTokenizerForPointCloudClassification(PointTokenizerConfig.without_encoder(complete))
 

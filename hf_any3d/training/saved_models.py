@@ -35,6 +35,7 @@ from hf_any3d.integration.auto import (
 )
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.modes import batch_dependent_flags
+from hf_any3d.modeling.layers.unknown_score import unknown_settings
 from hf_any3d.modeling.local_features import LocalFeaturesConfig
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
@@ -234,7 +235,7 @@ def classifier_trainer(
     classes = _classes(model)
     _check_names(split, "the classes", rows.features.get("label"), classes)
     further: dict[str, Any] = {"compute_metrics": compute_classification_metrics}
-    if getattr(model.config, "unknown_share", None) is not None:
+    if unknown_settings(model.config).share is not None:
         # What `predict` calls none of these is no right answer here either.
         further = {
             "compute_metrics": partial(compute_classification_metrics, config=model.config),

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hf_any3d.modeling.encoders import LayerStack
+from hf_any3d.modeling.layers.adapted_layers import LayerStack
 
 
 def encoder_owner(model: nn.Module) -> nn.Module:
@@ -26,8 +26,9 @@ def encoder_owner(model: nn.Module) -> nn.Module:
         if hasattr(type(module), "layer_stack") and module.layer_stack is not None:
             return module
     raise ValueError(
-        f"{type(model).__name__} has no frozen encoder for point tokens and no point transformer; expected a model "
-        "with one of them"
+        f"{type(model).__name__} does not say where its layers are and gives no centers of its tokens; expected an "
+        "Any2Point model around it (from_encoder_pretrained), a point transformer, or a model with a layer_stack, see "
+        "hf_any3d.modeling.layers.adapted_layers"
     )
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_any3d.modeling.config_checks import Ranges, check_settings, name_fields
+from hf_any3d.modeling.layers.adapted_layers import AdaptedLayer
 from hf_any3d.registry import MODEL_TYPES, type_of_model
 from hf_any3d.tuners.targets import encoder_layer_pattern, encoder_owner, layer_stack, trainable_module_names
 
@@ -95,10 +96,10 @@ class EncoderLayersConfig(EncoderTunerConfig):
     )
 
 
-class WrappedModule(nn.Module, BaseTunerLayer):
+class WrappedModule(nn.Module, BaseTunerLayer, AdaptedLayer):
     """Layer around a frozen module; subclasses name the weights of adapters in `adapter_layer_names`.
 
-    Models pass the places of tokens, as `geometry`, to layers with a class attribute `takes_geometry = True`.
+    What it may ask of the model around it, such as the places of tokens, is described by `AdaptedLayer`.
     """
 
     other_param_names: tuple[str, ...] = ("configs", "earlier", "nested")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -19,6 +20,7 @@ from hf_any3d.modeling.pretrained_parts.record import (
     part_property,
     source_property,
 )
+from hf_any3d.modeling.setting_groups import SettingGroup, SettingGroupsMixin
 
 # Fine points that the autoencoder's decoder folds around each coarse point.
 POINTS_PER_COARSE_POINT = 4
@@ -33,11 +35,31 @@ _AUTOENCODER_CHOICES = {
     "quantizer": ("gumbel", "nearest"),
     "prompt_depth": ("shallow", "deep"),
     "position_injection": ("input", "every_layer"),
-    "attention_axis": ("tokens", "batch"),
 }
 
 
-class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedConfig):
+@dataclass
+class ReleasedAutoencoder(SettingGroup):
+    """Quirks of ACT's released programs with the teacher; converted checkpoints need them.
+
+    Args:
+        noise_in_eval: Draw Gumbel noise in eval mode too; the codes of a cloud then vary.
+        teacher_dropout: Apply the teacher's own dropout in training, as the released programs do with BERT.
+        detach_teacher: Run the teacher without a gradient, as the released programs do without prompts; the layers
+            before it then learn from the KL term alone.
+        attention_axis: "batch" applies the teacher's attention over the clouds of a batch, as the released program
+            does with CLIP and deep prompts; prompts then have no effect, and features depend on the rest of the batch.
+    """
+
+    choices = {"attention_axis": ("tokens", "batch")}  # noqa: RUF012
+
+    noise_in_eval: bool = False
+    teacher_dropout: bool = False
+    detach_teacher: bool = False
+    attention_axis: str = "tokens"
+
+
+class ActAutoencoderConfig(SettingGroupsMixin, LibrarySettingsMixin, EncoderConfigMixin, PreTrainedConfig):
     r"""Configuration of a discrete autoencoder with a frozen cross-modal teacher (ACT, arXiv 2212.08320).
 
     The defaults are the published sizes with sound behavior; converted checkpoints switch on deviations of their
@@ -95,12 +117,7 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
     Args: Deviations of the released programs
         sampling_min_squared_norm: Points this close to the origin are never sampled as centers (released programs:
             1e-3, from their CUDA kernel).
-        noise_in_eval: Draw Gumbel noise in eval mode too, as the released programs do; the codes of a cloud then vary.
-        teacher_dropout: Apply the teacher's own dropout in training, as the released programs do with BERT.
-        detach_teacher: Run the teacher without a gradient, as the released programs do without prompts; the layers
-            before it then learn from the KL term alone.
-        attention_axis: "batch" applies the teacher's attention over the clouds of a batch, as the released program
-            does with CLIP and deep prompts; prompts then have no effect, and features depend on the rest of the batch.
+        released: Other deviations, see `ReleasedAutoencoder`.
     """
 
     model_type = "act3d_autoencoder"
@@ -152,18 +169,14 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
     initializer_range: float = 0.02
 
     sampling_min_squared_norm: float | None = None
-    # Quirks of the released programs, all off
-    noise_in_eval: bool = False
-    teacher_dropout: bool = False
-    detach_teacher: bool = False
-    attention_axis: str = "tokens"
+    released: Any = field(default_factory=ReleasedAutoencoder)
 
     def __post_init__(self, **kwargs: Any):
         check_settings(self, _AUTOENCODER_CHOICES, _AUTOENCODER_RANGES)
         # The decoder folds a grid of so many points around each coarse point.
         if self.group_size % POINTS_PER_COARSE_POINT:
             raise ValueError(f"group_size={self.group_size}; expected a multiple of {POINTS_PER_COARSE_POINT}")
-        if self.detach_teacher and self.num_prompts:
+        if self.released.detach_teacher and self.num_prompts:
             raise ValueError(
                 f"detach_teacher=True with num_prompts={self.num_prompts}: prompts would get no gradient; expected 0"
             )
@@ -191,7 +204,7 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
     @property
     def batch_dependent_flags(self) -> list[str]:
         """Enabled flags that make features depend on the other clouds of a batch."""
-        return ["attention_axis='batch'"] if self.attention_axis == "batch" else []
+        return ["attention_axis='batch'"] if self.released.attention_axis == "batch" else []
 
 
 _CHOICES = {

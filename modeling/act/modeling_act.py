@@ -278,7 +278,7 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
     def forward(
         self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> PointCloudClassifierOutput:
-        """Return `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`."""
+        """Return `logits (batch, labels)`, and `unknown (batch,)` if `config.unknown` has rows."""
         output = self.base_model(points, **kwargs, return_dict=True)
         logits = self.classifier(output.pooler_output)  # (batch, labels)
         loss = classification_loss(logits, labels, self.config)
@@ -749,7 +749,7 @@ class ActForPreTraining(FrozenAutoencoderMixin, MaskedPatchesModel):
             # As released: the codes of the targets are drawn anew at each step.
             shape = (*patches.centers.shape[:2], teacher.config.num_codes)
             noise = gumbel_noise(patches.centers.new_empty(shape))
-        elif noise is None and (teacher.training or teacher.config.noise_in_eval):
+        elif noise is None and (teacher.training or teacher.config.released.noise_in_eval):
             # Otherwise the teacher would draw its own noise.
             noise = patches.centers.new_zeros(())
         return teacher.teacher_features(

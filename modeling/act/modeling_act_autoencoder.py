@@ -39,6 +39,7 @@ from hf_any3d.modeling.encoders import (
     run_with_prefix,
 )
 from hf_any3d.modeling.kernels.dispatch import recomputed
+from hf_any3d.modeling.layers.adapted_layers import may_run_again
 from hf_any3d.modeling.layers.constants import constant
 from hf_any3d.modeling.layers.direct_weights import is_unmodified
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
@@ -239,7 +240,7 @@ class TeacherPass:
     @property
     def attends_over_batch(self) -> bool:
         """True if the layers attend over the clouds of a batch, as in the released program with CLIP."""
-        return self.config.attention_axis == "batch"
+        return self.config.released.attention_axis == "batch"
 
     def run(
         self, tokens: torch.Tensor, positions: torch.Tensor, states: list[torch.Tensor] | None = None
@@ -327,7 +328,7 @@ class TeacherPass:
             sequence = sequence.transpose(0, 1)
         call = partial(layer, **arguments)
         # Layers that `every_n_layers` leaves out of checkpointing say so themselves.
-        if self.recompute is not None and getattr(layer, "gradient_checkpointing", True):
+        if self.recompute is not None and may_run_again(layer):
             call = partial(self.recompute, call)
         sequence = hidden_of(call(sequence))
         if self.attends_over_batch:
@@ -489,7 +490,7 @@ class ActAutoencoder(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
         self.encoder = None
         if config.encoder_config is not None:
             self.adopt_encoder(encoder)
-            self._encoder_trains = config.teacher_dropout
+            self._encoder_trains = config.released.teacher_dropout
             teacher_width = config.encoder_config.hidden_size
             self.teacher_in = nn.Linear(width, teacher_width)
             # All tokens pass this module before the teacher; `get_input_embeddings` returns it.
@@ -539,7 +540,7 @@ class ActAutoencoder(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
             hard: Whether to use one code per token (with a straight-through gradient) or a mixture; None uses a
                 mixture in training mode and one code in eval mode.
             noise: Gumbel noise, broadcastable to `(batch, groups, codes)`. None draws it in training mode, and in eval
-                mode if `config.noise_in_eval` is set.
+                mode if `config.released.noise_in_eval` is set.
             return_loss: Whether to compute the losses.
             output_hidden_states: Whether to return the teacher's hidden states; None for the config's choice.
             output_attentions: The same for its attention weights, which only eager attention returns.
@@ -672,7 +673,7 @@ class ActAutoencoder(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
     def _noise(self, logits: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor | None:
         # Nearest codes need no noise to be explored.
         draws = self.training and self.config.quantizer == "gumbel"
-        if noise is None and (draws or self.config.noise_in_eval):
+        if noise is None and (draws or self.config.released.noise_in_eval):
             return gumbel_noise(logits)
         return noise
 
@@ -696,7 +697,7 @@ class ActAutoencoder(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
         positions = self.position_embed(centers.to(self.codebook.weight.dtype))
         tokens = self.input_tokens(self.teacher_in(codes))
         # As released without prompts: nothing before the teacher then learns from the reconstruction.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detach_teacher):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.released.detach_teacher):
             # Frozen layers stay in eval mode, so their own switch for gradient checkpointing never fires.
             recompute = self._gradient_checkpointing_func if self.training and self.gradient_checkpointing else None
             teacher = TeacherPass(self.encoder, self.family, self.prompts, self.config, recompute, record_attention)

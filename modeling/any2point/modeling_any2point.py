@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import nn
@@ -47,6 +47,7 @@ from hf_any3d.modeling.encoders import (
     hidden_of,
     unfreeze,
 )
+from hf_any3d.modeling.layers.adapted_layers import asks_of, enter_layer, may_run_again
 from hf_any3d.modeling.layers.compilation import code_for
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
 from hf_any3d.modeling.layers.heads import (
@@ -117,7 +118,7 @@ class Any2PointPreTrainedModel(FrozenEncoderMixin, PointTokensMixin, PreTrainedM
     config_class = Any2PointConfig
     config: Any2PointConfig
     base_model_prefix = "any2point"
-    small_data_defaults: ClassVar[Mapping[str, Any]] = LIGHT
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small_data": LIGHT}
 
     @property
     def point_indexer(self) -> PointIndexer:
@@ -125,13 +126,34 @@ class Any2PointPreTrainedModel(FrozenEncoderMixin, PointTokensMixin, PreTrainedM
         return PointIndexer(self.config)
 
     @classmethod
-    def complete_settings(cls, encoder_config: PreTrainedConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the given settings of a new model, and the light ones of `small_data_defaults.py` for all others.
+    def from_encoder_pretrained(
+        cls,
+        encoder_name_or_path: str | os.PathLike | None = None,
+        *,
+        preset: str | None = "small_data",
+        **kwargs: Any,
+    ) -> Self:
+        """Build an untrained model around a frozen encoder; see `FrozenEncoderMixin.from_encoder_pretrained`.
 
-        They suit some hundred clouds, as measured around a text encoder. For the paper's settings give `tokenizer=
-        "point_pn"` and the fields of `Any2PointConfig()` that differ, or a complete `config`.
+        Args:
+            encoder_name_or_path: Hub name or local directory of a transformers checkpoint.
+            preset: "small_data" for settings that suit some hundred clouds, as measured around a text encoder
+                (`small_data_defaults.py`); None for the paper's, the defaults of `Any2PointConfig`. Fields that are
+                given win over those of a preset; with a complete `config` it has no effect.
+            **kwargs: Settings of loading, and any field of `Any2PointConfig`.
         """
-        return fill_in(cls.small_data_defaults, encoder_config, given)
+        return super().from_encoder_pretrained(encoder_name_or_path, preset=preset, **kwargs)
+
+    @classmethod
+    def complete_settings(
+        cls, encoder_config: PreTrainedConfig, given: Mapping[str, Any], preset: str | None
+    ) -> dict[str, Any]:
+        """Return the given settings of a new model, and those of a preset for all others; None for no preset."""
+        if preset is None:
+            return dict(given)
+        if preset not in cls.presets:
+            raise ValueError(f"preset={preset!r}; expected None or one of {', '.join(map(repr, cls.presets))}")
+        return fill_in(cls.presets[preset], encoder_config, given)
 
     def unfreeze_encoder(self) -> list[str]:
         """Train the encoder too (full fine-tuning), and store it with the model from now on.
@@ -164,7 +186,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
-        check_built(config, "encoder_config", "from_encoder_pretrained(name_or_path)")
         # First, as it finds the family, whose paths the parts below need
         self.adopt_encoder(encoder)
         self.gradient_checkpointing = False
@@ -178,9 +199,9 @@ class Any2PointModel(Any2PointPreTrainedModel):
         # precision is that of the other trained parameters, not the encoder's: `from_pretrained(dtype=…)` sets it.
         self.output_norm = nn.LayerNorm(hidden_size) if final_norm is None else copy.deepcopy(final_norm)
         self.output_norm.to(torch.get_default_dtype()).requires_grad_(True)
-        if config.final_norm_eps is not None:
+        if config.released.final_norm_eps is not None:
             name = "variance_epsilon" if hasattr(self.output_norm, "variance_epsilon") else "eps"
-            setattr(self.output_norm, name, config.final_norm_eps)
+            setattr(self.output_norm, name, config.released.final_norm_eps)
         self.post_init()
         self.point_tokenizer.start()
         if encoder is not None:
@@ -234,14 +255,14 @@ class Any2PointModel(Any2PointPreTrainedModel):
         embed = code_for(compiled, Any2PointModel._embed, points, point_index)
         # Methods that learn where tokens are do without the places in the views.
         layers = self.family.layers_of(self.encoder)
-        is_projected = not any(getattr(layer, "replaces_positions", False) for layer in layers)
+        is_projected = not any(asks_of(layer).replaces_positions for layer in layers)
         tokens, centers, projection, hidden_states, positions = embed(self, points, wanted, is_projected)
         geometry = Geometry(
             centers,
             projection.view_positions,
             projection.extent,
             projection.cell_size,
-            batch_second=config.attention_axis == "batch",
+            batch_second=config.released.attention_axis == "batch",
             layers_run_again=self.gradient_checkpointing,
         )
         recorder = self.record_attentions() if return_attentions else None
@@ -293,11 +314,11 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
     def _layer_input(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Return `(batch, tokens, hidden)` as the first layer reads it, with the positions that are added once."""
-        if self.config.position_injection != "every_layer":
+        if self.config.released.position_injection != "every_layer":
             tokens = tokens + positions
         # Apply the norm between the encoder's embeddings and its first layer, of encoders such as CLIP.
         hidden_states = tokens.to(self.encoder.dtype)
-        if not self.config.use_input_norm:
+        if not self.config.released.use_input_norm:
             return hidden_states
         norm = self.family.norm_of(self.encoder, self.family.input_norm)
         return hidden_states if norm is None else norm(hidden_states)
@@ -330,7 +351,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             positions = positions.transpose(0, 1)
         layers = self.family.layers_of(self.encoder)
         # Layers with prompts need masks and positions for them, too.
-        lengths = [getattr(layer, "extra_tokens", 0) for layer in layers]
+        lengths = [asks_of(layer).extra_tokens for layer in layers]
         inputs = {extra: self._layer_inputs(hidden_states, places, extra) for extra in set(lengths)}
         # Without the tokens that adapters add, whose number differs from layer to layer
         made = [hidden_states]
@@ -338,26 +359,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
         for layer, extra in zip(layers, lengths, strict=True):
             # Each iterator has arguments for every layer, so all of them advance, though only one is read.
             arguments = {length: next(own) for length, own in inputs.items()}[extra]
-            # Tokens that adapters add go on only to layers of the same kind.
-            if not getattr(layer, "takes_added_tokens", False):
-                hidden_states = hidden_states[:, :count]
-            if self.config.position_injection != "input":
-                # Those of added tokens are their adapter's business.
-                behind = hidden_states.shape[1] - count
-                added = nn.functional.pad(positions, (0, 0, 0, behind)) if behind else positions
-                if getattr(layer, "adds_positions", False):
-                    arguments = {**arguments, "positions": added}
-                else:
-                    hidden_states = hidden_states + added
             # Here and not in the layer, which checkpointing may run without gradients first.
-            prepare = getattr(layer, "prepare_tokens", None)
-            if prepare is not None:
-                hidden_states = prepare(hidden_states, geometry)
-            # Layers wrapped by a guided adapter need the places of the tokens.
-            guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
-            call = partial(layer, **arguments, **guidance)
+            added = None if self.config.released.position_injection == "input" else positions
+            hidden_states, asked = enter_layer(layer, hidden_states, geometry, added, count)
+            call = partial(layer, **{**arguments, **asked})
             # Frozen layers are in eval mode, so that their own checkpointing, which `every_n_layers` sets, is off.
-            if self.training and self.gradient_checkpointing and getattr(layer, "gradient_checkpointing", True):
+            if self.training and self.gradient_checkpointing and may_run_again(layer):
                 call = partial(self._gradient_checkpointing_func, call)
             hidden_states = hidden_of(call(hidden_states))
             if states is not None:
@@ -434,7 +441,7 @@ class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead
         point_index: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> PointCloudClassifierOutput:
-        """Return `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`."""
+        """Return `logits (batch, labels)`, and `unknown (batch,)` if `config.unknown` has rows."""
         output = self.any2point(points, point_index=point_index, **kwargs, return_dict=True)
         compiled = self._compiled_classify if self.training else None
         classify = code_for(compiled, Any2PointForPointCloudClassification._classify, output.pooler_output, labels)
@@ -504,7 +511,7 @@ class PointPropagation(nn.Module):
 class Any2PointSegmenter(_Any2PointWithHead):
     """Base class for segmentation: the model, propagation to every point, and a head for each point."""
 
-    small_data_defaults = LIGHT_SEGMENTATION
+    presets = {"small_data": LIGHT_SEGMENTATION}  # noqa: RUF012
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)

@@ -62,8 +62,8 @@ def sample_centers(xyz: Tensor, config: TokenizerConfig) -> Tensor:
     return farthest_point_sample(
         xyz,
         config.num_tokens << (config.num_stages - 1),
-        min_squared_norm=config.sampling_min_squared_norm,
-        tie_rule=config.sampling_tie_rule,
+        min_squared_norm=config.released.sampling_min_squared_norm,
+        tie_rule=config.released.sampling_tie_rule,
     )
 
 

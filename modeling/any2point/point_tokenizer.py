@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,6 +17,10 @@ from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.point_encoders.patches import PatchEncoder
 from hf_any3d.modeling.point_ops import gather_points, group, scatter_mean
 from hf_any3d.modeling.point_ops.grouping import check_channels, flatten_index
+
+# Base and factor of the frequencies of the offsets' sinusoid (Point-NN, Eq. 3)
+ALPHA = 1000.0
+BETA = 100.0
 
 
 @dataclass
@@ -124,14 +128,17 @@ class PointTokenizer(Tokenizer):
     (Any2Point, Sec. 3.1; Point-PN in its light form).
     """
 
+    # Hidden channels of the blocks of the last stage, as released; None, as in other stages, for half their width.
+    last_bottleneck: ClassVar[int | None] = 32
+
     def __init__(self, config: TokenizerConfig, hidden_size: int):
         super().__init__(config, hidden_size)
         widths = self.widths_of(config, hidden_size)
         self.embed = nn.Linear(config.token_channels, widths[0], bias=False)
         self.embed_norm = nn.BatchNorm1d(widths[0])
-        sizes = zip(widths[1:], config.tokenizer_blocks, config.tokenizer_bottlenecks, strict=True)
         self.stages = nn.ModuleList()
-        for number, (width, blocks, bottleneck) in enumerate(sizes):
+        for number, (width, blocks) in enumerate(zip(widths[1:], config.tokenizer_blocks, strict=True)):
+            bottleneck = self.last_bottleneck if number == config.num_stages - 1 else None
             self.stages.append(self.stage_of(config, widths[number], width, blocks, bottleneck))
         self.level_widths = tuple(widths[:-1])
         self.project = nn.Identity() if widths[-1] == hidden_size else nn.Linear(widths[-1], hidden_size)
@@ -189,6 +196,8 @@ class PointTokenizer(Tokenizer):
 class FullPointTokenizer(PointTokenizer):
     """`PointTokenizer` in Point-PN's own form, of which Any2Point's is the light one (APPT's tokens)."""
 
+    last_bottleneck = None
+
     @staticmethod
     def widths_of(config: TokenizerConfig, hidden_size: int) -> list[int]:
         """Return the channels of the embedded points and of each stage."""
@@ -240,14 +249,14 @@ class TokenizerStage(nn.Module):
         k = neighbors.shape[2]
         offsets = group(xyz, neighbors) - centers.unsqueeze(2)  # (batch, centers, k, 3)
         # Neighborhoods are wide where points are sparse: scaled, the sinusoids below see the same shapes alike.
-        offsets = normalize_offsets(offsets, config.offset_normalization, config.offset_eps)
+        offsets = normalize_offsets(offsets, config.released.offset_normalization, config.released.offset_eps)
         points = xyz.shape[1]
         neighborhoods = Neighborhoods(
             features.flatten(0, 1),
             flatten_index("neighbors", neighbors, points).view(-1, k),
             flatten_index("centers", centers_index, points),
             offsets.flatten(0, 1),
-            offset_frequencies(self.width, config.tokenizer_alpha, config.tokenizer_beta, xyz.device),
+            offset_frequencies(self.width, ALPHA, BETA, xyz.device),
         )
         # Gathering, sinusoids, blocks and maximum in one, as a row for each neighbor of all centers is large.
         return kernels.pooled_blocks(neighborhoods, self.blocks).view(*centers.shape[:2], self.width)
@@ -283,7 +292,7 @@ class FullTokenizerStage(nn.Module):
         """Map the features `(batch, points, before)` of a stage to `(batch, centers, width)` of the next."""
         config = self.config
         offsets = group(xyz, neighbors) - centers.unsqueeze(2)  # (batch, centers, k, 3)
-        offsets = normalize_offsets(offsets, config.offset_normalization, config.offset_eps)
+        offsets = normalize_offsets(offsets, config.released.offset_normalization, config.released.offset_eps)
         around = group(features, neighbors)  # (batch, centers, k, before)
         own = gather_points(features, centers_index).unsqueeze(2).expand_as(around)
         # A column for every neighbor of all centers: (batch, width, centers * k)
@@ -300,8 +309,8 @@ class FullTokenizerStage(nn.Module):
     def _encoded(self, offsets: torch.Tensor) -> torch.Tensor:
         """Encode offsets as `encode_offsets`, but divide by wavelengths: angles are so large that rounding shows."""
         steps = torch.arange(self.width // 6, device=offsets.device, dtype=torch.float32)
-        wavelengths = self.config.tokenizer_alpha ** (steps / len(steps))
-        angles = (self.config.tokenizer_beta * offsets).unsqueeze(-1) / wavelengths
+        wavelengths = ALPHA ** (steps / len(steps))
+        angles = (BETA * offsets).unsqueeze(-1) / wavelengths
         return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 

@@ -52,24 +52,24 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
         # Encoders without a position table can have a line of any length.
         columns = table.columns or config.line_length or config.num_tokens
         extent: tuple[float, ...] = (float(columns),)
-        if config.token_places == "projected":
-            place = line_positions(rotated, config.line_direction, columns, config.line_mapping)
+        if config.controls.token_places == "projected":
+            place = line_positions(rotated, config.line_direction, columns, config.released.line_mapping)
         else:
             place = places_without_projection(rotated, extent, config)
         entry = place
         vectors = None
         if table.weight is not None:
-            wrapped = config.line_mapping == "wrap"
+            wrapped = config.released.line_mapping == "wrap"
             vectors = _read_stretched_line(table.weight, place) if wrapped else table.lookup(place)
         # Cells divide the line, however long the encoder's is.
         cell_size = columns / config.line_cells
     else:
-        if config.swapped_plane_shape:
+        if config.released.swapped_plane_shape:
             table = dataclasses.replace(table, rows=table.columns, columns=table.rows)
         columns = table.columns
-        extent = tuple(map(float, config.plane_size or (16 * columns, 16 * table.rows)))
-        if config.token_places == "projected":
-            place = plane_positions(rotated, config.plane_distance, extent, config.plane_mapping)
+        extent = tuple(map(float, config.released.plane_size or (16 * columns, 16 * table.rows)))
+        if config.controls.token_places == "projected":
+            place = plane_positions(rotated, config.plane_distance, extent, config.released.plane_mapping)
         else:
             place = places_without_projection(rotated, extent, config)
         # The first and the last pixel are the first and the last patch of the encoder.
@@ -78,11 +78,11 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
         vectors = None
         if table.weight is not None:
             vectors = table.lookup(entry)
-            if config.plane_mapping == "wrap":
+            if config.released.plane_mapping == "wrap":
                 # Places up to a pixel beyond the last entry are interpolated with zeros, as in the released programs.
                 size = constant([columns, table.rows], entry)
                 vectors = vectors * (size - entry).clamp(0, 1).prod(dim=-1, keepdim=True)
-            if config.transposed_plane_positions:
+            if config.released.transposed_plane_positions:
                 # The reshape keeps the transposed order in memory, which gives a token numbers of several others.
                 vectors = vectors.transpose(-1, -2).reshape(vectors.shape)
         cell_size = extent[0] / config.plane_cells
@@ -94,8 +94,8 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
 def places_without_projection(rotated: torch.Tensor, extent: Sequence[float], config: Any2PointConfig) -> torch.Tensor:
     """Return places `(batch, views, tokens, 1 or 2)` that do not depend on the coordinates, for comparison."""
     views, tokens = rotated.shape[1:3]
-    if config.token_places == "random":
-        generator = torch.Generator().manual_seed(config.random_places_seed)
+    if config.controls.token_places == "random":
+        generator = torch.Generator().manual_seed(config.controls.seed)
         # The generator is on the CPU, so that places are the same on every device.
         fraction = torch.rand(views, tokens, len(extent), generator=generator)
     else:

@@ -2,7 +2,7 @@
 
 from hf_any3d.modeling.encoders import families as _families  # noqa: F401  registers the families
 from hf_any3d.modeling.encoders.discovery import discover
-from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, LayerStack, unfreeze
+from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, unfreeze
 from hf_any3d.modeling.encoders.full_precision_attention import full_precision_attention
 from hf_any3d.modeling.encoders.loading import ENCODER_DTYPES, build_encoder, encoder_settings, freeze, load_encoder
 from hf_any3d.modeling.encoders.model_parts import (
@@ -32,6 +32,7 @@ from hf_any3d.modeling.encoders.registry import (
     register_family,
     register_rule,
 )
+from hf_any3d.modeling.layers.adapted_layers import LayerStack
 
 register_rule(discover)
 

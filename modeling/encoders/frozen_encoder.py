@@ -3,9 +3,8 @@
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +13,7 @@ from transformers.integrations.accelerate import expand_device_map, offload_weig
 
 from hf_any3d.modeling.config_checks import check_fields
 from hf_any3d.modeling.encoders.loading import (
+    ENCODER_WEIGHTS,
     FROZEN,
     build_encoder,
     convert_encoder,
@@ -27,6 +27,7 @@ from hf_any3d.modeling.encoders.loading import (
 from hf_any3d.modeling.encoders.positions import bidirectional_inputs
 from hf_any3d.modeling.encoders.registry import find_family
 from hf_any3d.modeling.hooks import ModelWarning
+from hf_any3d.modeling.layers.adapted_layers import LayerStack
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.pretrained_parts.loading import encoder_loading, is_quantized
@@ -43,60 +44,6 @@ from hf_any3d.modeling.pretrained_parts.tensors import (
 )
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
-
-
-class Stage(NamedTuple):
-    """Number and channels of a layer's stage, and whether the layer is the first or the last one there."""
-
-    number: int
-    width: int
-    is_first: bool
-    is_last: bool
-
-
-@dataclass(frozen=True)
-class LayerStack:
-    """A model's pretrained layers, with adapters around them, and their properties for adapters.
-
-    Args:
-        layers: The layers.
-        path: Their name within the module that owns them.
-        branch: Path from a layer to the module whose output is the feed-forward branch.
-        hidden_size: Channels of a token, of the last stage's if there are several.
-        views: Number of views in which tokens have cells; 0 if adapters get no geometry.
-        pretrained: Names of the owner's children that no PEFT method trains in full.
-        attention_axis: What attends to each other: "tokens" of a cloud, the "batch", or "patches" of all tokens.
-        stages: Number of layers and channels of each stage, between which tokens are pooled; empty for one stage.
-        is_open: Whether layers are point transformer blocks, which take functions of the tokens after attention.
-        trained: Names, in the model with its heads, of modules to train in full; empty for the owner's other children.
-        final_norm: Name of the owner's frozen norm after the last layer; None if it has none, or trains it.
-    """
-
-    layers: nn.ModuleList
-    path: str
-    branch: str
-    hidden_size: int
-    views: int
-    pretrained: tuple[str, ...]
-    attention_axis: str = "tokens"
-    stages: tuple[tuple[int, int], ...] = ()
-    is_open: bool = False
-    trained: tuple[str, ...] = ()
-    final_norm: str | None = None
-
-    def stage_of(self, layer: nn.Module) -> Stage:
-        """Return the stage of one of the layers."""
-        # `first` is the number of the stage's first layer.
-        layers = list(self.layers)
-        first = 0
-        if layer not in layers:
-            raise ValueError(f"{type(layer).__name__}: none of the layers {self.path}.0 …; expected complete layers")
-        number = layers.index(layer)
-        for stage, (count, width) in enumerate(self.stages):
-            if number < first + count:
-                return Stage(stage, width, number == first, number == first + count - 1)
-            first += count
-        return Stage(0, self.hidden_size, number == 0, number == len(layers) - 1)
 
 
 def frozen_encoder_of(model: PreTrainedModel) -> PreTrainedModel | None:
@@ -126,6 +73,8 @@ class FrozenEncoderMixin(LibraryModelMixin):
         tower: str | None = None,
         revision: str | None = None,
         num_layers: int | None = None,
+        preset: str | None = None,
+        encoder_weights: str = "pretrained",
         dtype: torch.dtype | None = None,
         attn_implementation: str | None = None,
         device_map: str | torch.device | dict[str, Any] | None = None,
@@ -143,6 +92,11 @@ class FrozenEncoderMixin(LibraryModelMixin):
             tower: Encoder of a composite checkpoint ("text" or "vision" of CLIP).
             revision: Branch, tag or commit of the encoder's repository; the commit is pinned in the config.
             num_layers: Use only the first layers of the encoder.
+            preset: Settings in place of the defaults of the config, by a name of the class's `presets`; those that are
+                given win. None for the defaults of the config.
+            encoder_weights: "pretrained", or, as a control of a study, "random" or "shuffled": what is made of the
+                encoder's weights before they are frozen. Such an encoder is stored with the model. It is a control of
+                a trained model: before training, features are blind to the shape of patches.
             dtype: Dtype of the encoder's weights alone, by default float32; unlike `encoder_dtype`, it is not saved.
             attn_implementation: "sdpa", "eager", "flash_attention_2" … for the encoder.
             device_map: Device of the full model: "cuda:1", "auto" for the fastest one …
@@ -160,28 +114,34 @@ class FrozenEncoderMixin(LibraryModelMixin):
         if (encoder_name_or_path is None) == (config is None):
             given = "is missing" if config is None else "is given beside config, which names one"
             raise ValueError(f"encoder_name_or_path {given}; expected an encoder, by its name or by a config")
+        if encoder_weights not in ENCODER_WEIGHTS:
+            expected = ", ".join(map(repr, ENCODER_WEIGHTS))
+            raise ValueError(f"encoder_weights={encoder_weights!r}; expected one of {expected}")
         check_fields(cls.config_class, config_kwargs, f"{cls.__name__}.from_encoder_pretrained")
         if config is None:
             settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
             # Defaults may depend on the encoder, such as the number of its positions.
-            config_kwargs = cls.complete_settings(settings["encoder_config"], config_kwargs)
+            config_kwargs = cls.complete_settings(settings["encoder_config"], config_kwargs, preset)
             config = cls.config_class(**settings, **config_kwargs, attn_implementation=attn_implementation)
         elif attn_implementation is not None:
             config.encoder_config._attn_implementation = attn_implementation
         encoder = load_encoder(config, dtype, **encoder_loading(device_map, quantization_config))
-        weights = getattr(config, "encoder_weights", "pretrained")
-        if weights != "pretrained":
+        if encoder_weights != "pretrained":
             if is_quantized(encoder):
-                raise ValueError(f"encoder_weights={weights!r} with quantization_config; expected one of them")
-            encoder = replace_weights(encoder, weights)
+                raise ValueError(f"encoder_weights={encoder_weights!r} with quantization_config; expected one of them")
+            encoder = replace_weights(encoder, encoder_weights)
             # These weights are in no repository; they are stored with the model.
-            config.change_part("encoder", stored=True, checksum=None, subfolder=None)
+            config.change_part("encoder", stored=True, checksum=None, subfolder=None, control=encoder_weights)
         model = cls(config, encoder=encoder).eval()
         return model if device_map is None else model.to(encoder.device)
 
     @classmethod
-    def complete_settings(cls, encoder_config: PreTrainedConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of a new model's config: those given, and a class's own for what is not given."""
+    def complete_settings(
+        cls, encoder_config: PreTrainedConfig, given: Mapping[str, Any], preset: str | None
+    ) -> dict[str, Any]:
+        """Return the settings of a new model's config: those given, and those of a preset for what is not given."""
+        if preset is not None:
+            raise ValueError(f"preset={preset!r}; expected None, as {cls.__name__} has no presets")
         return dict(given)
 
     def adopt_encoder(self, encoder: PreTrainedModel | None) -> None:
@@ -191,7 +151,7 @@ class FrozenEncoderMixin(LibraryModelMixin):
         self._is_warned = False
         config = self.config
         self.family = find_family(config.encoder_config)
-        if config.attention_axis == "batch" and self.family.layer_inputs is not bidirectional_inputs:
+        if config.released.attention_axis == "batch" and self.family.layer_inputs is not bidirectional_inputs:
             raise ValueError("attention_axis='batch': this encoder attends by tokens' places; expected 'tokens'")
         if encoder is None:
             encoder = build_encoder(self.config.encoder_config)
@@ -231,7 +191,7 @@ class FrozenEncoderMixin(LibraryModelMixin):
             hidden_size=self.config.encoder_config.hidden_size,
             views=getattr(self.config, "num_views", 0),
             pretrained=("encoder",),
-            attention_axis=getattr(self.config, "attention_axis", "tokens"),
+            attention_axis=self.config.released.attention_axis,
         )
 
     @property

@@ -27,6 +27,8 @@ from hf_any3d.modeling.pretrained_parts.tensors import remember_weights
 
 ENCODER_DTYPES = ("float32", "bfloat16", "float16")
 """Allowed values of a config's `encoder_dtype`, besides None."""
+ENCODER_WEIGHTS = ("pretrained", "random", "shuffled")
+"""Weights of a new model's encoder; the last two are controls of studies, see `replace_weights`."""
 
 _Module = TypeVar("_Module", bound=nn.Module)
 

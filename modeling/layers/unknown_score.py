@@ -11,7 +11,7 @@ clouds, those above it are of none of the classes, by `is_none_of_these`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.modeling.config_checks import check_numbers
+from hf_any3d.modeling.setting_groups import SettingGroup, SettingGroupsMixin
 
 REFUSED_SHARE = 0.05
 """Share of the known clouds that may have a score above 0.5, if there are enough held-out ones to find that level."""
@@ -28,39 +29,54 @@ _LEAST_DEVIATION = 1e-3
 
 
 @dataclass
-class UnknownScoreConfigMixin:
+class UnknownSettings(SettingGroup):
+    """Calibration of the unknown score, which `fit_unknown_score` sets.
+
+    Args:
+        rows: Training features that are stored for the score `unknown`; 0 for no score.
+        bank_rows: Negatives, features of things of no class, that are stored besides.
+        width: Width of projected features; None if there is no projection.
+        distance: Mean and standard deviation, over known clouds, of the logarithm of the distance to the nearest
+            training feature.
+        angle: The same of 1 minus the cosine of the smallest angle to a projected training feature.
+        side: The same of the logarithm of the distance minus that of the distance to the nearest negative.
+        surprise: The same of minus the logarithm of the highest probability; the deviation is at least the mean.
+        energy: The same of minus the logarithm of the sum of the exponentials of all logits, which then takes the
+            place of the surprise; None for the surprise.
+        threshold: Sum of all, in standard deviations, whose score is 0.5.
+        share: Share of the known clouds that has a score above 0.5 at most, by clouds that were held out; then such
+            clouds get no label. None if nobody knows; then each cloud gets one.
+    """
+
+    rows: int = 0
+    bank_rows: int = 0
+    width: int | None = None
+    distance: list[float] | tuple[float, float] = (0.0, 1.0)
+    angle: list[float] | tuple[float, float] = (0.0, 1.0)
+    side: list[float] | tuple[float, float] = (0.0, 1.0)
+    surprise: list[float] | tuple[float, float] = (0.0, 1.0)
+    energy: list[float] | tuple[float, float] | None = None
+    threshold: float = 0.0
+    share: float | None = None
+
+
+def unknown_settings(config: Any) -> UnknownSettings:
+    """Return the calibration that a config has; the defaults, without a score, for configs that cannot have one."""
+    return getattr(config, "unknown", None) or UnknownSettings()
+
+
+@dataclass
+class UnknownScoreConfigMixin(SettingGroupsMixin):
     """For configs of classifiers that may tell what is unlike all their training clouds.
 
     Args:
-        unknown_rows: Training features that are stored for the score `unknown`; 0 for no score.
-        unknown_bank_rows: Negatives, features of things of no class, that are stored besides.
-        unknown_width: Width of projected features; None if there is no projection.
-        unknown_distance: Mean and standard deviation, over known clouds, of the logarithm of the distance to the
-            nearest training feature.
-        unknown_angle: The same of 1 minus the cosine of the smallest angle to a projected training feature.
-        unknown_side: The same of the logarithm of the distance minus that of the distance to the nearest negative.
-        unknown_surprise: The same of minus the logarithm of the highest probability; the deviation is at least the
-            mean.
-        unknown_energy: The same of minus the logarithm of the sum of the exponentials of all logits, which then takes
-            the place of the surprise; None for the surprise.
-        unknown_threshold: Sum of all, in standard deviations, whose score is 0.5.
-        unknown_share: Share of the known clouds that has a score above 0.5 at most, by clouds that were held out; then
-            such clouds get no label. None if nobody knows; then each cloud gets one.
+        unknown: Calibration of the score of what is of none of the classes, see `UnknownSettings`; empty for no score.
     """
 
     # A Trainer would otherwise hand metrics a tuple of logits and scores.
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["unknown", "one_sided"]
 
-    unknown_rows: int = 0
-    unknown_bank_rows: int = 0
-    unknown_width: int | None = None
-    unknown_distance: list[float] | tuple[float, float] = (0.0, 1.0)
-    unknown_angle: list[float] | tuple[float, float] = (0.0, 1.0)
-    unknown_side: list[float] | tuple[float, float] = (0.0, 1.0)
-    unknown_surprise: list[float] | tuple[float, float] = (0.0, 1.0)
-    unknown_energy: list[float] | tuple[float, float] | None = None
-    unknown_threshold: float = 0.0
-    unknown_share: float | None = None
+    unknown: Any = field(default_factory=UnknownSettings)
 
 
 @dataclass
@@ -94,14 +110,14 @@ class UnknownScore(nn.Module):
     @classmethod
     def of_config(cls, config: Any, width: int) -> UnknownScore | None:
         """Return the score of features `(batch, width)` that a config has; None if it has none."""
-        if not config.unknown_rows:
+        if not config.unknown.rows:
             return None
-        return cls(config.unknown_rows, width, config.unknown_bank_rows, config.unknown_width)
+        return cls(config.unknown.rows, width, config.unknown.bank_rows, config.unknown.width)
 
     def forward(self, features: Tensor, logits: Tensor, config: Any) -> Tensor:
         """Score clouds: `(batch,)` from 0 to 1."""
         terms = self.terms(features, surprise(logits))
-        if config.unknown_energy is not None:
+        if config.unknown.energy is not None:
             terms = with_energy(terms, logits)
         return score_of_terms(terms, config)
 
@@ -112,15 +128,15 @@ class UnknownScore(nn.Module):
             distance = _distances(features, self.features).amin(dim=1)
         # Of a stored feature itself the distance is 0, whose logarithm is none.
         near = distance.clamp(min=_SMALLEST).log()
-        terms = {"unknown_distance": near, "unknown_surprise": surprised}
+        terms = {"distance": near, "surprise": surprised}
         if self.projection is not None:
             # Angles depend on the origin: seen from the mean, directions spread over the whole sphere.
             center = self.features.float().mean(dim=0)
             seen, known = (nn.functional.normalize(rows - center, dim=1) for rows in (features, self.features.float()))
-            terms["unknown_angle"] = 1 - (seen @ known.T).amax(dim=1)
+            terms["angle"] = 1 - (seen @ known.T).amax(dim=1)
         if self.bank is not None:
             # Above 0 for clouds that are nearer to a negative than to any training feature.
-            terms["unknown_side"] = near - _distances(features, self.bank).amin(dim=1).clamp(min=_SMALLEST).log()
+            terms["side"] = near - _distances(features, self.bank).amin(dim=1).clamp(min=_SMALLEST).log()
         return terms
 
     def terms_of_stored(self, features: Tensor, logits: Tensor, groups: Tensor) -> dict[str, Tensor]:
@@ -148,7 +164,7 @@ class UnknownScore(nn.Module):
 
 
 class UnknownScoreMixin:
-    """Classifier mixin: scores with the `unknown_score` that a model builds if `config.unknown_rows` is above 0."""
+    """Classifier mixin: scores with the `unknown_score` that a model builds if `config.unknown.rows` is above 0."""
 
     config: Any
     unknown_score: UnknownScore | None
@@ -160,8 +176,7 @@ class UnknownScoreMixin:
     def drop_unknown_score(self) -> None:
         """Remove the score, whose features and numbers mean nothing once weights are trained further."""
         self.unknown_score = None
-        for setting in fields(UnknownScoreConfigMixin):
-            setattr(self.config, setting.name, setting.default)
+        self.config.unknown = None
 
     @torch.no_grad()
     def fit_unknown_score(
@@ -209,7 +224,7 @@ class UnknownScoreMixin:
             raise ValueError(f"{count} groups in {rows} rows; expected at least two, for the distances between them")
         score = self._sized_score(features, bank, projection)
         score.store(features, bank, projection)
-        config.unknown_energy = None  # unless it is among the terms
+        config.unknown.energy = None  # unless it is among the terms
         terms = held_out
         if terms is None:
             terms = score.terms_of_stored(features, logits, numbers)
@@ -218,12 +233,12 @@ class UnknownScoreMixin:
             # Terms are compared in standard deviations, by the same numbers for every later cloud.
             deviation = max(float(values.std()), _LEAST_DEVIATION)
             # At least the mean: a head is very sure far from all it knows, and would outweigh the distance.
-            if name == "unknown_surprise":
+            if name == "surprise":
                 deviation = max(usual, deviation)
-            setattr(config, name, [usual, deviation])
-        config.unknown_threshold, share = conformal_level(_sum_of(terms, config))
+            setattr(config.unknown, name, [usual, deviation])
+        config.unknown.threshold, share = conformal_level(_sum_of(terms, config))
         # The level of the training clouds themselves is no promise about others.
-        config.unknown_share = None if held_out is None else share
+        config.unknown.share = None if held_out is None else share
 
     def _sized_score(self, features: Tensor, bank: Tensor | None, projection: Tensor | None) -> UnknownScore:
         """Return the score with room for features, bank and projection: a new one if the sizes are others."""
@@ -231,20 +246,20 @@ class UnknownScoreMixin:
         rows = len(features)
         things = 0 if bank is None else len(bank)
         projected = None if projection is None else projection.shape[1]
-        sizes = (config.unknown_rows, config.unknown_bank_rows, config.unknown_width)
+        sizes = (config.unknown.rows, config.unknown.bank_rows, config.unknown.width)
         if self.unknown_score is None or sizes != (rows, things, projected):
             # PEFT copies modules that it stores: a new one would not be the one that is saved.
             if getattr(self, "_hf_peft_config_loaded", False) or hasattr(self, "peft_config"):
                 raise ValueError(
-                    f"unknown_rows={config.unknown_rows} and unknown_bank_rows={config.unknown_bank_rows} with an "
+                    f"unknown has {config.unknown.rows} rows and {config.unknown.bank_rows} bank_rows with an "
                     "adapter, which stores what there was when it was added; expected a model that was built with "
-                    f"unknown_rows={rows} and unknown_bank_rows={things}"
+                    f"unknown={{'rows': {rows}, 'bank_rows': {things}}}"
                 )
             score = UnknownScore(rows, features.shape[1], things, projected)
             self.unknown_score = score.to(features.device, self.dtype)
-        config.unknown_rows = rows
-        config.unknown_bank_rows = things
-        config.unknown_width = projected
+        config.unknown.rows = rows
+        config.unknown.bank_rows = things
+        config.unknown.width = projected
         return self.unknown_score
 
 
@@ -262,13 +277,13 @@ def conformal_level(values: Tensor, share: float = REFUSED_SHARE) -> tuple[float
 
 def score_of_terms(terms: dict[str, Tensor], config: Any) -> Tensor:
     """Return the scores `(batch,)` from 0 to 1 of terms `(batch,)`."""
-    return torch.sigmoid(_sum_of(terms, config) - config.unknown_threshold)
+    return torch.sigmoid(_sum_of(terms, config) - config.unknown.threshold)
 
 
 def is_none_of_these(unknown: Any, config: Any) -> Any:
     """Return whether clouds are of none of the classes: the rule of pipelines, evaluation and pages."""
     # Without a level found on held-out clouds, a score of 0.5 means nothing.
-    return unknown > (0.5 if config.unknown_share is not None else float("inf"))
+    return unknown > (0.5 if config.unknown.share is not None else float("inf"))
 
 
 def surprise(logits: Tensor) -> Tensor:
@@ -282,8 +297,8 @@ def with_energy(terms: dict[str, Tensor], logits: Tensor) -> dict[str, Tensor]:
     Source: Liu et al., "Energy-based out-of-distribution detection" (arXiv 2010.03759), Eq. 4.
     """
     # Both are of the logits alone, and would count twice.
-    others = {name: values for name, values in terms.items() if name != "unknown_surprise"}
-    return {**others, "unknown_energy": -logits.float().logsumexp(dim=-1)}
+    others = {name: values for name, values in terms.items() if name != "surprise"}
+    return {**others, "energy": -logits.float().logsumexp(dim=-1)}
 
 
 def _distances(features: Tensor, rows: Tensor) -> Tensor:
@@ -293,7 +308,7 @@ def _distances(features: Tensor, rows: Tensor) -> Tensor:
 
 def _sum_of(terms: dict[str, Tensor], config: Any) -> Tensor:
     """Add terms `(batch,)`, each in standard deviations from its mean."""
-    usual = {name: getattr(config, name) for name in terms}
+    usual = {name: getattr(config.unknown, name) for name in terms}
     # Divided by 0, a term that is as usual is NaN, and one that is not outweighs all others.
     check_numbers(0, above=True, **{f"deviation of {name}": deviation for name, (_, deviation) in usual.items()})
     return torch.stack([(values - usual[name][0]) / usual[name][1] for name, values in terms.items()]).sum(dim=0)

@@ -33,7 +33,6 @@ class LocalFeaturesConfig(UnknownScoreConfigMixin, PointCloudConfig):
             by their names; None if nobody knows.
         learned_rows: Learned points that are stored with the model, so that it can learn once more from a scan
             (`fitting.adapted`); 0 for none.
-        unknown_surprise: See `UnknownScoreConfigMixin`.
     """
 
     model_type = "local_features"

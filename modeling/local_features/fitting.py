@@ -217,7 +217,7 @@ def adapted(
         places=places,
         copies=np.zeros(len(places), np.int64),
     )
-    config = LocalFeaturesConfig.from_dict(model.config.to_dict() | {"unknown_rows": 0, "learned_rows": 0})
+    config = LocalFeaturesConfig.from_dict(model.config.to_dict() | {"unknown": None, "learned_rows": 0})
     found = fit_network(rows, config, may_miss, seed, ADAPTED_STEPS, batch=LARGE_BATCH)
     return found.to(model.device)  # pyright: ignore[reportArgumentType]
 
@@ -248,7 +248,7 @@ def with_added(
     known = Rows(learned.features.float().cpu().numpy(), learned.labels.cpu().numpy(), places, places, 0 * places)
     further = added.places + places.max() + 1
     rows = Rows.joined([known, Rows(added.features, added.labels, further, further, 0 * further)])
-    bare = LocalFeaturesConfig.from_dict(config.to_dict() | {"unknown_rows": 0, "learned_rows": 0})
+    bare = LocalFeaturesConfig.from_dict(config.to_dict() | {"unknown": None, "learned_rows": 0})
     found = fit_network(rows, bare, may_miss, seed, ADDED_STEPS, model, LARGE_BATCH)
     # None of the answers of a person is dropped, as they are few and took time.
     _store(found, rows)
@@ -256,11 +256,11 @@ def with_added(
     if score is not None:
         standard = found.local_features.standardize(torch.from_numpy(added.features))
         known_features = torch.cat([score.features.float(), score.project(standard).float()])
-        extended = UnknownScore(len(known_features), standard.shape[1], 0, config.unknown_width)
+        extended = UnknownScore(len(known_features), standard.shape[1], 0, config.unknown.width)
         extended.projection = score.projection
         extended.features = known_features
         found.unknown_score = extended
-        found.config.unknown_rows = len(known_features)
+        found.config.unknown.rows = len(known_features)
     return found
 
 

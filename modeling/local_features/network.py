@@ -156,7 +156,7 @@ class PointLabels:
         nearest = torch.cat([torch.addmm(lengths, part, known.T, alpha=-2).amin(dim=1) for part in parts])
         squared = seen.square().sum(dim=1) + nearest
         distance = squared.clamp(min=0).sqrt()
-        return {"unknown_distance": distance.clamp(min=_SMALLEST).log(), "unknown_surprise": surprise(logits)}
+        return {"distance": distance.clamp(min=_SMALLEST).log(), "surprise": surprise(logits)}
 
 
 class _Layers(FeatureLayers, nn.Module):

@@ -14,6 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 
 from hf_any3d.modeling.kernels.cells import Membership, membership
+from hf_any3d.modeling.layers.adapted_layers import asks_of, enter_layer
 from hf_any3d.modeling.layers.heads import ClassificationHead, HeadNorm, in_precision_of
 from hf_any3d.modeling.point_ops import (
     three_nearest_interpolate,
@@ -64,21 +65,15 @@ class PointBlocks(nn.Module):
         kept = {}
         count = hidden_states.shape[1]
         for number, layer in enumerate(self.layers):
-            # Tokens that adapters add go on only to layers of the same kind.
-            if not getattr(layer, "takes_added_tokens", False):
-                hidden_states = hidden_states[:, :count]
             own_positions = positions
             # Layers that append prompts to the tokens need positions of the same length; prompts have none.
-            if positions is not None and (extra := getattr(layer, "extra_tokens", 0)):
+            if positions is not None and (extra := asks_of(layer).extra_tokens):
                 own_positions = nn.functional.pad(positions, (0, 0, 0, extra))
-            prepare = getattr(layer, "prepare_tokens", None)
-            if prepare is not None:
-                hidden_states = prepare(hidden_states, geometry)
-            # Only a guided adapter around a block takes the geometry of the tokens.
-            guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
+            # Blocks add positions themselves.
+            hidden_states, asked = enter_layer(layer, hidden_states, geometry, count=count)
             if attention_mask is not None:
-                guidance["attention_mask"] = attention_mask
-            hidden_states = layer(hidden_states, own_positions, **guidance)
+                asked["attention_mask"] = attention_mask
+            hidden_states = layer(hidden_states, own_positions, **asked)
             if number in outputs_of:
                 kept[number] = hidden_states[:, :count]
             if added is not None and hidden_states.shape[1] > count:

@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput, find_adapter_config_file, logging
 from hf_any3d.modeling.config_checks import check_layers
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.encoders.loading import FrozenModulesMixin
+from hf_any3d.modeling.layers.adapted_layers import asks_of
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder, requested_outputs
 from hf_any3d.modeling.point_encoders.point_transformer import GRIDS, PointAttention, PointBlocks, TokenGrids
 from hf_any3d.modeling.pretrained_parts.loading import is_quantized, keep_in_full, unused_weights_expected
@@ -305,7 +306,7 @@ class PointTransformerMixin(AdaptedBaseMixin):
         tokens = self.input_tokens(tokens)
         geometry = None
         # Cells take time to compute, and nothing but an adapter around a block reads them.
-        if any(getattr(layer, "takes_geometry", False) for layer in layers):
+        if any(asks_of(layer).takes_geometry for layer in layers):
             # Cell size in radii: about six patches per cell, whatever their number.
             geometry = TokenGrids.around(centers, 4 / math.sqrt(config.num_groups), tokens.shape[1] - centers.shape[1])
             geometry.embed_patches = embed_patches

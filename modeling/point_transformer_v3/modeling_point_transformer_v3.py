@@ -29,6 +29,7 @@ from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
+from hf_any3d.modeling.layers.adapted_layers import asks_of, enter_layer
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
@@ -649,17 +650,16 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         for number, (depth, voxels) in enumerate(zip(self.config.depths, stages, strict=True)):
             if number:
                 hidden_states = self.poolings[number - 1](hidden_states, voxels)
-            beside = None
             for _ in range(depth):
                 block = next(remaining)
-                # Adapters around a block may need the places of voxels.
-                guidance = {"geometry": voxels.geometry} if getattr(block, "takes_geometry", False) else {}
-                hidden_states = block(hidden_states, voxels, **guidance)
+                # Adapters around a block may need the places of voxels, which take time to compute.
+                geometry = voxels.geometry if asks_of(block).takes_geometry else None
+                hidden_states, asked = enter_layer(block, hidden_states, geometry)
+                hidden_states = block(hidden_states, voxels, **asked)
                 if kept is not None:
                     kept.append(hidden_states)
-                # A network beside the blocks adds to what heads read of a stage, after its last block.
-                beside = getattr(block, "stage_output", None)
-            features.append(hidden_states if beside is None else beside(hidden_states))
+            # A network beside the blocks adds to what heads read of a stage, after its last block.
+            features.append(asks_of(block).stage_output(hidden_states))
         return features
 
     def _decode(

@@ -339,7 +339,7 @@ class PointGPTForPointCloudClassification(PointGPTPreTrainedModel, ActForPointCl
     def forward(
         self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> PointGPTClassifierOutput:
-        """Return `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`.
+        """Return `logits (batch, labels)`, and `unknown (batch,)` if `config.unknown` has rows.
 
         To the loss of the labels that of generated patches is added, `generation_loss_weight` times.
         """

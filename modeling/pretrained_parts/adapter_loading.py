@@ -285,8 +285,9 @@ def check_adapter_base(model: _Model, recorded: dict[str, Any], adapter: str, fo
     # Fields of the library's own configs, without those of transformers, such as versions and names.
     fields = type(model.config).__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
     different = []
+    settings = model.config.to_dict()
     for name in sorted(fields & recorded.keys()):
-        value = getattr(model.config, name)
+        value = settings[name]
         # Compared as JSON stores them: a tuple comes back as a list.
         if not name.startswith(model._settings_without_effect_on_adapters):
             if json.loads(json.dumps(value)) != recorded[name]:

@@ -30,6 +30,7 @@ class PretrainedPart:
             the checkpoint may hold more than the part (ACT) or is stored with an adapter.
         subfolder: Folder of an adapter's repository that holds the weights, if they are stored with the adapter.
         stored: Whether the weights are stored with the model, because they are not those at `name_or_path`.
+        control: What a control of a study made of the weights, "random" or "shuffled"; None for all other models.
     """
 
     name_or_path: str | None = None
@@ -37,6 +38,7 @@ class PretrainedPart:
     checksum: str | None = None
     subfolder: str | None = None
     stored: bool = False
+    control: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record without its empty fields, for a config."""
@@ -192,6 +194,11 @@ class EncoderConfigMixin(PartsConfigMixin):
     encoder_name_or_path = source_property("encoder", "Source of the encoder's weights; None if stored.")
     encoder_revision = part_property("encoder", "revision", "Pinned commit of the encoder's repository.")
     encoder_checksum = part_property("encoder", "checksum", "Checksum of the encoder's weights.")
+
+    @property
+    def encoder_weights(self) -> str:
+        """The weights of the encoder: "pretrained", or as a control of a study "random" or "shuffled"."""
+        return self.part("encoder").control or "pretrained"
 
     @property
     def encoder_trained_from(self) -> str | None:

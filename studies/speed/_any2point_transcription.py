@@ -18,6 +18,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from torch.nn import functional as F
 
+from hf_any3d.modeling.any2point.point_tokenizer import ALPHA, BETA
 from hf_any3d.modeling.any2point.virtual_projection import VIEW_ROTATIONS
 from hf_any3d.modeling.point_ops import farthest_point_sample
 
@@ -71,14 +72,14 @@ def tokenize(tokenizer: Any, points: torch.Tensor) -> tuple[torch.Tensor, torch.
     features = torch.relu(tokenizer.embed_norm(rows)).transpose(1, 2)  # (batch, points, width)
     count = config.num_tokens << (config.num_stages - 1)
     for stage in tokenizer.stages:
-        index = farthest_point_sample(xyz, count, min_squared_norm=config.sampling_min_squared_norm)
+        index = farthest_point_sample(xyz, count, min_squared_norm=config.released.sampling_min_squared_norm)
         centers, own = gather(xyz, index), gather(features, index)
         near = nearest(centers, xyz, config.tokenizer_neighbors)  # (batch, centers, k)
         offsets = gather(xyz, near) - centers.unsqueeze(2)  # (batch, centers, k, 3)
-        offsets = offsets / (offsets.abs().max(dim=2, keepdim=True).values + config.offset_eps)
+        offsets = offsets / (offsets.abs().max(dim=2, keepdim=True).values + config.released.offset_eps)
         around = gather(features, near)  # (batch, centers, k, width / 2)
         joined = torch.cat([around, own.unsqueeze(2).expand_as(around)], dim=-1)
-        joined = joined + sinusoid(offsets, joined.shape[-1], config.tokenizer_alpha, config.tokenizer_beta)
+        joined = joined + sinusoid(offsets, joined.shape[-1], ALPHA, BETA)
         features = residual_blocks(stage, joined).transpose(1, 2)  # (batch, centers, width)
         xyz, count = centers, count // 2
     return features, xyz

@@ -90,7 +90,7 @@ def build(
     clouds = torch.rand(batch, points, 3) - 0.5  # (batch, points, 3)
     labels = torch.arange(batch) % config.num_labels
     length = config.num_tokens + 1
-    shape = (length, batch) if config.attention_axis == "batch" else (batch, length)
+    shape = (length, batch) if config.released.attention_axis == "batch" else (batch, length)
     sequence = torch.randn(*shape, encoder.config.hidden_size, requires_grad=True)
     adapted = get_peft_model(model, GuidedAdapterConfig(**adapter_settings)).train()
     return Built(adapted, layers, config, clouds, labels, PointIndexer(config)(clouds), sequence)

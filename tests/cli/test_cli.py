@@ -78,7 +78,7 @@ def test_info_counts_what_the_model_has_without_its_weights(tmp_path, method):
 
 
 def test_info_warns_of_predictions_that_depend_on_the_batch(tmp_path):
-    build(attention_axis="batch").save_pretrained(tmp_path)
+    build(released={"attention_axis": "batch"}).save_pretrained(tmp_path)
     code, out, _ = run("info", tmp_path)
     line = next(line for line in out.splitlines() if line.startswith("batch-dependent"))
     assert code == 0 and "attention_axis='batch'" in line
@@ -87,7 +87,7 @@ def test_info_warns_of_predictions_that_depend_on_the_batch(tmp_path):
 
 @pytest.mark.slow
 def test_files_are_processed_one_by_one_if_predictions_depend_on_the_batch(tmp_path):
-    build(attention_axis="batch").save_pretrained(tmp_path)
+    build(released={"attention_axis": "batch"}).save_pretrained(tmp_path)
     PointCloudProcessor(num_points=64).save_pretrained(tmp_path)
     files = [FILES / "chair.ply", FILES / "lamp.stl"]
     with pytest.warns(UserWarning, match="depend on the other clouds"):

@@ -74,7 +74,7 @@ def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path, connections
     assert code == 0, err
     assert [row["predictions"][0]["label"] for row in json.loads(out)] == ["ball", "stick"]
     config = json.loads((tmp_path / "outputs/scans/config.json").read_text())
-    assert config["unknown_rows"] == 10 and config["unknown_bank_rows"] == 14
+    assert config["unknown"]["rows"] == 10 and config["unknown"]["bank_rows"] == 14
     code, out, err = run("evaluate", "outputs/scans", new)
     assert code == 0 and "accuracy 100.00 %" in out, err
 
@@ -104,7 +104,7 @@ def test_scans_are_added_to_a_model_and_old_features_reused(tmp_path):
     assert "without cone, alone in the class" in out
     assert "with a linear head; features and copies of the earlier model" in out
     config = json.loads((tmp_path / "outputs" / "all" / "config.json").read_text())
-    assert list(config["id2label"].values()) == ["ball", "cone", "stick"] and config["unknown_rows"] == 9
+    assert list(config["id2label"].values()) == ["ball", "cone", "stick"] and config["unknown"]["rows"] == 9
     # The same scans at once give the same model.
     write_scans(tmp_path / "more", 3)
     (tmp_path / "more" / "ball" / "again.npy").unlink()

@@ -1,6 +1,7 @@
 """Numbers that no one can mean are refused by their name: they would empty an answer, or turn it round."""
 
 from math import nan
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,9 +146,9 @@ def test_lists_of_other_lengths_are_refused_by_their_name():
 
 
 def test_a_deviation_of_0_of_the_unknown_score_is_refused():
-    config = unknown_score.UnknownScoreConfigMixin(unknown_distance=[0.3, 0.0])
-    with raises(ValueError, naming="unknown_distance"):
-        unknown_score.score_of_terms({"unknown_distance": torch.zeros(2)}, config)
+    config = SimpleNamespace(unknown=unknown_score.UnknownSettings(distance=[0.3, 0.0]))
+    with raises(ValueError, naming="distance"):
+        unknown_score.score_of_terms({"distance": torch.zeros(2)}, config)
 
 
 def test_texts_for_numbers_and_booleans_are_refused_by_their_name(tmp_path):

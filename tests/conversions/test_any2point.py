@@ -132,7 +132,7 @@ def test_card_has_flags_source_and_batch_dependence(variant, tmp_path):
     setting = Setting(variant, tmp_path)
     setting.convert()
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"`position_injection={setting.case.variant.model['position_injection']!r}`" in card
+    assert f"`position_injection={setting.case.variant.model['released']['position_injection']!r}`" in card
     assert "original.pth" in card and "sha256:" in card and "pipeline_tag: point-cloud-classification" in card
     assert ("depend on the other clouds" in card) == (variant != "dinov2-scan")
     assert str(tmp_path) not in card

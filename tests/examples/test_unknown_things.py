@@ -32,11 +32,11 @@ def test_a_model_is_calibrated_on_shapes_that_it_has_not_learned():
     program.finish(model, rows, calibration)
     after = model(torch.from_numpy(rows["points"][:]))
     assert torch.allclose(after.logits, before / calibration["temperature"], atol=1e-5)
-    assert after.unknown.shape == (6,) and model.config.unknown_threshold == calibration["unknown_threshold"]
-    assert model.config.unknown_share is None
-    assert model.config.unknown_rows == 6
+    assert after.unknown.shape == (6,) and model.config.unknown.threshold == calibration["threshold"]
+    assert model.config.unknown.share is None
+    assert model.config.unknown.rows == 6
     level = program.find_level(model, rows)
-    assert level["stated"] == model.config.unknown_share == 1 / 13 and 0 <= level["measured"] <= 1
+    assert level["stated"] == model.config.unknown.share == 1 / 13 and 0 <= level["measured"] <= 1
     found = program.judge_doubt(model, rows)
     assert set(found) >= {"test shapes", "room", "noise", "plane", "bar", "street", "solid", "sliver", "lying"}
     assert all(0 <= row["auroc"] <= 1 for kind, row in found.items() if kind != "test shapes")

@@ -27,11 +27,13 @@ def vision_with_patch_tokenizer() -> PeftModel:
         tokenizer_width=24,
         in_channels=6,
         token_scale=1.0,
-        sampling_tie_rule="cuda",
-        sampling_min_squared_norm=1e-3,
-        plane_mapping="wrap",
-        transposed_plane_positions=True,
-        position_injection="input_and_every_layer",
+        released={
+            "sampling_tie_rule": "cuda",
+            "sampling_min_squared_norm": 1e-3,
+            "plane_mapping": "wrap",
+            "transposed_plane_positions": True,
+            "position_injection": "input_and_every_layer",
+        },
     )
 
 

@@ -14,9 +14,9 @@ from tests.tiny_encoders import tiny_model, tiny_scene_model
 @pytest.mark.parametrize(
     ("settings", "flag"),
     [
-        ({"attention_axis": "batch"}, "attention_axis='batch'"),
-        ({"line_mapping": "wrap"}, "line_mapping='wrap'"),
-        ({"offset_normalization": "batch_std"}, "offset_normalization='batch_std'"),
+        ({"released": {"attention_axis": "batch"}}, "attention_axis='batch'"),
+        ({"released": {"line_mapping": "wrap"}}, "line_mapping='wrap'"),
+        ({"released": {"offset_normalization": "batch_std"}}, "offset_normalization='batch_std'"),
     ],
 )
 def test_models_with_batch_dependent_predictions_are_refused(settings, flag):

@@ -221,7 +221,7 @@ def _bare(run: Run, make: Callable) -> Row:
     encoder = AutoModel.from_config(base.config.encoder_config).to(run.device).requires_grad_(False).eval()
     layers, config = list(base.family.layers_of(encoder)), base.config
     batch, tokens = 2 if run.small else 32, config.num_tokens + 1
-    shape = (tokens, batch) if config.attention_axis == "batch" else (batch, tokens)
+    shape = (tokens, batch) if config.released.attention_axis == "batch" else (batch, tokens)
     sequence = torch.randn(*shape, encoder.config.hidden_size, device=run.device, requires_grad=True)
 
     def step() -> None:

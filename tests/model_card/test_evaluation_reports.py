@@ -47,9 +47,8 @@ def model(folder, config, report=None) -> str:
 
 @pytest.mark.parametrize(("weights", "is_random"), [("pretrained", False), ("random", True), ("shuffled", None)])
 def test_an_encoder_of_another_modality_is_named_with_its_weights(weights, is_random, tmp_path):
-    config = Any2PointConfig(
-        encoder_config=tiny_config("bert"), encoder_name_or_path="me/encoder", encoder_weights=weights
-    )
+    config = Any2PointConfig(encoder_config=tiny_config("bert"), encoder_name_or_path="me/encoder")
+    config.change_part("encoder", control=None if weights == "pretrained" else weights)
     place = model(tmp_path, config)
     stated = {"method": "none", "seed": 0, "selected_on_test": False}
     if is_random is None:

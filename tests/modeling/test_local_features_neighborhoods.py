@@ -108,7 +108,7 @@ def test_heights_are_linear_between_cells(shape):
 
 def test_answers_in_pieces_are_those_of_all_at_once():
     torch.manual_seed(0)
-    config = LocalFeaturesConfig(in_channels=9, num_labels=3, unknown_rows=20, unknown_width=4)
+    config = LocalFeaturesConfig(in_channels=9, num_labels=3, unknown={"rows": 20, "width": 4})
     model = LocalFeaturesForPointCloudSegmentation(config).eval()
     points = torch.randn(2, 5000, 9)
     at_once = model(points=points)

@@ -52,6 +52,6 @@ def test_pipelines_give_a_score_beside_the_label_and_no_label_far_out(saved, kno
 
 def test_without_a_stated_share_there_is_always_a_label(saved, strange):
     classify = pipeline("point-cloud-classification", model=saved)
-    classify.model.config.unknown_share = None
+    classify.model.config.unknown.share = None
     (answer,) = classify(strange)
     assert answer["label"] in NAMES and answer["unknown"] > 0.5

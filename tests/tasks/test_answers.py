@@ -7,13 +7,14 @@ import pytest
 
 from hf_any3d.cli.task_options import doubt_in_words
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.modeling.layers.unknown_score import UnknownSettings
 from hf_any3d.registry import TASKS
 
 CLOUD = PointCloudData(np.random.default_rng(0).random((64, 3)))
 
 
 def answers(up_axis, door="service", **settings):
-    config = SimpleNamespace(problem_type=None, id2label={0: "chair", 1: "lamp"}, unknown_width=1)
+    config = SimpleNamespace(problem_type=None, id2label={0: "chair", 1: "lamp"}, unknown=UnknownSettings(width=1))
     pipe = SimpleNamespace(model=SimpleNamespace(config=config), up_axis="y")
     task = TASKS["point-cloud-classification"]
     values = {"top_k": 5, "votes": None, "unknown": None, "up_axis": up_axis} | settings

@@ -34,7 +34,9 @@ def with_lora(model):
 
 MODELS = {
     "guided adapter": lambda: adapted_model("bert", {"gate": 0.2}, head_dropout=0.0),
-    "attention over the batch": lambda: adapted_model("clip_text_model", attention_axis="batch", head_dropout=0.0),
+    "attention over the batch": lambda: adapted_model(
+        "clip_text_model", released={"attention_axis": "batch"}, head_dropout=0.0
+    ),
     "LoRA": lambda: with_lora(tiny_model("bert", head_dropout=0.0)),
     "ACT": lambda: tiny_act(ActForPointCloudClassification, head_dropout=0.0, drop_path_rate=0.0),
 }

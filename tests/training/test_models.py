@@ -132,14 +132,13 @@ def test_training_drops_the_unknown_score_of_the_weights_it_starts_from(tmp_path
     with torch.no_grad():
         features = saved.act(points=points).pooler_output
         saved.fit_unknown_score(features, saved.classifier(features), bank=features + 1)
-    saved.config.unknown_share = 0.05
+    saved.config.unknown.share = 0.05
     saved.save_pretrained(tmp_path)
     arguments = PointModelArguments(model_name_or_path=str(tmp_path))
     blank = ActConfig()
     for labels in (["chair", "lamp"], ["box", "car", "cup"]):
         model = build_model(CLASSES, arguments, AdapterArguments(), labels, in_channels=3).eval()
         assert "unknown" not in model(points=points) and not any("unknown" in name for name in model.state_dict())
-        for name in ("rows", "bank_rows", "distance", "side", "surprise", "threshold", "share"):
-            assert getattr(model.config, f"unknown_{name}") == getattr(blank, f"unknown_{name}")
+        assert model.config.unknown == blank.unknown
         model.save_pretrained(tmp_path / "trained")
         assert "unknown" not in type(model).from_pretrained(tmp_path / "trained")(points=points)

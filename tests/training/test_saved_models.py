@@ -43,7 +43,7 @@ def judged(model: str, dataset: Dataset, **how) -> dict[str, float]:
 @pytest.mark.slow
 def test_order_of_clouds_does_not_matter_for_batch_dependent_models(tmp_path):
     order = [0, 3, 1, 4, 2, 5]
-    for name, settings in (("sound", {}), ("faithful", {"attention_axis": "batch"})):
+    for name, settings in (("sound", {}), ("faithful", {"released": {"attention_axis": "batch"}})):
         model = saved(tmp_path / name, **settings)
         assert judged(model, rows()) == pytest.approx(judged(model, rows().select(order)), rel=1e-4)
     together = [judged(model, some, batch_size=2)["loss"] for some in (rows(), rows().select(order))]

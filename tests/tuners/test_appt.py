@@ -120,7 +120,7 @@ def test_gaps_merging_and_attention_over_clouds_are_refused():
     with pytest.raises(ValueError, match=r"appt cannot be merged into the encoder; use unload\(\)"):
         with_prompts().merge_and_unload()
     with raises(ValueError, naming="attention_axis"):
-        with_prompts(model={"attention_axis": "batch"})
+        with_prompts(model={"released": {"attention_axis": "batch"}})
 
 
 @pytest.mark.parametrize(

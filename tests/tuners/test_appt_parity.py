@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import ViTConfig, ViTModel
 
 from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification, APPTConfig
+from hf_any3d.modeling.any2point.point_tokenizer import ALPHA, BETA
 from hf_any3d.tuners.appt import APPTLayer
 from tests.reference.fill import fill, points
 
@@ -94,6 +95,7 @@ class Case:
         token = sizes["token_network"]
         stages = len(token["LGA_block"])
         normalization, eps = OFFSETS[token["kind"]]
+        assert (token["alpha"], token["beta"]) == (ALPHA, BETA)
         width = sizes["embed_dim"]
         encoder = ViTConfig(
             hidden_size=width,
@@ -113,13 +115,12 @@ class Case:
             tokenizer_expansions=token["dim_expansion"],
             tokenizer_neighbors=token["k_neighbors"],
             tokenizer_blocks=token["LGA_block"],
-            tokenizer_bottlenecks=[None] * stages,
-            tokenizer_alpha=token["alpha"],
-            tokenizer_beta=token["beta"],
-            offset_normalization=normalization,
-            offset_eps=eps,
-            final_norm_eps=1e-5,
-            sampling_min_squared_norm=self.manifest["input"]["sampling_min_squared_norm"],
+            released={
+                "offset_normalization": normalization,
+                "offset_eps": eps,
+                "final_norm_eps": 1e-5,
+                "sampling_min_squared_norm": self.manifest["input"]["sampling_min_squared_norm"],
+            },
             pooling=["max_plus_first_mean"],
             head_widths=[512, 256],
             head_bias=True,

@@ -117,7 +117,7 @@ def test_few_tokens_are_smaller_graphs(groups):
 
 @pytest.mark.parametrize("axis", ["tokens", "batch"])
 def test_the_class_token_of_an_encoder_takes_no_part_in_graphs(axis, monkeypatch):
-    base = tiny_model("bert", attention_axis=axis)
+    base = tiny_model("bert", released={"attention_axis": axis})
     model = get_peft_model(base, PointGSTConfig(r=4, local_size=8, init_weights=False)).eval()
     seen = []
     original = SpectralAdapter.added

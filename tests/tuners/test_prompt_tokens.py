@@ -54,6 +54,6 @@ def test_positions_of_prompts_are_trained_and_stored(tmp_path):
 
 
 def test_attention_over_the_batch_is_refused():
-    base = tiny_model(attention_axis="batch")
+    base = tiny_model(released={"attention_axis": "batch"})
     with raises(ValueError, naming="attention_axis"):
         get_peft_model(base, PromptTokensConfig())

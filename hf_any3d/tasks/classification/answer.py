@@ -33,7 +33,8 @@ class ClassificationAnswers(Answers):
         if self.on_page and "top_k" not in self.settings:
             self.arguments["top_k"] = _MOST_SHOWN
         # Only scores with a projection or an energy are near 0 for clouds like those of the training.
-        is_of_scans = getattr(self.config, "unknown_width", None) or getattr(self.config, "unknown_energy", None)
+        calibration = getattr(self.config, "unknown", None)
+        is_of_scans = calibration is not None and (calibration.width or calibration.energy)
         self._unlike_from = UNLIKE_FROM if is_of_scans else _UNLIKE_FROM_ELSE
 
     @cached_property

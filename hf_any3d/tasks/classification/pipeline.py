@@ -11,8 +11,8 @@ class PointCloudClassificationPipeline(ClassificationSteps, PointCloudPipeline):
     `{"label": …, "score": …}`, the highest score first. If the model has an unknown score, each also has
     `"unknown"`, from 0 to 1: the higher, the less the cloud is like those of the training. Above 0.5 the list is a
     single entry whose label is None, with the score of the best class, if the model's config states how many known
-    clouds that happens to (`unknown_share`). Of a regression it has all numbers as scores, in the order of the labels,
-    whatever `top_k`.
+    clouds that happens to (`config.unknown.share`). Of a regression it has all numbers as scores, in the order of the
+    labels, whatever `top_k`.
 
     Arguments of a call:
 

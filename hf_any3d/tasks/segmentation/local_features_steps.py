@@ -106,7 +106,7 @@ class LocalFeaturesSteps(SegmentationSteps):
     @property
     def gives_unknown(self) -> bool:
         """True if answers have `unknown (points,)`."""
-        return self.model.config.unknown_rows > 0
+        return self.model.config.unknown.rows > 0
 
     def _sanitize_parameters(
         self,
@@ -121,7 +121,7 @@ class LocalFeaturesSteps(SegmentationSteps):
             during["unit"] = one_of("unit", unit, LENGTHS)
             if self.feature_extractor.unit != "meters":
                 raise ValueError(f"unit={unit!r}: the model sees shares of an object's size; expected None")
-        if none_of_these and self.model.config.unknown_share is None:
+        if none_of_these and self.model.config.unknown.share is None:
             raise ValueError("none_of_these=True: the model knows no level, as too few places were held out")
         if noise and self.feature_extractor.unit != "meters":
             raise ValueError("noise=True: the model labels objects, which have no ground; expected a model of places")
@@ -273,10 +273,10 @@ class LocalFeaturesSteps(SegmentationSteps):
             share = float((answers.labels == self.label_names().index(name_of_ground)).mean())
             if share < _LEAST_GROUND:
                 found.append(f"{share:.1%} of its points are ground, so that heights above it are guesses")
-        if config.unknown_share is not None and answers.all_unknown is not None:
+        if config.unknown.share is not None and answers.all_unknown is not None:
             share = float(is_none_of_these(answers.all_unknown, config).mean())
-            if share > _MANY_UNKNOWN * config.unknown_share:
-                usual = f"{config.unknown_share:.0%} are usual"
+            if share > _MANY_UNKNOWN * config.unknown.share:
+                usual = f"{config.unknown.share:.0%} are usual"
                 found.append(f"{share:.0%} of its points are unlike all learned ones ({usual})")
         if found:
             name = "" if stem is None else f"{stem}: "
@@ -410,7 +410,7 @@ class _AnswersWithFeatures(_Answers):
     """Answers with margins, and with outputs of the hidden layer of the points `drawn`."""
 
     def __init__(self, num_points: int, drawn: np.ndarray, model: PointLabels):
-        super().__init__(num_points, num_points, model.config.unknown_rows > 0)
+        super().__init__(num_points, num_points, model.config.unknown.rows > 0)
         self.model = model
         self.margins = np.zeros(num_points, np.float32)
         self.features = np.zeros((len(drawn), model.config.hidden_size), np.float32)

@@ -215,13 +215,13 @@ def save(prepared: Preparation, examples: Examples, estimates: dict[str, Estimat
             "copy_jitter": model.config.copy_jitter,
             "metric": "stored with the package" if model.config.metric else "features standardized by the scans",
             "strength": prepared.plan.strength,
-            "drawn things of no class": model.config.unknown_bank_rows,
+            "drawn things of no class": model.config.unknown.bank_rows,
             "chosen": prepared.plan.reason,
         },
     )
     folder = Path(arguments.output_dir)
     sure = "\n\n".join(estimate.section() for estimate in estimates.values()) or "Unknown: no class has two scans."
-    if model.config.unknown_share is not None:
+    if model.config.unknown.share is not None:
         said = _how_often_unknown(model.config, estimates[CROSS_VALIDATION])
         sure += f'\n\n"None of these" is {said}.'
     with replacing_model(folder) as new:
@@ -279,9 +279,9 @@ def lines_of(prepared: Preparation, estimates: dict[str, Estimate], hint: str | 
 
 def _how_often_unknown(config: PointFeaturesConfig, estimate: Estimate) -> str:
     """Tell how many scans of the classes are labeled "none of these": a mean, and what so few scans can promise."""
-    assert config.unknown_share is not None
+    assert config.unknown.share is not None
     return (
-        f"said of {100 * config.unknown_share:.0f} % of further scans like these on average, and of at most "
+        f"said of {100 * config.unknown.share:.0f} % of further scans like these on average, and of at most "
         f"{100 * estimate.refused_at_most:.0f} % with a confidence of 95 %, as {estimate.total} were held out"
     )
 
@@ -290,13 +290,13 @@ def _when_unknown(prepared: Preparation, estimate: Estimate) -> str:
     """Describe how often a scan is labeled "none of these"."""
     config = prepared.model.config
     channels = prepared.processor.features
-    if config.unknown_share is not None:
+    if config.unknown.share is not None:
         unknown = f"{_how_often_unknown(config, estimate)}; and of part of what is unlike them"
     elif "wrap" in config.features:
         unknown = "never said, as the wrap may have seen the scans by which its level would be found"
     else:
         unknown = f"never said, as its level takes {STATED_FROM} different scans of each class"
     # Things were asked for, and could not be drawn.
-    if prepared.num_things and not config.unknown_bank_rows and len(channels) > 1:
+    if prepared.num_things and not config.unknown.bank_rows and len(channels) > 1:
         unknown += f"; it knows no drawn things, which have no {', '.join(channels[1:])}"
     return unknown

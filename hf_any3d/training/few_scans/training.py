@@ -273,7 +273,7 @@ def _fit_unknown_score(
     judged = torch.from_numpy(rows.held_out)
     logits = torch.from_numpy(answers.logits[rows.held_out]).float()  # (judged, classes)
     terms = {name: values[judged] for name, values in answers.terms.items()}
-    terms["unknown_surprise"] = surprise(logits)
+    terms["surprise"] = surprise(logits)
     # Logits that are joined with the answers of a trained model have another energy than those that were judged.
     if rows.metric is not None and config.wrap_labels is None:
         terms = with_energy(terms, logits)
@@ -291,12 +291,12 @@ def _fit_unknown_score(
     different_scans = [len(np.unique(rows.groups[rows.labels == label])) for label in range(len(rows.classes))]
     # Of few scans the level is too low, and a trained model has usually seen the scans that the folds hold out.
     if min(different_scans) < STATED_FROM or "wrap" in config.features:
-        config.unknown_share = None
+        config.unknown.share = None
     score = model.unknown_score
     assert score is not None
     # Scans that are alone in their class calibrate nothing, but what is like them is known.
     score.features = torch.cat([score.features, score.project(features[~judged])])
-    config.unknown_rows = len(features)
+    config.unknown.rows = len(features)
     return terms
 
 

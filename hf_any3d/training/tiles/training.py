@@ -625,7 +625,7 @@ def _set_known(model: LocalFeaturesForPointCloudSegmentation, rows: Rows, kept: 
     score.projection = torch.from_numpy(directions).float()
     score.features = score.project(torch.from_numpy(standard[known]))
     model.unknown_score = score
-    model.config.unknown_rows, model.config.unknown_width = len(known), directions.shape[1]
+    model.config.unknown.rows, model.config.unknown.width = len(known), directions.shape[1]
 
 
 def _add_unknown_score(
@@ -638,18 +638,18 @@ def _add_unknown_score(
         # Terms are of different sizes; by mean and deviation of held-out points each counts alike.
         usual = float(values.mean())
         deviation = max(float(values.std()), 1e-3)
-        setattr(config, name, [usual, max(usual, deviation) if name == "unknown_surprise" else deviation])
+        setattr(config.unknown, name, [usual, max(usual, deviation) if name == "surprise" else deviation])
     # The level that no fold exceeds by more than the share: points of a place are alike, so that it is places that
     # have to be counted.
     sums = torch.zeros(len(judged.folds))
     for name, values in judged.terms.items():
-        usual, deviation = getattr(config, name)
+        usual, deviation = getattr(config.unknown, name)
         sums += (values - usual) / deviation
     levels = [np.quantile(sums[judged.folds == fold].numpy(), 1 - REFUSED_SHARE) for fold in np.unique(judged.folds)]
-    config.unknown_threshold = float(max(levels))
+    config.unknown.threshold = float(max(levels))
     # A share is promised only where enough places were held out to have seen it.
     is_stated = judged.estimate.unit != "tile" and len(judged.estimate.matrices) >= STATED_FROM
-    config.unknown_share = REFUSED_SHARE if is_stated else None
+    config.unknown.share = REFUSED_SHARE if is_stated else None
 
 
 def _save(
@@ -740,14 +740,14 @@ def _lines(
         return [*lines, f"mean IoU: unknown, {why}"]
     lines += judged.estimate.lines()
     unit = "place" if examples.kind == "tile" else "object"
-    if config.unknown_share is None:
+    if config.unknown.share is None:
         lines.append(f"none of these: never said, as its level takes {STATED_FROM} {unit}s")
     else:
         # The level is that of the worst fold, so that each of them stands for one place.
         folds = len(np.unique(judged.folds))
         of_fold = f"each {unit}" if folds == len(judged.estimate.matrices) else f"each of {folds} groups of {unit}s"
         lines.append(
-            f"none of these: with none_of_these, said of at most {100 * config.unknown_share:.0f} % of the points of "
+            f"none of these: with none_of_these, said of at most {100 * config.unknown.share:.0f} % of the points of "
             f"{of_fold} that was held out; at most {100 * share_at_most(0, folds):.0f} % of further {unit}s like "
             "these exceed that, with a confidence of 95 %"
         )

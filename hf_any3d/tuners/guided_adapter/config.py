@@ -22,7 +22,7 @@ class GuidedAdapterConfig(EncoderLayersConfig):
     """
 
     method = "GUIDED_ADAPTER"
-    choices = {"pooling": ("mean", "max_mean")}  # noqa: RUF012
+    choices = {"pooling": ("mean", "max_mean"), "start": ("paper", "identity")}  # noqa: RUF012
 
     r: int = field(default=16, metadata={"help": "Width of the bottleneck parallel to the feed-forward branch."})
     bottleneck_scale: float = field(default=0.3, metadata={"help": "Factor of the bottleneck's output."})
@@ -52,6 +52,13 @@ class GuidedAdapterConfig(EncoderLayersConfig):
     init_weights: bool = field(
         default=True, metadata={"help": "Initialize the bottlenecks to zero; False for random values."}
     )
+    start: str = field(
+        default="paper",
+        metadata={
+            "help": "What a new adapter does: 'paper' aggregates from the start, which changes the layers; 'identity' "
+            "starts with gains of zero in the views' norms, and thus from the unchanged encoder."
+        },
+    )
     gate: float | None = field(
         default=None,
         metadata={
@@ -59,6 +66,17 @@ class GuidedAdapterConfig(EncoderLayersConfig):
             "its output (1); None for no gate, as published."
         },
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.start == "identity":
+            # Each of both changes a layer by itself.
+            for name, kept in (("gate", (None, 1)), ("init_weights", (True,))):
+                if getattr(self, name) not in kept:
+                    raise ValueError(
+                        f"{name}={getattr(self, name)!r} with start='identity'; expected {kept[0]!r}, as it changes "
+                        "the layers from the start"
+                    )
 
     @classmethod
     def light(cls, **kwargs: Any) -> Self:

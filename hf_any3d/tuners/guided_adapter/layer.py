@@ -76,9 +76,9 @@ class GuidedAdapterLayer(WrappedModule):
                 sizes = (config.attention_width, config.attention_heads, config.attention_dropout)
                 attention = CellAttention(self.hidden_size, self.views, *sizes)
                 self.guided_adapter_attention[adapter_name] = attention
-        self.reset_parameters(adapter_name, config.init_weights)
+        self.reset_parameters(adapter_name, config.init_weights, config.start)
 
-    def reset_parameters(self, adapter_name: str, init_weights: bool) -> None:
+    def reset_parameters(self, adapter_name: str, init_weights: bool, start: str) -> None:
         """Initialize an adapter's weights."""
         down = self.guided_adapter_down[adapter_name]
         up = self.guided_adapter_up[adapter_name]
@@ -88,6 +88,9 @@ class GuidedAdapterLayer(WrappedModule):
         if init_weights:
             # With zeros the branch starts as that of the frozen layer.
             nn.init.zeros_(up.weight)
+        if start == "identity" and adapter_name in self.guidance:
+            # The last gain before the sum over the views; the rows of the voxels only weigh the views.
+            nn.init.zeros_(self.guided_adapter_view_norm[adapter_name].weight)
         if adapter_name in self.guided_adapter_attention:
             attention = self.guided_adapter_attention[adapter_name]
             for stacked in (attention.qkv_weight, attention.out_weight):

@@ -83,7 +83,7 @@ class AutoencoderCase:
             "hidden_size": arguments["encoder_dims"],
             "num_codes": arguments["num_tokens"],
             "sampling_min_squared_norm": 1e-3,
-            "noise_in_eval": True,
+            "released": {"noise_in_eval": True},
         }
         if teacher:
             layers = {found[1] for name in tensors if (found := re.search(r"^encoder\..*layers?\.(\d+)\.", name))}
@@ -96,7 +96,7 @@ class AutoencoderCase:
         if teacher == "bert":
             settings |= {"position_injection": "input", "use_input_norm": False}
         if self.name == "act_dvae_clip_deep":
-            settings["attention_axis"] = "batch"
+            settings["released"]["attention_axis"] = "batch"
         model = ActAutoencoder(ActAutoencoderConfig(**settings | changes))
         report = model.load_state_dict(tensors, strict=False)
         assert not report.unexpected_keys

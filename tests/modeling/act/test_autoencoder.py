@@ -30,14 +30,14 @@ def test_a_saved_config_builds_the_model_around_its_teacher(tmp_path):
 
 
 def test_attention_over_the_batch_is_optional_and_warns():
-    model = tiny_autoencoder("clip_vision_model", attention_axis="batch")
+    model = tiny_autoencoder("clip_vision_model", released={"attention_axis": "batch"})
     assert model.config.batch_dependent_flags == ["attention_axis='batch'"]
     assert tiny_autoencoder("clip_vision_model").config.batch_dependent_flags == []
     with pytest.warns(UserWarning, match="other clouds"):
         together = fine(model)
     assert not torch.allclose(fine(model, clouds()[:1]), together[:1], atol=1e-4)
     with raises(ValueError, naming="attention_axis"):
-        tiny_autoencoder("llama", attention_axis="batch")
+        tiny_autoencoder("llama", released={"attention_axis": "batch"})
 
 
 def test_prompts_drop_out_in_training_but_their_positions_do_not():
@@ -56,11 +56,11 @@ def test_prompts_drop_out_in_training_but_their_positions_do_not():
 
 def test_dropout_of_the_teacher_is_optional():
     assert not tiny_autoencoder("bert").train().encoder.training
-    assert tiny_autoencoder("bert", teacher_dropout=True).train().encoder.encoder.layer[0].training
+    assert tiny_autoencoder("bert", released={"teacher_dropout": True}).train().encoder.encoder.layer[0].training
 
 
 def test_layers_before_a_detached_teacher_learn_from_the_kl_term_only():
-    model = tiny_autoencoder("vit", num_prompts=0, detach_teacher=True).train()
+    model = tiny_autoencoder("vit", num_prompts=0, released={"detach_teacher": True}).train()
     model(clouds()).loss.backward()
     assert model.teacher_in.weight.grad is None and model.codebook.weight.grad is None
     assert model.teacher_out.weight.grad.abs().max() > 0
@@ -141,7 +141,7 @@ def test_colors_are_read_but_not_reconstructed():
     [
         ({"prompt_depth": "middle"}, "prompt_depth='middle'; expected one of 'shallow', 'deep'"),
         ({"group_size": 10}, "group_size=10; expected a multiple of 4"),
-        ({"detach_teacher": True}, "prompts would get no gradient"),
+        ({"released": {"detach_teacher": True}}, "prompts would get no gradient"),
         ({"quantizer": "nearest"}, "quantizer='nearest' with code_scores='projection'"),
         ({"code_restart_share": 0.1}, "code_restart_share=0.1 with code_scores='projection'"),
         ({"code_ema_decay": 0.9, "code_scores": "cosine"}, "code_ema_decay=0.9 with quantizer='gumbel'"),

@@ -37,7 +37,7 @@ def observe(model, case, path):
     seen, hooks = {}, []
 
     def keep(name, output):
-        over_batch = name.startswith("teacher_block") and model.config.attention_axis == "batch"
+        over_batch = name.startswith("teacher_block") and model.config.released.attention_axis == "batch"
         seen[name] = hidden_of(output).transpose(0, 1) if over_batch else hidden_of(output)
 
     watched = {"encoder_tokens": model.patch_encoder, "sampled_codes": model.codebook, "feature": model.graph_decoder}

@@ -50,7 +50,7 @@ def test_targets_are_those_of_given_or_drawn_noise():
     torch.manual_seed(4)
     torch.testing.assert_close(targets, chosen(noisy, gumbel_noise(torch.zeros(3, GROUPS, 12))))
     # An autoencoder that draws noise by itself is kept from it.
-    model.autoencoder.config.noise_in_eval = True
+    model.autoencoder.config.released.noise_in_eval = True
     torch.testing.assert_close(model(points, mask).targets, chosen(model, torch.zeros(1)))
 
 

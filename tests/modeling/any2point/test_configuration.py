@@ -14,7 +14,7 @@ def test_setting_without_effect_is_refused(name):
 
 @pytest.mark.parametrize("where", ["input", "every_layer", "input_and_every_layer"])
 def test_positions_are_added_as_configured(where):
-    model = tiny_model(position_injection=where, use_input_norm=False).any2point
+    model = tiny_model(released={"position_injection": where, "use_input_norm": False}).any2point
     seen = []
     for layer in model.family.layers_of(model.encoder):
         layer.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
@@ -24,7 +24,7 @@ def test_positions_are_added_as_configured(where):
     (first, out), (second, _) = seen
     assert torch.allclose(second, out) == (where == "input")
     added = {"input": 1, "every_layer": 1, "input_and_every_layer": 2}[where]
-    once = tiny_model(use_input_norm=False).any2point
+    once = tiny_model(released={"use_input_norm": False}).any2point
     once.family.layers_of(once.encoder)[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     with torch.no_grad():
         once(clouds())
@@ -33,7 +33,7 @@ def test_positions_are_added_as_configured(where):
 
 
 def test_batch_axis_attention_warns_once_and_depends_on_the_batch():
-    model = tiny_model("clip_text_model", attention_axis="batch")
+    model = tiny_model("clip_text_model", released={"attention_axis": "batch"})
     with torch.no_grad(), pytest.warns(UserWarning, match="depend on the other clouds") as caught:
         together = model(clouds()).logits
         alone = model(clouds()[:1]).logits

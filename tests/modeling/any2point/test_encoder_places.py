@@ -72,7 +72,7 @@ def test_rules_for_rotary_views_differ_and_are_finite(family):
 @pytest.mark.parametrize("family", ["llama", "t5", "beit", "wavlm"])
 def test_attention_over_the_batch_is_refused_if_layers_use_places(family):
     with raises(ValueError, naming="attention_axis"):
-        tiny_model(family, attention_axis="batch")
+        tiny_model(family, released={"attention_axis": "batch"})
 
 
 def test_line_length_spreads_the_tokens_of_encoders_without_a_table():

@@ -8,6 +8,7 @@ from hf_any3d.modeling.any2point import (
     Any2PointForSemanticSegmentation,
 )
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_SEGMENTATION
+from tests.errors import raises
 from tests.tiny_encoders import saved_encoder, tiny_config
 
 
@@ -32,7 +33,7 @@ def test_a_complete_config_stays_as_it_is():
 
 @pytest.mark.parametrize("encoder", ["llama", "vit", "wav2vec2"])
 def test_tokens_are_scaled_only_to_learned_positions(encoder):
-    settings = Any2PointForPointCloudClassification.complete_settings(tiny_config(encoder), {})
+    settings = Any2PointForPointCloudClassification.complete_settings(tiny_config(encoder), {}, "small_data")
     # The weights of the package do not fit such a narrow encoder.
     expected = LIGHT | {"tokenizer_weights": "random"}
     if encoder != "vit":
@@ -42,5 +43,15 @@ def test_tokens_are_scaled_only_to_learned_positions(encoder):
 
 def test_the_width_is_that_of_the_patch_tokenizer():
     complete = Any2PointForPointCloudClassification.complete_settings
-    assert "tokenizer_width" not in complete(tiny_config("bert"), {"tokenizer": "point_pn"})
-    assert complete(tiny_config("bert"), {"tokenizer": "point_pn", "tokenizer_width": 48})["tokenizer_width"] == 48
+    plain = {"tokenizer": "point_pn"}
+    assert "tokenizer_width" not in complete(tiny_config("bert"), plain, "small_data")
+    assert complete(tiny_config("bert"), plain | {"tokenizer_width": 48}, "small_data")["tokenizer_width"] == 48
+
+
+def test_without_a_preset_the_settings_are_those_of_the_config():
+    build = Any2PointForPointCloudClassification.from_encoder_pretrained
+    config = build(saved_encoder("bert"), preset=None).config
+    usual = Any2PointConfig()
+    assert {name: getattr(config, name) for name in LIGHT} == {name: getattr(usual, name) for name in LIGHT}
+    with raises(ValueError, naming="'small_data'"):
+        build(saved_encoder("bert"), preset="light")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer, normalize_offsets
+from hf_any3d.modeling.any2point.point_tokenizer import ALPHA, BETA, PointTokenizer, normalize_offsets
 from hf_any3d.modeling.point_ops import farthest_point_sample
 from tests.tiny_encoders import SMALL, clouds
 
@@ -63,10 +63,10 @@ def plain_stage(stage, xyz, features, centers, centers_index, config):
     for center, own in zip(centers, centers_index.tolist(), strict=True):
         near = (xyz - center).square().sum(dim=-1).argsort(stable=True)[: config.tokenizer_neighbors]
         offsets = xyz[near] - center
-        offsets = offsets / (offsets.abs().amax(dim=0) + config.offset_eps)
+        offsets = offsets / (offsets.abs().amax(dim=0) + config.released.offset_eps)
         rows = torch.cat([features[near], features[own].expand(len(near), -1)], dim=-1)
         steps = torch.arange(stage.width // 6) / (stage.width // 6)
-        phase = offsets[:, :, None] * config.tokenizer_beta / config.tokenizer_alpha**steps
+        phase = offsets[:, :, None] * BETA / ALPHA**steps
         rows = rows + torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(1)
         for block in stage.blocks:
             hidden = block.reduce_norm(block.reduce(rows)).relu()

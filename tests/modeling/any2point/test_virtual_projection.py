@@ -50,14 +50,15 @@ def test_equal_centers_give_finite_places_and_one_embedding(table):
 def test_transposed_positions_read_each_view_by_columns():
     centers = normalize_centers(clouds(2, 9))
     plain = project(centers, PLANE, Any2PointConfig(num_views=1)).embedding  # (batch, tokens, hidden)
-    found = project(centers, PLANE, Any2PointConfig(num_views=1, transposed_plane_positions=True)).embedding
+    transposed = Any2PointConfig(num_views=1, released={"transposed_plane_positions": True})
+    found = project(centers, PLANE, transposed).embedding
     assert torch.equal(found, plain.transpose(1, 2).reshape(2, 9, 6))
     assert not torch.equal(found, plain)
 
 
 def test_image_size_of_the_config_replaces_sixteen_pixels_an_entry():
     centers = normalize_centers(clouds(2, 9))
-    projection = project(centers, PLANE, Any2PointConfig(plane_size=(100, 50), plane_cells=10))
+    projection = project(centers, PLANE, Any2PointConfig(plane_cells=10, released={"plane_size": (100, 50)}))
     assert projection.extent == (100.0, 50.0) and projection.cell_size == 10.0
     # Equal viewing angles have equal entries for any size of a pixel.
     default = project(centers, PLANE, Any2PointConfig())
@@ -66,7 +67,7 @@ def test_image_size_of_the_config_replaces_sixteen_pixels_an_entry():
 
 @pytest.mark.parametrize("mapping", ["stretch", "wrap"])
 def test_only_the_released_mapping_depends_on_the_other_clouds(mapping):
-    config = Any2PointConfig(line_mapping=mapping)
+    config = Any2PointConfig(released={"line_mapping": mapping})
     centers = normalize_centers(clouds(3, 9))
     together = project(centers, LINE, config).embedding
     alone = torch.cat([project(cloud[None], LINE, config).embedding for cloud in centers])
@@ -77,7 +78,7 @@ def test_only_the_released_mapping_depends_on_the_other_clouds(mapping):
 @pytest.mark.parametrize("table", [LINE, PLANE])
 @pytest.mark.parametrize("token_places", ["order", "random"])
 def test_places_without_projection_do_not_depend_on_coordinates(token_places, table):
-    config = Any2PointConfig(token_places=token_places)
+    config = Any2PointConfig(controls={"token_places": token_places})
     one, other = project(clouds(2, 9, seed=1), table, config), project(clouds(2, 9, seed=2), table, config)
     assert torch.equal(one.view_positions, other.view_positions)
     assert torch.equal(one.embedding, other.embedding)

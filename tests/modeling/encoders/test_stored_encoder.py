@@ -103,4 +103,4 @@ def test_weights_that_replace_the_named_ones_have_no_record_of_these(how):
     named = tiny_model().config.part("encoder")
     part = tiny_model(encoder_weights=how).config.part("encoder")
     assert named.checksum is not None and not named.stored
-    assert part == replace(named, stored=True, checksum=None, subfolder=None)
+    assert part == replace(named, stored=True, checksum=None, subfolder=None, control=how)

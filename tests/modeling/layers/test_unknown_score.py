@@ -39,7 +39,7 @@ def test_a_classifier_tells_after_it_is_fitted_and_saved(kind, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(again(clouds).unknown, output.unknown)
     assert "how unlike the 24 clouds of the training" in (tmp_path / "README.md").read_text()
-    assert again.config.unknown_rows == 24 and again.config.unknown_threshold == model.config.unknown_threshold
+    assert again.config.unknown.rows == 24 and again.config.unknown.threshold == model.config.unknown.threshold
 
 
 @pytest.mark.slow
@@ -60,14 +60,14 @@ def test_a_bank_tells_what_is_as_far_from_the_known_rows_as_they_are_from_each_o
         shares[name] = [float(score.float().mean()) for score in scores]
     assert max(share[0] for share in shares.values()) < 0.15
     assert shares["without"][1] < 0.4 and shares["with"][1] > 0.8
-    assert model.config.unknown_bank_rows == 100
+    assert model.config.unknown.bank_rows == 100
     model.save_pretrained(tmp_path)
     again = PointFeaturesForPointCloudClassification.from_pretrained(tmp_path)
     torch.testing.assert_close(again.score_unknown(unknown, logits), model.score_unknown(unknown, logits))
     assert "and how like 100 drawn things of no class" in (tmp_path / "README.md").read_text()
     # Without one again, the score is that of the distance alone.
     model.fit_unknown_score(known, logits)
-    assert model.config.unknown_bank_rows == 0 and model.unknown_score.bank is None
+    assert model.config.unknown.bank_rows == 0 and model.unknown_score.bank is None
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_named(given, message):
 
 @pytest.mark.slow
 def test_an_adapter_stores_the_score_that_its_config_made_room_for(tmp_path):
-    peft = get_peft_model(tiny_model(large_logits=True, unknown_rows=24), GuidedAdapterConfig())
+    peft = get_peft_model(tiny_model(large_logits=True, unknown={"rows": 24}), GuidedAdapterConfig())
     assert "unknown_score" in peft.peft_config["default"].modules_to_save
     model = peft.eval().get_base_model()
     fitted(model)

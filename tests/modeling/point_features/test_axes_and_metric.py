@@ -46,7 +46,7 @@ def test_a_model_that_was_saved_before_answers_as_it_did(tmp_path):
     ).eval()
     model.save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
-    for name in ("encoder_up_axis", "wrap_up_axis", "metric", "largest_scan", "scan_unit", "unknown_energy"):
+    for name in ("encoder_up_axis", "wrap_up_axis", "metric", "largest_scan", "scan_unit", "unknown"):
         del settings[name]
     (tmp_path / "config.json").write_text(json.dumps(settings))
     again = AutoModelForPointCloudClassification.from_pretrained(tmp_path)
