@@ -13,7 +13,7 @@ from tests.tiny_encoders import LAYERS, clouds, tiny_model, train_step
 # Text with a table of positions, relative, rotary and convolutional ones; images; and sound.
 ENCODERS = ["bert", "t5", "llama", "clip_text_model", "vit", "dinov3_vit", "audio-spectrogram-transformer", "wavlm"]
 TOKENS = 8  # of a cloud of the tiny models
-POOLED = {"pooling": ["max_plus_mean"], "use_input_norm": False}
+POOLED = {"pooling": ["max_plus_mean"], "released": {"use_input_norm": False}}
 
 
 def with_prompts(encoder: str = "bert", model: dict | None = None, **settings) -> PeftModel:
