@@ -25,7 +25,7 @@ PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 # size; the largest sweeps: all outputs on full disks and under odd names, all contents of repositories, errors of
 # other libraries.
 TOOL_TESTS := $(addprefix tests/,fuzz faults many_files cli/test_written_files.py hub/test_contents.py \
-	integration/test_foreign_errors.py published/test_check_published.py test_extending.py \
+	integration/test_foreign_errors.py docs/test_upstream.py published/test_check_published.py test_extending.py \
 	docs/test_search.py examples/test_train_default_model.py examples/test_unknown_things.py examples/test_make_cut.py \
 	examples/test_published_tables.py test_gpu_check.py test_packaging.py studies \
 	$(addprefix conversions/test_,released_checkpoints.py act_released.py minigpt3d_released.py minigpt3d_published.py))

@@ -16,8 +16,8 @@ MOST = 6
 
 Files of another model that is built on it are not counted.
 """
-# The table by which files of relatives are told apart names all of them.
-_SHARED = {"conversions/point_starts.py"}
+# Tables that name models by what they are for: files of relatives, and stored directories of this repository.
+_SHARED = {"conversions/point_starts.py", "conversions/stored_settings.py"}
 # Words of other meanings too, which alone do not name a model.
 _PLAIN_WORDS = {"act", "local_features", "point_features"}
 

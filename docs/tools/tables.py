@@ -29,7 +29,7 @@ DOCS = Path(__file__).resolve().parents[1]
 ANY_ENCODERS = Path(__file__).with_name("any_encoders.csv")
 """Records of `python -m tests.any_encoders`."""
 PUBLISHED_CHECKS = Path(__file__).with_name("published_checks.json")
-"""Records of `python -m tests.published`."""
+"""Records of `python -m tests.published.checks`."""
 
 _NOTE = "This page is written by `python -m docs.tools.tables` from the registries."
 _RULE = """## How an encoder is understood
@@ -396,17 +396,16 @@ def published_page() -> str:
                     f"`{opened}`",
                     ", ".join([f"`{file.path}`", *others]),
                     f"`{file.model_class or published.system.model_class}`",
+                    runs[opened]["date"] if opened in runs else "no",
                     texts or "",
                     "; ".join(filter(None, (file.remark, file.reported))),
                 )
             )
-    lines += markdown_table(("name", "files", "opens with", "texts are encoded by", "remark"), rows)
+    lines += markdown_table(("name", "files", "opens with", "opened here", "texts are encoded by", "remark"), rows)
     lines += ["", "## Opened for real", ""]
-    lines += ["What the recorded runs saw. `tests/published/checks.py` defines chance and what is expected, and"]
-    lines += ["`python -m tests.published --output docs/tools/published_checks.json` records further runs.", ""]
-    for name, record in runs.items():
-        seen = "; ".join(f"{check['name']}: {check['seen']}" for check in record["checks"])
-        lines.append(f"- `{name}` {_last_run(record)}: {seen}.")
+    lines += ["What the recorded runs saw. `tests/published/judging.py` defines chance and what is expected. With a"]
+    lines += ["network, `python -m tests.published.checks NAME --output docs/tools/published_checks.json` records another."]
+    lines += ["", *(row_of_check(name, record) for name, record in runs.items())]
     lines += ["", "## Licenses", ""]
     systems = {published.system.title: published.system for published in PUBLISHED.values()}
     lines += markdown_table(
@@ -420,9 +419,11 @@ def published_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _last_run(record: dict[str, Any]) -> str:
+def row_of_check(name: str, record: dict[str, Any]) -> str:
+    """Return the line about a name that was opened for real."""
     verdict = "passed" if record["passed"] else "failed"
-    return f"{verdict} on {record['date']} with {record['versions']['hf-any3d']}"
+    seen = "; ".join(f"{check['name']}: {check['seen']}" for check in record["checks"])
+    return f"- `{name}` {verdict} on {record['date']} with {record['versions']['hf-any3d']}: {seen}."
 
 
 def first_line(described: object) -> str:

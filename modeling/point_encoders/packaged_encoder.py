@@ -2,30 +2,25 @@
 
 import json
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.modeling_utils import load_state_dict
 
-import hf_any3d
-
-FOLDER = Path(hf_any3d.__file__).parent / "default_model"
+FOLDER = Path(str(files("hf_any3d") / "default_model"))
 """Directory of the classifier around it."""
 PACKAGED_UP_AXIS = "y"
 """The axis that points up in the shapes that it has learned."""
-_OF_THE_CLASSIFIER = ("architectures", "auto_map", "dtype", "id2label", "label2id", "transformers_version")
+_OF_THE_CLASSIFIER = ("architectures", "auto_map", "dtype", "id2label", "label2id", "transformers_version", "unknown")
 
 
 def packaged_settings() -> dict[str, Any]:
     """Return the settings of its configuration, `model_type` included."""
     # The file is that of a classifier, whose labels and scores are none of the encoder's.
     stored = json.loads((FOLDER / "config.json").read_text())
-    return {
-        name: value
-        for name, value in stored.items()
-        if name not in _OF_THE_CLASSIFIER and not name.startswith("unknown_")
-    }
+    return {name: value for name, value in stored.items() if name not in _OF_THE_CLASSIFIER}
 
 
 @cache

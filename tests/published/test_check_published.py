@@ -1,4 +1,4 @@
-"""`python -m tests.published`: random weights fail for their answers alone, and weights with a meaning pass."""
+"""`python -m tests.published.checks`: random weights fail for their answers alone, and weights with a meaning pass."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from hf_any3d.modeling.records import Published, PublishedFile
 from hf_any3d.pipelines import default_model
 from tests.cli.conftest import run
 from tests.conversions.aligned_originals import openshape_flat
-from tests.published.__main__ import app
+from tests.published.checks import app
 from tests.published.test_published import forget, stored
 from tests.tiny_text_towers import tiny_clip_files
 

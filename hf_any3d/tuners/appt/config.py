@@ -17,7 +17,7 @@ class APPTConfig(EncoderLayersConfig):
     positions inside their attention. Point transformers keep their pretrained positions; the prompt gets none.
 
     By default tokenizer, class token, output norm and head are trained and saved with it. The tokens of the paper are
-    those of an Any2Point model with `tokenizer="point_pn_full"`, and a head reads the prompts with
+    those of a model with `tokenizer="point_pn_full"`, and a head reads the prompts with
     `pooling=["max_plus_mean"]`.
 
     Source: the released program of arXiv 2509.00374. Where it differs:
