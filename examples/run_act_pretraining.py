@@ -1,6 +1,7 @@
 """Train ACT's second stage: a point transformer learns to predict a frozen autoencoder's features of masked patches.
 
-With --model_name_or_path, a pretrained student is trained further in its own way: ACT's, Point-MAE's or Point-BERT's.
+With --model_name_or_path, a pretrained student is trained further in its own way: as ACT, Point-MAE,
+Point-BERT, ReCon or PointGPT.
 
     python examples/run_act_pretraining.py --autoencoder out/autoencoder --output_dir out/pretrained \
         --num_train_epochs 20 --probe_every 5

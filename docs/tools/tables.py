@@ -404,7 +404,9 @@ def published_page() -> str:
     lines += markdown_table(("name", "files", "opens with", "opened here", "texts are encoded by", "remark"), rows)
     lines += ["", "## Opened for real", ""]
     lines += ["What the recorded runs saw. `tests/published/judging.py` defines chance and what is expected. With a"]
-    lines += ["network, `python -m tests.published.checks NAME --output docs/tools/published_checks.json` records another."]
+    lines += [
+        "network, `python -m tests.published.checks NAME --output docs/tools/published_checks.json` records another."
+    ]
     lines += ["", *(row_of_check(name, record) for name, record in runs.items())]
     lines += ["", "## Licenses", ""]
     systems = {published.system.title: published.system for published in PUBLISHED.values()}

@@ -286,12 +286,13 @@ class StudentArguments:
     model_name_or_path: str | None = argument(
         None,
         help="Directory or hub name of a pretrained student to train further in its own way, such as a converted "
-        "pretraining file of Point-MAE, Point-BERT or ReCon; in place of --autoencoder.",
+        "pretraining file of Point-MAE, Point-BERT, ReCon or PointGPT; in place of --autoencoder.",
     )
     student: str | None = argument(
         None,
-        help="Directory or hub name of an encoder that training starts from: a point transformer such as Point-MAE's, "
-        "or an encoder that is aligned with texts or reads voxels; by default an untrained ACT student.",
+        help="Directory or hub name of an encoder that training starts from: a point transformer such as that of "
+        "Point-MAE, ReCon or PointGPT, or an encoder that is aligned with texts or reads voxels; by default an "
+        "untrained ACT student.",
     )
     mask_ratio: float | None = argument(None, help="Share of masked patches.")
     mask_type: str | None = argument(None, help="random masks single patches, block a region.")
@@ -321,7 +322,7 @@ def build_student(arguments: StudentArguments) -> PreTrainedModel:
     if not hasattr(model, "probe_features"):
         raise ValueError(
             f"--model_name_or_path {arguments.model_name_or_path}: a {type(model).__name__}; expected a model of the "
-            "pretraining of ACT, Point-MAE, Point-BERT or ReCon"
+            "pretraining of ACT, Point-MAE, Point-BERT, ReCon or PointGPT"
         )
     return model
 

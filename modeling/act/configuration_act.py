@@ -326,8 +326,8 @@ class ActConfig(PointTransformerConfig):
 
     Args: Pretraining
         autoencoder_config: Config of the frozen autoencoder, the teacher.
-        student_config: Config of an encoder that is aligned with texts (openshape, patchalign3d, uni3d), or of voxels
-            (point_transformer_v3), if that is the student in place of ACT's transformer; None for the latter. An
+        student_config: Config of a student of another kind: recon, pointgpt, an encoder that is aligned with texts
+            (openshape, patchalign3d, uni3d), or of voxels (point_transformer_v3); None for ACT's transformer. An
             encoder of voxels does not see points of hidden patches, and a patch gets the mean of its points' features.
         mask_ratio: Share of the patches that are hidden from the student, below 1; with 0 it sees all and predicts the
             teacher's features of each, without a decoder.

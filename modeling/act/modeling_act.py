@@ -612,6 +612,8 @@ class ActForPreTraining(FrozenAutoencoderMixin, MaskedPatchesModel):
             attention = self.act.config._attn_implementation or config._attn_implementation
             config.student_config = self.act.config
             self.act.config._attn_implementation = attention
+            if config.class_token_loss and getattr(type(self.act), "is_causal", False):
+                raise ValueError("class_token_loss=True: the class token of this student stands before all patches")
         self._reads_voxels = getattr(config.student_config, "flat_tokens", False)
         self.adopt_autoencoder(autoencoder)
         if self.autoencoder.encoder is not None and self.autoencoder.encoder.config._attn_implementation is None:
@@ -648,8 +650,8 @@ class ActForPreTraining(FrozenAutoencoderMixin, MaskedPatchesModel):
         Args:
             autoencoder: Directory or hub name of an `ActAutoencoder`, or the model itself.
             student: Directory or hub name of an encoder from which training starts, or the model itself: an
-                `ActModel`, such as a start of Point-MAE, or an encoder that is aligned with texts, or of voxels; it
-                gets as many patches as the autoencoder has. None for an untrained `ActModel`.
+                `ActModel`, such as a start of Point-MAE, one of ReCon or PointGPT, an encoder that is aligned with
+                texts, or of voxels; it gets as many patches as the autoencoder has. None for an untrained `ActModel`.
             **config: Any field of `ActConfig`; patches are by default those of the autoencoder.
 
         Raises:
@@ -667,7 +669,8 @@ class ActForPreTraining(FrozenAutoencoderMixin, MaskedPatchesModel):
                     settings.num_groups = teacher.num_groups
                 student = AutoModel.from_pretrained(student, config=settings)
             other = student.config
-            if isinstance(student, ActModel):
+            # A model on its classes may have other blocks.
+            if type(student) is ActModel:
                 sizes = {name: getattr(other, name) for name in _SIZES}
                 sizes |= {name: getattr(teacher, name) for name in _PATCH_FIELDS}
                 model = cls(ActConfig(autoencoder_config=teacher, **sizes | config), autoencoder)
@@ -782,7 +785,7 @@ class ActForPreTraining(FrozenAutoencoderMixin, MaskedPatchesModel):
         """Run the student on the visible patches; `requested` are the last arguments of `ActModel.encode`."""
         # One inner block's output more
         shallow = [self.config.class_token_layer] if self.config.class_token_loss else []
-        if self.config.student_config is not None:
+        if not isinstance(self.act, ActModel):
             return self.act(None, shallow, *requested, patches=patches.select(visible), return_dict=True)
         tokens = self.embed_visible(patches, visible)
         return self.act.encode(tokens, gather_points(patches.centers, visible), shallow, *requested)
@@ -818,7 +821,7 @@ class ActForPreTraining(FrozenAutoencoderMixin, MaskedPatchesModel):
         if not config.class_token_loss:
             return predictions, None
         # Information about the full cloud that the inner layer lacks has to come from the class token.
-        sequence = torch.cat([encoded[:, :1], student.layer_outputs[0][:, 1:], masks], dim=1)
+        sequence = torch.cat([encoded[:, :1], student.layer_outputs[0][:, leading:], masks], dim=1)
         first = self.decoder_class_position.to(positions.dtype).expand(len(positions), 1, -1)
         return predictions, self.decode(sequence, torch.cat([first, positions], dim=1), hidden.shape[1])
 

@@ -225,6 +225,7 @@ class PointGPTModel(PointGPTPreTrainedModel, ActModel):
     """PointGPT's transformer: ordered patches, mini-PointNet, causal blocks, norms; with its generator of patches."""
 
     _block = PointGPTBlock
+    is_causal = True
 
     def __init__(self, config: PointGPTConfig):
         super().__init__(config)

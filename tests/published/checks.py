@@ -2,9 +2,9 @@
 
 python -m tests.published.checks BAAI/Uni3D:base facebook/sonata --accept-license --output checks.json
 
-The JSON file has versions, checksums, times and observations for each name. The same command continues it. Observations
-are compared with those that docs/tools/published_checks.json stores, if it has the name; the line that is printed last
-is the row of docs/published.md.
+The JSON file has versions, checksums, times and observations for each name. The same command continues it. What is
+seen is compared with docs/tools/published_checks.json, if that has the name; the last line is a row of
+docs/published.md.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def check_published(
     """
     load_libraries()
     with status("loading"):
-        from hf_any3d.published import keep_download, published_names
         from docs.tools.tables import PUBLISHED_CHECKS, row_of_check
+        from hf_any3d.published import keep_download, published_names
         from tests.published.judging import check_published as judge
 
     published = published_names()
