@@ -12,6 +12,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 
 from hf_any3d.modeling.setting_groups import SettingGroupsMixin
+from hf_any3d.utils.atomic_files import write_text
 
 # Settings that are none any more: they had one value, or are an argument of training.
 _DROPPED = {
@@ -46,7 +47,7 @@ def main(folders: list[str]) -> None:
             stored = json.loads(path.read_text(encoding="utf-8"))
             converted = grouped(stored)
             if converted != stored:
-                path.write_text(json.dumps(converted, indent=2) + "\n", encoding="utf-8")
+                write_text(path, json.dumps(converted, indent=2) + "\n")
                 sys.stdout.write(f"{path}\n")
 
 

@@ -59,11 +59,11 @@ def _read_record(folder: str) -> Record:
 RECORDS = {
     folder: _read_record(folder)
     for folder in (
-        # A checkpoint belongs to the first that accepts it. ReCon's have all names of ACT's, Any2Point's classifiers
-        # the head of ACT's, ACT's the layers of PatchAlign3D, and MiniGPT-3D's point encoder has these layers alone.
-        "recon",
+        # A checkpoint belongs to the first that accepts it. Any2Point's classifiers have the head of ACT's, ACT's the
+        # layers of PatchAlign3D, and MiniGPT-3D's point encoder has these layers alone.
         "any2point",
         "act",
+        "recon",
         "pointgpt",
         "patchalign3d",
         "minigpt3d",

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import hf_any3d
 from examples import plot_cells, plot_features
 from examples.repeat.untrained_report import save_untrained_report
 from hf_any3d.model_card.run_report import RunReport, Stopwatch
 from hf_any3d.training.arguments import argument
 from hf_any3d.training.program import run_program
 from hf_any3d.training.requests import parse_arguments
+from hf_any3d.utils.shipped import ASSETS
 
-EMBEDDED = Path(hf_any3d.__file__).parent / "assets" / "chair.ply"
+EMBEDDED = ASSETS / "chair.ply"
 
 
 @dataclass

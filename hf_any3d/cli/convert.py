@@ -74,6 +74,7 @@ def convert(
     group_size: Annotated[int | None, option(_help("group_size"), min=1)] = None,
     group_radius: Annotated[float | None, option(_help("group_radius"), min=0)] = None,
     num_attention_heads: Annotated[int | None, option(_help("num_attention_heads"), min=1)] = None,
+    num_neighbors: Annotated[int | None, option(_help("num_neighbors"), min=1)] = None,
     num_points: Annotated[int | None, option(_help("num_points"), min=1)] = None,
     pooling: Annotated[str | None, option(_help("pooling"))] = None,
     prompt_layer: Annotated[int | None, option(_help("prompt_layer"), min=0)] = None,

@@ -44,7 +44,7 @@ from hf_any3d.training.checkpoints import (
 from hf_any3d.training.faster_steps import CapturedSteps, compile_layers
 from hf_any3d.training.processes import OwnNoise, joining_norms, keep_out_of_ddp, split_evenly
 from hf_any3d.training.rows import EpochCallback, StreamedRows
-from hf_any3d.utils.atomic_files import folder_inside
+from hf_any3d.utils.atomic_files import folder_inside, write_text
 
 logger = logging.getLogger(__name__)
 # Files that `_save` writes.
@@ -419,7 +419,7 @@ def _leave_out_places(file: Path) -> None:
     state = json.loads(file.read_text(encoding="utf-8"))
     if state.get("best_model_checkpoint"):
         state["best_model_checkpoint"] = os.path.basename(state["best_model_checkpoint"])
-        file.write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_text(file, json.dumps(state, indent=2, sort_keys=True) + "\n")
 
 
 @contextmanager

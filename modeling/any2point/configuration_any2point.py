@@ -11,6 +11,7 @@ from transformers.configuration_utils import SubConfigSpec
 from hf_any3d.modeling.config_checks import CategoriesConfigMixin, Ranges, check_settings
 from hf_any3d.modeling.encoders import ENCODER_DTYPES
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
+from hf_any3d.modeling.layers.heads import SEQUENCE_POOLING
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin
 from hf_any3d.modeling.pretrained_parts.record import EncoderConfigMixin
 from hf_any3d.modeling.setting_groups import SettingGroup, SettingGroupsMixin
@@ -223,13 +224,15 @@ class PointTokenizerConfig(TokenizerConfig):
         Args:
             config: With an `encoder_config`, whose width the tokens keep.
         """
+        pooling = tuple(how for how in config.pooling if how in ("max", "mean"))
+        # What pools complete sequences has a maximum and a mean.
+        if SEQUENCE_POOLING.intersection(config.pooling):
+            pooling = pooling or ("max", "mean")
         # All that both have, heads included.
         shared = {name: getattr(config, name) for name in TokenizerConfig.__annotations__}
         released = {name: getattr(config.released, name) for name in ReleasedTokenizer.names()}
         return cls(
-            **shared
-            | {"pooling": tuple(how for how in config.pooling if how in ("max", "mean")) or ("max", "mean")}
-            | {"released": released},
+            **shared | {"pooling": pooling, "released": released},
             hidden_size=config.encoder_config.hidden_size,
             id2label=config.id2label,
             label2id=config.label2id,

@@ -58,7 +58,7 @@ RECORD = Record(
         "convert_pointgpt": Converter(
             "pointgpt",
             title="PointGPT",
-            takes={**CLASSES, **LICENSE, **DATASET, **PATCHES, **HEADS, **POINTS},
+            takes={"kind": "pretrain, cls or partseg", **CLASSES, **LICENSE, **DATASET, **PATCHES, **HEADS, **POINTS},
         )
     },
     # The table of `hf_any3d.conversions.point_starts` tells its files.

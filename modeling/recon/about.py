@@ -45,6 +45,7 @@ RECORD = Record(
             "recon.convert",
             title="ReCon",
             takes={
+                "kind": "pretrain, cls, partseg, zero_shot or transformer",
                 "plain_blocks": "open a pretraining file in ACT's blocks and without image and text queries, as "
                 "published adapters on ReCon do: another network, whose features differ",
                 **CLASSES,

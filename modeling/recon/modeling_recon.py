@@ -172,13 +172,37 @@ class ReconForPointCloudClassification(ReconPreTrainedModel, ActForPointCloudCla
 
 
 class ReconForSemanticSegmentation(ReconPreTrainedModel, ActForSemanticSegmentation):
-    """`ReconModel` that predicts an object class for every point of a scene or of a block of it."""
+    """`ReconModel` that predicts an object class for every point of a scene or of a block of it.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import ReconConfig, ReconForSemanticSegmentation
+
+        config = ReconConfig(num_labels=3, num_hidden_layers=2, segmentation_layers=[0, 1])
+        points = torch.rand(2, 1024, 3)  # xyz
+        ReconForSemanticSegmentation(config)(points=points).logits.shape  # (2, 1024, 3)
+        ```
+    """
 
     _reads_leading_tokens = True
 
 
 class ReconForPartSegmentation(ReconPreTrainedModel, ActForPartSegmentation):
-    """`ReconModel` that predicts a part for every point of an object, given the object's category."""
+    """`ReconModel` that predicts a part for every point of an object, given the object's category.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import ReconConfig, ReconForPartSegmentation
+
+        parts = {"category_parts": [[0, 1], [2]], "num_labels": 3}
+        config = ReconConfig(num_hidden_layers=2, segmentation_layers=[0, 1], **parts)
+        points = torch.rand(2, 1024, 3)  # xyz
+        output = ReconForPartSegmentation(config)(points=points, category=torch.tensor([0, 1]))
+        output.logits.shape  # (2, 1024, 3)
+        ```
+    """
 
     _reads_leading_tokens = True
 

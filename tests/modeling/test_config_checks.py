@@ -49,9 +49,10 @@ def test_defaults_are_valid_also_when_saved(config_class, tmp_path):
 
 # What no default can give: labels of the parts of things, a teacher, and the space of a text tower.
 _NEEDED = {
-    "Any2PointForPartSegmentation": "category_parts",
-    "ActForPartSegmentation": "category_parts",
+    **dict.fromkeys((name for kind in registry.MODEL_TYPES.values() for name in kind.part_heads), "category_parts"),
     "ActForPreTraining": "autoencoder_config",
+    "ReconForZeroShotPointCloudClassification": "image_width",
+    "PointBERTForPreTraining": "autoencoder_config",
     "Any2PointForZeroShotPointCloudClassification": "text_width",
 }
 
@@ -81,7 +82,7 @@ def test_a_default_config_shows_the_method_and_empty_groups():
     config = Any2PointConfig()
     own = config.to_dict().keys() - PreTrainedConfig().to_dict().keys()
     groups = config.setting_groups()
-    assert groups.keys() == {"released", "unknown", "controls"} and len(own) <= 37
+    assert groups.keys() == {"released", "unknown", "controls"} and len(own) <= 39
     assert all(config.to_dict()[group] == {} for group in groups)
 
 

@@ -37,12 +37,11 @@ def test_a_model_runs_where_nothing_else_is_installed(tmp_path):
     with torch.no_grad():
         logits = model(torch.rand(1, 64, 6, generator=torch.Generator().manual_seed(0))).logits
     assert found["sum"] == pytest.approx(float(logits.double().sum()), rel=1e-4)
-    # Beside the models: their records, by which public names are found, and what says how threads wait; of tasks what
-    # they declare, which imports the standard library alone.
+    # Beside the models: their records, by which public names are found; of tasks what they declare, which imports the
+    # standard library alone.
     tasks = {name for name in found["own"] if name.startswith("hf_any3d.tasks.")}
     assert {name.rpartition(".")[2] for name in tasks} <= {*TASK_FOLDERS, "about", "settings", "records"}
-    utilities = ("utils", "utils.messages", "utils.threads")
-    beside = [f"hf_any3d.{name}" for name in ("registry", "tasks", *utilities, "version")]
+    beside = [f"hf_any3d.{name}" for name in ("registry", "tasks", "version")]
     assert [name for name in found["own"] if name not in tasks] == beside
     assert (tmp_path / "again" / "model.safetensors").is_file()
     # Packages that are not allowed are not found.

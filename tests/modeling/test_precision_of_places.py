@@ -58,7 +58,7 @@ def edge_statistics():
     generator = torch.Generator().manual_seed(0)
     terms = torch.randn(2, 10, 16, generator=generator) + 2
     index = torch.randint(10, (2, 10, 4), generator=generator)
-    return EdgeLayer(4, 8).largest_of_edges(terms, index)
+    return EdgeLayer(4, 8).largest_of_edges(terms, index, terms)
 
 
 def encoded_offsets():

@@ -13,7 +13,7 @@ from hf_any3d.published import _OPENED, open_published
 from tests.cli.conftest import run
 from tests.conversions.test_dgcnn_pointnet import released
 from tests.errors import raises
-from tests.published.__main__ import app
+from tests.published.checks import app
 from tests.published.test_published import forget
 
 REPOSITORY = "vinits5/learning3d"
