@@ -132,6 +132,18 @@ _OWN_SIZES = {
     "unispeech-sat": _SPEECH,
     "wavlm": _SPEECH | {"num_buckets": 16, "max_bucket_distance": 40},
 }
+ENCODER_TYPES = tuple(
+    model_type
+    for model_type in _OWN_SIZES
+    # Of encoders with the same layers and positions, one is in the tests of all types.
+    if model_type
+    not in {
+        *("ernie", "xlm-roberta", "camembert", "data2vec-text", "mt5", "qwen2", "mistral", "vit_msn", "unispeech"),
+        *("unispeech-sat", "siglip2_text_model", "siglip2_vision_model", "gemma", "gemma2", "olmo2", "phi", "phi3"),
+        *("starcoder2", "stablelm", "smollm3"),
+    }
+)
+"""Types of encoders that tests go through; `tests.any_encoders` has all of transformers."""
 HEADS = ("classifier", "propagation", "segmenter", "category_embedding")
 # The config's own defaults, instead of those for little data.
 PAPER = {name: getattr(Any2PointConfig(), name) for name in LIGHT_SEGMENTATION}

@@ -32,7 +32,6 @@ from hf_any3d.modeling.encoders import (
     FrozenEncoderMixin,
     LayerPass,
     TokenPlaces,
-    bidirectional_inputs,
     compute_prefix,
     hidden_of,
     prefix_attention,
@@ -314,7 +313,7 @@ class TeacherPass:
         if self.recompute is not None or self.record_attention:
             return False
         # Others have masks or positions for the whole sequence.
-        return self.family.layer_inputs is bidirectional_inputs
+        return self.family.ignores_places
 
     def _run_layer(
         self, layer: nn.Module, front: torch.Tensor, tokens: torch.Tensor, arguments: dict[str, Any]
@@ -342,7 +341,7 @@ def shared_position(encoder: PreTrainedModel, family: EncoderFamily, hidden_stat
     rows = 1
     columns = None
     axes = 1
-    if family.layer_inputs is not bidirectional_inputs:
+    if not family.ignores_places:
         table = family.positions_of(encoder)
         rows = table.rows
         columns = table.columns

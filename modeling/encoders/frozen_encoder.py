@@ -24,7 +24,6 @@ from hf_any3d.modeling.encoders.loading import (
     open_encoder,
     replace_weights,
 )
-from hf_any3d.modeling.encoders.positions import bidirectional_inputs
 from hf_any3d.modeling.encoders.registry import find_family
 from hf_any3d.modeling.hooks import ModelWarning
 from hf_any3d.modeling.layers.adapted_layers import LayerStack
@@ -151,7 +150,7 @@ class FrozenEncoderMixin(LibraryModelMixin):
         self._is_warned = False
         config = self.config
         self.family = find_family(config.encoder_config)
-        if config.released.attention_axis == "batch" and self.family.layer_inputs is not bidirectional_inputs:
+        if config.released.attention_axis == "batch" and not self.family.ignores_places:
             raise ValueError("attention_axis='batch': this encoder attends by tokens' places; expected 'tokens'")
         if encoder is None:
             encoder = build_encoder(self.config.encoder_config)

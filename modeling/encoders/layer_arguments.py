@@ -6,6 +6,7 @@ coordinates; masks hide nothing; settings stay as they are. What belongs to sing
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -52,11 +53,9 @@ class LayerArguments:
 
     def __call__(self, call: LayerPass) -> Iterator[dict[str, Any]]:
         """Yield the keyword arguments of each layer."""
-        implementation = call.encoder.config._attn_implementation or ""
-        if "flash" in implementation and self.mask_form != "none":
-            raise ValueError(
-                f"attn_implementation={implementation!r} masks later tokens here; expected 'sdpa' or 'eager'"
-            )
+        is_flash = "flash" in (call.encoder.config._attn_implementation or "")
+        if is_flash:
+            _check_flash(call, self.mask_form)
         look_both_ways(call.layers, self.triangles, call.hidden_states.shape[1])
         made: dict[int, Any] = {}
         for arguments in self._layers_for(call):
@@ -66,7 +65,17 @@ class LayerArguments:
                 if id(meaning) not in made:
                     made[id(meaning)] = self._make(meaning, call)
                 values[name] = made[id(meaning)]
-            yield values
+                if is_flash and isinstance(meaning, _Mask):
+                    values[name] = None
+            # Flash attention takes no mask of pairs, but this keyword.
+            yield values | {"is_causal": False} if is_flash and self.mask_form != "none" else values
+
+    @property
+    def ignores_places(self) -> bool:
+        """True if the arguments are the same wherever tokens are, and however many there are."""
+        leaves = [leaf for arguments in self.layers for value in arguments.values() for leaf in _leaves_of(value)]
+        is_plain = all(isinstance(leaf, (bool, int, float, str, _Mask)) or leaf is None for leaf in leaves)
+        return is_plain and self.mask_form == "none" and self.plan is None and not self.triangles[0]
 
     def _layers_for(self, call: LayerPass) -> list[dict[str, Any]]:
         columns = call.places.columns
@@ -92,6 +101,25 @@ class LayerArguments:
         if isinstance(meaning, torch.Tensor):
             return meaning.to(call.hidden_states.device)
         return meaning
+
+
+def _leaves_of(value: Any) -> list[Any]:
+    if isinstance(value, (dict, list, tuple)):
+        return [leaf for part in (value.values() if isinstance(value, dict) else value) for leaf in _leaves_of(part)]
+    return [value]
+
+
+def _check_flash(call: LayerPass, mask_form: str) -> None:
+    """Refuse flash attention where it would hide tokens from each other."""
+    config = call.encoder.config
+    expected = "expected 'sdpa' or 'eager'"
+    keywords = inspect.signature(type(bare_layer(call.layers[0])).forward).parameters.values()
+    # It takes no mask that hides nothing, but a keyword.
+    if mask_form != "none" and all(keyword.kind is not keyword.VAR_KEYWORD for keyword in keywords):
+        raise ValueError(f"attn_implementation={config._attn_implementation!r} masks later tokens here; {expected}")
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < call.hidden_states.shape[1]:
+        raise ValueError(f"a sliding window of {window} tokens is less than a cloud; {expected}")
 
 
 def look_both_ways(layers: Any, triangles: tuple[tuple[str, ...], tuple[str, ...]], tokens: int) -> None:

@@ -17,6 +17,7 @@ from hf_any3d.modeling.encoders.registry import (
     EncoderFamily,
     UnsupportedEncoder,
     composite_checkpoints,
+    examples_like,
     find_family,
     select_tower,
     towers_of,
@@ -94,7 +95,16 @@ def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None, **l
         )
     with stored_settings(config.name_or_path or None):
         source = open_recorded(part, config.name_or_path)
-        encoder, missing = open_encoder(source.path, config.encoder_config, dtype, **loading)
+        try:
+            encoder, missing = open_encoder(source.path, config.encoder_config, dtype, **loading)
+        except (RuntimeError, ValueError) as error:
+            # In transformers' words for any model: its error proposes to draw the weights anew.
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise UnsupportedEncoder(
+                f"encoder {source.name!r} is not supported: its weights have other shapes than its config says; "
+                f"{examples_like(config.encoder_config)}"
+            ) from error
     if missing:
         raise ValueError(f"encoder {source.name!r} lacks weights that its config requires: {', '.join(missing[:8])}")
     remember_weights(encoder)

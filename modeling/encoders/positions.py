@@ -195,7 +195,6 @@ class Addend:
         return other + self.values
 
 
-LEARNED_LINE = {"kind": "learned, on a line"}
 LEARNED_PLANE = {"kind": "learned, on a grid"}
 SINUSOID_LINE = {"kind": "sinusoids, on a line"}
 

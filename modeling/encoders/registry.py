@@ -69,6 +69,11 @@ class EncoderFamily:
     refuses: Callable[[PreTrainedConfig], str | None] = lambda config: None
     config: PreTrainedConfig | None = None
 
+    @property
+    def ignores_places(self) -> bool:
+        """True if the layers get the same arguments wherever tokens are: positions are in the tokens alone."""
+        return getattr(self.layer_inputs, "ignores_places", self.layer_inputs is bidirectional_inputs)
+
     def positions_of(self, encoder: PreTrainedModel) -> PositionTable:
         """Return the learned positions, even if accelerate offloaded or FSDP2 sharded them."""
         layer_weight = next(self.layers_of(encoder).parameters(), None)
@@ -161,13 +166,13 @@ def find_family(config: PreTrainedConfig) -> EncoderFamily:
         found = _REFUSED.get(config.model_type) or _discovered(config)
         if isinstance(found, str):
             raise UnsupportedEncoder(
-                f"encoder of model_type '{config.model_type}' is not supported: {found}; {_examples(config)}"
+                f"encoder of model_type '{config.model_type}' is not supported: {found}; {examples_like(config)}"
             )
         return found
     reason = family.refuses(config)
     if reason is not None:
         raise UnsupportedEncoder(
-            f"this encoder of model_type '{config.model_type}' is not supported: {reason}; {_examples(config)}"
+            f"this encoder of model_type '{config.model_type}' is not supported: {reason}; {examples_like(config)}"
         )
     return family
 
@@ -195,7 +200,7 @@ _WITHOUT_EFFECT = {
 }
 
 
-def _examples(config: PreTrainedConfig) -> str:
+def examples_like(config: PreTrainedConfig) -> str:
     """Name three encoders that work, of the modality of one that does not."""
     main = main_input_of(config)
     tower = "vision" if main.startswith("pixel_values") else "text" if main == "input_ids" else "audio"

@@ -64,8 +64,12 @@ def model_around(config: PreTrainedConfig, **settings) -> Any2PointForPointCloud
     return Any2PointForPointCloudClassification(Any2PointConfig(encoder_config=config, **SETTINGS | settings)).eval()
 
 
+# Its own image has 37,000 places, which take 15 GB: the program that stores verdicts asks about it.
+TOO_LARGE = {"depth_pro"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", text_vision_and_audio_types())
+@pytest.mark.parametrize("model_type", [name for name in text_vision_and_audio_types() if name not in TOO_LARGE])
 def test_a_verdict_does_not_change_in_silence(model_type):
     stored = stored_verdicts()
     for found in verdicts_on(model_type):

@@ -8,15 +8,14 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_any3d import GuidedAdapterConfig
-from hf_any3d.modeling.encoders import encoder_families
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from tests.common.models import minigpt3d
 from tests.errors import raises
-from tests.tiny_encoders import LAYERS, tiny_model
+from tests.tiny_encoders import ENCODER_TYPES, LAYERS, tiny_model
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoder", list(encoder_families()))
+@pytest.mark.parametrize("encoder", list(ENCODER_TYPES))
 def test_pattern_matches_exactly_the_linear_modules_of_the_layers(encoder):
     model = tiny_model(encoder)
     pattern = re.compile(encoder_linear_pattern(model))

@@ -9,8 +9,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
 from hf_any3d.modeling.encoders.positions import (
-    LEARNED_LINE,
-    SINUSOID_LINE,
     LayerPass,
     PositionTable,
     free_line,
@@ -19,7 +17,6 @@ from hf_any3d.modeling.encoders.positions import (
     narrow_embeddings,
 )
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_composite, register_family
-from hf_any3d.modeling.encoders.rotary import rotary_line_inputs
 from hf_any3d.modeling.layers.direct_weights import onloaded
 
 _REACHED = "interpolated bias of each pair, mean over the views"
@@ -101,16 +98,11 @@ def _refuses_deberta(config: PreTrainedConfig) -> str | None:
     return narrow_embeddings(config)
 
 
-def _bert_positions(model: PreTrainedModel) -> PositionTable:
+def _clap_positions(model: PreTrainedModel) -> PositionTable:
     embeddings = model.embeddings
-    # All tokens of a single text have type 0, whose vector is part of the first layer's input.
-    return line(embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0])
-
-
-def _roberta_positions(model: PreTrainedModel) -> PositionTable:
-    table = _bert_positions(model)
-    # Rows up to padding_idx are not used by text: positions start after them.
-    return line(table.weight[model.config.pad_token_id + 1 :])
+    # All tokens of a single text have type 0. Rows up to padding_idx are not used by text: positions start after them.
+    table = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
+    return line(table[model.config.pad_token_id + 1 :])
 
 
 _T5 = {"kind": "relative bias", "reached": _REACHED, "final_norm": "encoder.final_layer_norm"}
@@ -121,20 +113,6 @@ _DEBERTA = _NORM | {
     "layer_inputs": _deberta_inputs,
     "refuses": _refuses_deberta,
 }
-_ROTARY = {
-    "kind": "rotary, on a line",
-    "reached": "rotations at the coordinates, views combined by `rotary_views`",
-    "layer_inputs": rotary_line_inputs,
-}
-_NORMED = _ROTARY | {"final_norm": "norm"}
-_BERT = _NORM | LEARNED_LINE
-_CLIP = LEARNED_LINE | {"final_norm": "final_layer_norm"}
-
-
-def _clip_positions(model: PreTrainedModel) -> PositionTable:
-    return line(model.embeddings.position_embedding.weight)
-
-
 # name, model_type, layers, branch, positions, further fields
 for name, model_type, layers, branch, positions, fields in (
     (
@@ -185,96 +163,13 @@ for name, model_type, layers, branch, positions, fields in (
     ("DeBERTa", "deberta", "encoder.layer", "output.dense", _deberta_positions, _DEBERTA | {"one_precision": True}),
     ("DeBERTa v2, v3", "deberta-v2", "encoder.layer", "output.dense", _deberta_positions, _DEBERTA),
     (
-        "ModernBERT",
-        "modernbert",
-        "layers",
-        "mlp",
-        free_line,
-        _ROTARY | {"final_norm": "final_norm", "input_norm": "embeddings.norm"},
-    ),
-    ("EuroBERT", "eurobert", "layers", "mlp", free_line, _NORMED),
-    ("Nomic BERT", "nomic_bert", "layers", "mlp", free_line, _ROTARY | _NORM),
-    ("LLaMA", "llama", "layers", "mlp", free_line, _NORMED),
-    ("Mistral", "mistral", "layers", "mlp", free_line, _NORMED),
-    ("Qwen2", "qwen2", "layers", "mlp", free_line, _NORMED),
-    ("Qwen3", "qwen3", "layers", "mlp", free_line, _NORMED),
-    # It normalizes each branch again before it adds it.
-    ("Gemma 3 text", "gemma3_text", "layers", "post_feedforward_layernorm", free_line, _NORMED),
-    ("GPT-NeoX, Pythia", "gpt_neox", "layers", "mlp", free_line, _ROTARY | {"final_norm": "final_layer_norm"}),
-    ("BERT", "bert", "encoder.layer", "output.dense", _bert_positions, _BERT),
-    ("ERNIE", "ernie", "encoder.layer", "output.dense", _bert_positions, _BERT),
-    ("RoBERTa", "roberta", "encoder.layer", "output.dense", _roberta_positions, _BERT),
-    ("XLM-RoBERTa", "xlm-roberta", "encoder.layer", "output.dense", _roberta_positions, _BERT),
-    ("CamemBERT", "camembert", "encoder.layer", "output.dense", _roberta_positions, _BERT),
-    ("Data2Vec text", "data2vec-text", "encoder.layer", "output.dense", _roberta_positions, _BERT),
-    (
-        "ELECTRA",
-        "electra",
-        "encoder.layer",
-        "output.dense",
-        _bert_positions,
-        _BERT | {"refuses": narrow_embeddings},
-    ),
-    (
         "CLAP text",
         "clap_text_model",
         "encoder.layer",
         "output.dense",
-        _roberta_positions,
-        _BERT | {"model_class": "ClapTextModel", "key_mapping": {r"^text_model\.": ""}},
-    ),
-    (
-        "Megatron-BERT",
-        "megatron-bert",
-        "encoder.layer",
-        "output.dense",
-        _bert_positions,
-        LEARNED_LINE | {"final_norm": "encoder.ln"},
-    ),
-    (
-        "DistilBERT",
-        "distilbert",
-        "transformer.layer",
-        "ffn",
-        lambda model: line(model.embeddings.position_embeddings.weight),
-        _BERT,
-    ),
-    ("CLIP text", "clip_text_model", "encoder.layers", "mlp", _clip_positions, _CLIP),
-    (
-        "SigLIP text",
-        "siglip_text_model",
-        "encoder.layers",
-        "mlp",
-        _clip_positions,
-        _CLIP | {"model_class": "SiglipTextModel"},
-    ),
-    (
-        "SigLIP 2 text",
-        "siglip2_text_model",
-        "encoder.layers",
-        "mlp",
-        _clip_positions,
-        _CLIP | {"model_class": "Siglip2TextModel"},
-    ),
-    ("GPT-2", "gpt2", "h", "mlp", lambda model: line(model.wpe.weight), LEARNED_LINE | {"final_norm": "ln_f"}),
-    # Rows 0 and 1 of these two tables are a remainder of fairseq's padding.
-    (
-        "OPT",
-        "opt",
-        "decoder.layers",
-        "fc2",
-        lambda model: line(model.decoder.embed_positions.weight[2:]),
-        LEARNED_LINE
-        # OPT-350m has no norm after its last layer, which ends with one.
-        | {"final_norm": lambda config: "decoder.final_layer_norm" if config.do_layer_norm_before else None},
-    ),
-    (
-        "XGLM",
-        "xglm",
-        "layers",
-        "fc2",
-        lambda model: line(model.embed_positions.weights[2:]),
-        SINUSOID_LINE | {"final_norm": "layer_norm"},
+        _clap_positions,
+        # Its checkpoints name the tower otherwise than its class does.
+        _NORM | {"kind": "learned, on a line", "model_class": "ClapTextModel", "key_mapping": {r"^text_model\.": ""}},
     ),
 ):
     register_family(EncoderFamily(name, (model_type,), "text", layers, branch, positions, **fields))

@@ -1,7 +1,6 @@
 """Image encoders: tables, relative biases and rotations on the grid of patches."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,8 +17,6 @@ from hf_any3d.modeling.encoders.positions import (
     plane_bias,
 )
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
-from hf_any3d.modeling.encoders.rotary import rotation
-from hf_any3d.modeling.layers.constants import constant
 from hf_any3d.modeling.layers.direct_weights import onloaded
 
 
@@ -69,36 +66,11 @@ def _resolution(config: PreTrainedConfig) -> tuple[int, int]:
     return tuple(count * config.patch_size for count in image_grid(config))
 
 
-def _grid(special_tokens: int) -> Callable[[PreTrainedModel], PositionTable]:
-    def positions(model: PreTrainedModel) -> PositionTable:
-        return plane(model.embeddings.position_embeddings, special_tokens, image_grid(model.config)[0])
-
-    return positions
-
-
-def _dinov3_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
-    sizes = constant([call.places.rows, call.places.columns], call.places.entry)
-    # Centers of patches are in (-1, 1), rows first.
-    coordinates = (call.places.entry.flip(-1) + 0.5) / sizes * 2 - 1
-    # Sines and cosines are the same for all layers.
-    pair = rotation(call, coordinates, 2 * math.pi * call.encoder.rope_embeddings.inv_freq)
-    for _ in call.layers:
-        yield {"attention_mask": call.mask, "is_causal": False, "position_embeddings": pair}
-
-
-def _dpt_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
-    # Its layers set is_causal themselves and take no mask.
-    for _ in call.layers:
-        yield {}
-
-
 _BIASED = {
     "kind": "relative bias, on a grid",
     "reached": "interpolated bias of each pair, mean over the views",
     "class_token": class_token,
 }
-_WITHOUT_TOKEN = LEARNED_PLANE | {"final_norm": "layernorm"}
-_WITH_TOKEN = _WITHOUT_TOKEN | {"class_token": class_token}
 _CLIP = LEARNED_PLANE | {"final_norm": "post_layernorm"}
 # name, model_type, layers, branch, positions, further fields
 for name, model_type, layers, branch, positions, fields in (
@@ -127,42 +99,6 @@ for name, model_type, layers, branch, positions, fields in (
             "layer_inputs": _data2vec_inputs,
         },
     ),
-    ("ViT", "vit", "layers", "mlp", _grid(1), _WITH_TOKEN),
-    # With a token for distillation beside that of the class.
-    ("DeiT", "deit", "layers", "mlp", _grid(2), _WITH_TOKEN),
-    ("ViT-MAE", "vit_mae", "layers", "mlp", _grid(1), _WITH_TOKEN),
-    ("ViT-MSN", "vit_msn", "layers", "mlp", _grid(1), _WITH_TOKEN),
-    ("I-JEPA", "ijepa", "layers", "mlp", _grid(0), _WITHOUT_TOKEN),
-    ("DINOv2", "dinov2", "encoder.layer", "layer_scale2", _grid(1), _WITH_TOKEN),
-    ("DINOv2 with registers", "dinov2_with_registers", "encoder.layer", "layer_scale2", _grid(1), _WITH_TOKEN),
-    (
-        "DPT",
-        "dpt",
-        "encoder.layer",
-        "output.dense",
-        _grid(1),
-        _WITH_TOKEN
-        | {
-            "layer_inputs": _dpt_inputs,
-            "refuses": lambda config: (
-                "its patches come from a convolutional backbone (is_hybrid=True)" if config.is_hybrid else None
-            ),
-        },
-    ),
-    (
-        "DINOv3 ViT",
-        "dinov3_vit",
-        "model.layer",
-        "layer_scale2",
-        lambda model: PositionTable("plane", None, *image_grid(model.config)),
-        {
-            "kind": "rotary, on a grid",
-            "reached": "rotations at the coordinates, views combined by `rotary_views`",
-            "final_norm": "norm",
-            "class_token": class_token,
-            "layer_inputs": _dinov3_inputs,
-        },
-    ),
     (
         "CLIP vision",
         "clip_vision_model",
@@ -170,22 +106,6 @@ for name, model_type, layers, branch, positions, fields in (
         "mlp",
         lambda model: plane(model.embeddings.position_embedding.weight, 1, image_grid(model.config)[0]),
         _CLIP | {"input_norm": "pre_layrnorm", "class_token": lambda model: model.embeddings.class_embedding},
-    ),
-    (
-        "SigLIP vision",
-        "siglip_vision_model",
-        "encoder.layers",
-        "mlp",
-        lambda model: plane(model.embeddings.position_embedding.weight, 0, image_grid(model.config)[0]),
-        _CLIP,
-    ),
-    (
-        "SigLIP 2 vision",
-        "siglip2_vision_model",
-        "encoder.layers",
-        "mlp",
-        lambda model: plane(model.embeddings.position_embedding.weight, 0, math.isqrt(model.config.num_patches)),
-        _CLIP,
     ),
 ):
     register_family(EncoderFamily(name, (model_type,), "vision", layers, branch, positions, **fields))

@@ -3,15 +3,14 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.encoders import encoder_families
 from tests.tiny_autoencoders import tiny_autoencoder
-from tests.tiny_encoders import clouds
+from tests.tiny_encoders import ENCODER_TYPES, clouds
 from tests.turns import ALL_PAIRS
 
 # One for each kind of positions and of layers.
 SOME_FAMILIES = ("bert", "clip_vision_model", "gpt2", "t5", "deberta-v2", "llama", "vit", "beit", "wav2vec2", "wavlm")
 # Any2Point's tests of places try all families, whose layers run in the same way here.
-some_families = pytest.mark.parametrize("family", list(encoder_families()) if ALL_PAIRS else SOME_FAMILIES)
+some_families = pytest.mark.parametrize("family", list(ENCODER_TYPES) if ALL_PAIRS else SOME_FAMILIES)
 # Biases before a batch norm, which cancels them.
 CANCELED = ("lift.bias", "join.bias", "decoder.widen.bias", "patch_encoder.widen.bias")
 
@@ -19,7 +18,7 @@ CANCELED = ("lift.bias", "join.bias", "decoder.widen.bias", "patch_encoder.widen
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "depth"),
-    [(family, "deep") for family in encoder_families()] + [(family, "shallow") for family in SOME_FAMILIES],
+    [(family, "deep") for family in ENCODER_TYPES] + [(family, "shallow") for family in SOME_FAMILIES],
 )
 def test_a_training_step_trains_all_but_the_teacher(family, depth):
     model = tiny_autoencoder(family, prompt_depth=depth).train()

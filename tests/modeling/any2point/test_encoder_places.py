@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from hf_any3d.modeling.any2point.point_tokenizer import PointTokens
-from hf_any3d.modeling.encoders import encoder_families
 from tests.errors import raises
-from tests.tiny_encoders import HIDDEN, tiny_model
+from tests.tiny_encoders import ENCODER_TYPES, HIDDEN, tiny_model
 from tests.turns import by_turns
 
 TOKENS = 8
@@ -43,7 +42,7 @@ def content():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "changed"), by_turns(encoder_families(), [0, TOKENS - 1]), scope="module")
+@pytest.mark.parametrize(("family", "changed"), by_turns(ENCODER_TYPES, [0, TOKENS - 1]), scope="module")
 def test_every_token_attends_to_every_other(family, changed):
     core = tiny_model(family).any2point
     tokens, centers = content()

@@ -5,10 +5,10 @@ import torch
 from safetensors.torch import load_file
 
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
-from hf_any3d.modeling.encoders import encoder_families
 from tests.closeness import assert_nearly_equal
 from tests.errors import raises
 from tests.tiny_encoders import (
+    ENCODER_TYPES,
     LAYERS,
     adapted_model,
     clouds,
@@ -20,7 +20,7 @@ from tests.tiny_encoders import (
 from tests.turns import ALL_PAIRS, by_turns, some
 
 # The scope orders tests by family, so that a model is built once for all of them.
-every_family = pytest.mark.parametrize("family", list(encoder_families()), scope="module")
+every_family = pytest.mark.parametrize("family", list(ENCODER_TYPES), scope="module")
 # One for each kind of position and of layer, for tests that do not depend on the family otherwise.
 SOME = (
     *("bert", "clip_text_model", "gpt2", "mpnet", "t5", "deberta-v2", "modernbert", "llama", "gemma3_text"),
@@ -100,7 +100,7 @@ def test_reloaded_model_is_equal_without_the_encoder_in_its_file(family, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "dtype"),
-    by_turns(encoder_families() if ALL_PAIRS else ONE_HALF, [torch.bfloat16, torch.float16]),
+    by_turns(ENCODER_TYPES if ALL_PAIRS else ONE_HALF, [torch.bfloat16, torch.float16]),
     scope="module",
 )
 def test_model_opens_in_half_precision_and_opens_in_it_again(family, dtype, tmp_path):

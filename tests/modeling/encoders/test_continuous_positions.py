@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.encoders import LayerPass, TokenPlaces, convolve_on_line, encoder_families
+from hf_any3d.modeling.encoders import LayerPass, TokenPlaces, convolve_on_line, find_family
 from hf_any3d.modeling.encoders.positions import line_bias, plane_bias
 from hf_any3d.modeling.encoders.rotary import HeadRotation
 from tests.tiny_encoders import HIDDEN, random_encoder, tiny_config, tiny_model
@@ -65,7 +65,7 @@ def test_queries_are_rotated_like_the_keys_that_they_share():
 
 @pytest.mark.parametrize("model_type", ["wav2vec2", "hubert", "data2vec-audio", "wavlm"])
 def test_convolution_is_that_of_the_encoder_at_integer_coordinates(model_type):
-    encoder, family = random_encoder(tiny_config(model_type)), encoder_families()[model_type]
+    encoder, family = random_encoder(tiny_config(model_type)), find_family(tiny_config(model_type))
     frames = torch.randn(2, 9, HIDDEN)
     order = torch.randperm(9)
     places = on_line([4, *order.tolist()]).entry.expand(2, 3, -1, -1)
@@ -82,9 +82,13 @@ def test_dinov3_rotation_at_patch_centers_is_that_of_the_encoder():
     side = encoder.config.image_size // encoder.config.patch_size
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     entry = torch.stack([column, row], dim=-1).view(1, 1, side * side, 2).float()
-    places = TokenPlaces(entry, side, side)
-    call = LayerPass(encoder, nn.ModuleList([nn.Identity()]), torch.zeros(1, 1), None, places, "first_view")
-    (found,) = encoder_families()["dinov3_vit"].layer_inputs(call)
+    # The class token has the first place.
+    places = TokenPlaces.with_class_token(entry, side, side)
+    family = find_family(encoder.config)
+    call = LayerPass(
+        encoder, family.layers_of(encoder), torch.zeros(1, 1 + side * side, 1), None, places, "first_view"
+    )
+    found = next(iter(family.layer_inputs(call)))
     image = torch.zeros(1, 3, encoder.config.image_size, encoder.config.image_size)
     for ours, theirs in zip(found["position_embeddings"], encoder.rope_embeddings(image), strict=True):
-        torch.testing.assert_close(ours[0, 0], theirs)
+        torch.testing.assert_close(ours.reshape(-1, theirs.shape[-1])[1:], theirs)

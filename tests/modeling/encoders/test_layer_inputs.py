@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.encoders import LayerPass, TokenPlaces, encoder_families
+from hf_any3d.modeling.encoders import LayerPass, TokenPlaces, find_family
 from tests.tiny_encoders import HIDDEN, random_encoder, tiny_config
 
 
@@ -11,7 +11,10 @@ def opened(
     model_type: str, order: list[int], views: int = 2, batch: int = 1, dtype=torch.float32, mask=None, **changes
 ):
     """An encoder, and the inputs of its layers for tokens at integer places, the same in all views and clouds."""
-    encoder, family = random_encoder(tiny_config(model_type, **changes)).to(dtype), encoder_families()[model_type]
+    encoder, family = (
+        random_encoder(tiny_config(model_type, **changes)).to(dtype),
+        find_family(tiny_config(model_type, **changes)),
+    )
     entry = torch.tensor(order).float().view(1, 1, -1, 1).expand(batch, 2, -1, 1)
     tokens, places = torch.randn(batch, len(order), HIDDEN).to(dtype), TokenPlaces(entry, 1, 9)
     call = LayerPass(encoder, family.layers_of(encoder), tokens, None, places, "mean_angle")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.encoders import PositionTable, encoder_families
+from hf_any3d.modeling.encoders import PositionTable, find_family
 from tests.tiny_encoders import random_encoder, tiny_config
 
 
@@ -24,7 +24,7 @@ def test_coordinates_outside_are_clamped_to_the_border():
 
 def table_of(model_type, **changes):
     encoder = random_encoder(tiny_config(model_type, **changes))
-    return encoder, encoder_families()[model_type].positions(encoder)
+    return encoder, find_family(encoder.config).positions(encoder)
 
 
 def test_bert_positions_include_the_type_embedding():
@@ -52,9 +52,8 @@ def vision_entry(encoder, special, row, column, columns):
     return weight[special + row * columns + column]
 
 
-@pytest.mark.parametrize("model_type", ["vit", "dinov2"])
+@pytest.mark.parametrize("model_type", ["vit", "vit_mae"])
 def test_images_wider_than_high_have_more_columns_than_rows(model_type):
-    # Dinov2's embeddings assume squares, but its table has one entry per patch.
     encoder, table = table_of(model_type, image_size=(32, 80))
     assert (table.rows, table.columns) == (2, 5)
     assert torch.equal(table.lookup(torch.tensor([4.0, 1.0])), vision_entry(encoder, 1, 1, 4, 5))
@@ -76,5 +75,5 @@ def test_spectrogram_rows_are_frequencies_and_columns_are_time():
 @pytest.mark.parametrize("model_type", ["t5", "llama", "wav2vec2", "deberta", "beit", "data2vec-vision", "dinov3_vit"])
 def test_other_encoders_have_no_table(model_type):
     encoder, table = table_of(model_type)
-    on_plane = encoder_families()[model_type].tower == "vision"
+    on_plane = find_family(tiny_config(model_type)).tower == "vision"
     assert table == PositionTable(*(("plane", None, 4, 4) if on_plane else ("line", None, 1, None)))

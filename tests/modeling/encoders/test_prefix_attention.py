@@ -5,17 +5,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_any3d.modeling.encoders import (
-    bidirectional_inputs,
     compute_prefix,
-    encoder_families,
+    find_family,
     hidden_of,
     prefix_attention,
     run_with_prefix,
 )
-from tests.tiny_encoders import HIDDEN, random_encoder, tiny_config
+from tests.tiny_encoders import ENCODER_TYPES, HIDDEN, random_encoder, tiny_config
 
 INPUTS = {"attention_mask": None, "is_causal": False}
-PLAIN = [name for name, family in encoder_families().items() if family.layer_inputs is bidirectional_inputs]
+# DPT's layers take no mask.
+PLAIN = [name for name in ENCODER_TYPES if name != "dpt" and find_family(tiny_config(name)).ignores_places]
 # Their layers do not use the attention interface, or add keys of their own.
 OWN_ATTENTION = {"imagebind_audio", "megatron-bert", "xglm"}
 
@@ -23,7 +23,7 @@ OWN_ATTENTION = {"imagebind_audio", "megatron-bert", "xglm"}
 def opened(model_type, **changes):
     encoder = random_encoder(tiny_config(model_type, **changes))
     encoder.config._attn_implementation = "sdpa"
-    return encoder, encoder_families()[model_type].layers_of(encoder)[0]
+    return encoder, find_family(encoder.config).layers_of(encoder)[0]
 
 
 def sequence(batch=3, prompts=4, tokens=5):

@@ -10,22 +10,21 @@ from hf_any3d.modeling.encoders import (
     TokenPlaces,
     UnsupportedEncoder,
     composite_checkpoints,
-    encoder_families,
     encoder_settings,
     find_family,
     hidden_of,
     refused_encoders,
 )
 from tests.errors import raises
-from tests.tiny_encoders import HIDDEN, LAYERS, random_encoder, saved_encoder, tiny_config, tiny_model
+from tests.tiny_encoders import ENCODER_TYPES, HIDDEN, LAYERS, random_encoder, saved_encoder, tiny_config, tiny_model
 
-ALL = list(encoder_families())
+ALL = list(ENCODER_TYPES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", ALL)
 def test_paths_of_a_family_exist_in_its_encoders(model_type):
-    family = encoder_families()[model_type]
+    family = find_family(tiny_config(model_type))
     encoder = random_encoder(tiny_config(model_type))
     layers = family.layers_of(encoder)
     assert isinstance(layers, torch.nn.ModuleList) and len(layers) == LAYERS
@@ -49,7 +48,7 @@ def test_paths_of_a_family_exist_in_its_encoders(model_type):
 def test_branch_is_the_last_term_that_a_layer_adds(model_type):
     # The branch passes through one residual sum only: in pre-norm layers, a constant added to the branch is added
     # to the output.
-    family = encoder_families()[model_type]
+    family = find_family(tiny_config(model_type))
     encoder = random_encoder(tiny_config(model_type))
     layers = family.layers_of(encoder)
     table = family.positions(encoder)
@@ -76,7 +75,7 @@ def test_branch_is_the_last_term_that_a_layer_adds(model_type):
 
 
 def test_a_family_pickles_by_name():
-    assert pickle.loads(pickle.dumps(encoder_families()["bert"])) is encoder_families()["bert"]
+    assert pickle.loads(pickle.dumps(find_family(tiny_config("bert")))) is find_family(tiny_config("bert"))
 
 
 @pytest.mark.parametrize(
@@ -98,11 +97,11 @@ def test_unsupported_encoders_are_refused_with_the_reason(model_type):
 @pytest.mark.parametrize(
     ("model_type", "settings", "reason"),
     [
-        ("electra", {"embedding_size": 16}, "have 16 channels and are normalized before they are projected to the 48"),
+        ("electra", {"embedding_size": 16}, "its words have 16 channels and are normed or projected together"),
         ("deberta-v2", {"conv_kernel_size": 3}, "a convolution over neighboring words"),
         ("deberta-v2", {"conv_kernel_size": 1}, "a convolution over neighboring words"),
         ("deberta-v2", {"relative_attention": False}, "relative_attention=False; expected True"),
-        ("dpt", {"is_hybrid": True}, "convolutional backbone"),
+        ("dpt", {"is_hybrid": True}, "its layers convolve neighboring tokens"),
     ],
 )
 def test_unsupported_settings_are_refused_with_the_reason(model_type, settings, reason):
@@ -154,7 +153,7 @@ def test_invalid_number_of_layers_is_refused(count):
 
 @pytest.mark.parametrize("model_type", ["bert", "vit"])
 def test_positions_are_read_from_offloaded_encoders(model_type):
-    encoder, family = random_encoder(tiny_config(model_type)), encoder_families()[model_type]
+    encoder, family = random_encoder(tiny_config(model_type)), find_family(tiny_config(model_type))
     expected = family.positions_of(encoder).weight.detach().clone()
     cpu_offload(encoder, execution_device="cpu")
     assert torch.equal(family.positions_of(encoder).weight, expected)
