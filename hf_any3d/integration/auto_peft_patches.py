@@ -76,6 +76,11 @@ def _open_adapter_repository_as_peft_model(
     expected = cls._target_peft_class
     if task_type is not None:
         expected = peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(task_type, PeftModel)
+    if recorded is None and stored.base_model_name_or_path is None:
+        raise ValueError(
+            f"{name}: names no base model and holds no config.json; open the model that the adapter was trained on, "
+            "and the adapter with PeftModel.from_pretrained(model, …)"
+        )
     # For another task type the original names the class to use.
     if recorded is None or cls._target_peft_class is not expected:
         # PEFT imports classes of base models only from packages on this list.

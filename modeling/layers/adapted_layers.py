@@ -74,8 +74,8 @@ class LayerStack:
 class AdaptedLayer:
     """Requests of a layer in a PEFT method to the model around it; the defaults ask for nothing.
 
-    A layer that may not run again in the backward pass has an attribute `gradient_checkpointing`, which is False. There
-    is no default: transformers takes a model for one that saves memory if a module has this attribute and it is true.
+    A layer that may not run again in the backward pass has an attribute `gradient_checkpointing`, which is False.
+    There is no default: transformers takes a model for one that saves memory if this attribute of a module is true.
 
     Attributes:
         takes_geometry: Whether the layer takes the places of the tokens as a keyword, `geometry`.

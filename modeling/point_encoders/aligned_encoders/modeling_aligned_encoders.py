@@ -231,8 +231,8 @@ class TextAlignment(nn.Module):
 class AlignedTextsMixin(TextFeaturesMixin):
     """For models whose config names a text tower, which is loaded when first needed.
 
-    It is not part of the model: it is not trained, and its parameters do not count. Its files are stored beside those of
-    the model only if they came from a directory.
+    It is not part of the model: it is not trained, and its parameters do not count. Its files are stored beside those
+    of the model only if they came from a directory.
     """
 
     @cached_property
