@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,7 +28,14 @@ from tests.test_entry_points import (
     through_peft,
     through_pipeline,
 )
-from tests.tiny_encoders import adapted_model, random_encoder, saved_encoder, tiny_config, tiny_model
+from tests.tiny_encoders import (
+    adapted_model,
+    pushed_encoder,
+    random_encoder,
+    saved_encoder,
+    tiny_config,
+    tiny_model,
+)
 
 LOADERS = pytest.mark.parametrize("load", [through_auto_class, through_peft, through_pipeline])
 
@@ -55,29 +63,54 @@ def shared(tmp_path):
 @pytest.mark.slow
 @LOADERS
 def test_encoder_with_other_weights_is_refused_by_every_entry_point(load, shared):
-    name, encoder, _ = shared
+    name, encoder, expected = shared
     put_encoder(encoder, seed=9)
-    with pytest.raises(ValueError, match="change( results)? silently") as error:
+    if load is through_auto_class:
+        # The encoder came from a directory, so the adapter has its own copy.
+        torch.testing.assert_close(load(name, None), expected, rtol=0, atol=1e-6)
+    put_encoder(Path(name, "encoder"), seed=9)
+    with pytest.raises(ValueError, match="was trained with") as error:
         load(name, lambda: tiny_model(str(encoder)))
-    assert str(encoder) in str(error.value)
+    assert name in str(error.value)
     if load is not through_pipeline:
         assert isinstance(error.value, EncoderMismatchError)
 
 
-def test_encoder_with_other_weights_is_refused_without_adapters_too(tmp_path):
-    encoder = put_encoder(tmp_path / "encoder")
+@pytest.mark.parametrize("is_named", [False, True])
+def test_encoder_with_other_weights_is_refused_without_adapters_too(is_named, tmp_path):
+    encoder = pushed_encoder("bert") if is_named else put_encoder(tmp_path / "encoder")
     tiny_model(encoder).save_pretrained(tmp_path / "model")
-    put_encoder(encoder, seed=9)
+    other = put_encoder(tmp_path / "encoder", seed=9)
     for auto in (AutoModel, AutoModelForPointCloudClassification):
+        auto.from_pretrained(tmp_path / "model")
         with pytest.raises(EncoderMismatchError, match="change( results)? silently"):
-            auto.from_pretrained(tmp_path / "model")
+            auto.from_pretrained(tmp_path / "model", encoder_name_or_path=other)
+
+
+@pytest.mark.parametrize("make", [adapted_model, tiny_model])
+def test_a_directory_that_the_encoder_came_from_is_not_missed(make, tmp_path):
+    encoder = put_encoder(tmp_path / "encoder")
+    model = made_and_trained(make, encoder)
+    model.save_pretrained(tmp_path / "model")
+    shutil.rmtree(encoder)
+    found = through_auto_class(str(tmp_path / "model"), None)
+    torch.testing.assert_close(found, outputs_of(model)[0], rtol=0, atol=1e-6)
 
 
 def test_error_names_a_missing_encoder(shared):
     name, encoder, _ = shared
-    shutil.rmtree(encoder)
-    with pytest.raises(ValueError, match=str(encoder)):
+    shutil.rmtree(Path(name, "encoder"))
+    with raises(OSError, naming=f"{name}/encoder"):
         through_auto_class(name, None)
+    # Earlier versions recorded the directory.
+    file = Path(name, "config.json")
+    config = json.loads(file.read_text())
+    config["parts"]["encoder"] = {"name_or_path": str(encoder)}
+    file.write_text(json.dumps(config))
+    shutil.rmtree(encoder)
+    with raises(ValueError, naming=str(encoder)) as error:
+        through_auto_class(name, None)
+    assert "encoder_name_or_path=" in str(error.value)
 
 
 @pytest.mark.slow
@@ -117,7 +150,15 @@ def test_adapter_without_tokenizer_and_head_warns_when_it_is_saved(tmp_path):
     model = lora_alone(tiny_model())
     with pytest.warns(UserWarning, match="leaves out point_tokenizer, class_token, output_norm, classifier"):
         model.save_pretrained(tmp_path)
-    for door in (AutoModelForPointCloudClassification, Any2PointForPointCloudClassification, AutoPeftModel):
+    # The model below it has no public name, so it is stored, too.
+    expected = outputs_of(model.eval())[0]
+    doors = (AutoModelForPointCloudClassification, Any2PointForPointCloudClassification, AutoPeftModel)
+    for door in doors:
+        assert torch.equal(outputs_of(door.from_pretrained(tmp_path).eval())[0], expected)
+    # Earlier versions named the encoder, which is not that model.
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": saved_encoder("bert")}))
+    for door in doors:
         with raises(ValueError, naming="modules_to_save"):
             door.from_pretrained(tmp_path)
 
@@ -172,9 +213,15 @@ def test_every_adapter_of_a_model_can_be_opened_by_its_folder(tmp_path):
 def test_adapter_without_config_says_when_its_model_was_never_saved(tmp_path):
     with pytest.warns(UserWarning, match="leaves out"):
         lora_alone(tiny_model()).save_pretrained(tmp_path)
-    for door in (Any2PointForPointCloudClassification, AutoPeftModel):
-        with pytest.raises(ValueError, match=f"{tmp_path}|encoder_config is missing"):
-            door.from_pretrained(tmp_path)
+    # As earlier versions and PEFT itself saved it.
+    shutil.rmtree(tmp_path / "base_model")
+    (tmp_path / "config.json").unlink()
+    file = tmp_path / "adapter_config.json"
+    for base in (None, saved_encoder("bert")):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": base}))
+        for door in (Any2PointForPointCloudClassification, AutoPeftModel):
+            with pytest.raises(ValueError, match=f"{tmp_path}|holds no encoder weights"):
+                door.from_pretrained(tmp_path)
     with raises(ValueError, naming="adapter_config.json"):
         Any2PointForPointCloudClassification.from_pretrained(tmp_path)
 
@@ -258,12 +305,12 @@ def test_settings_of_another_kind_are_named_by_their_file(door, file, intact, tm
 
 @pytest.mark.slow
 def test_encoder_without_config_or_with_damaged_weights_is_named(shared):
-    name, encoder, _ = shared
-    weights = encoder / "model.safetensors"
+    name, _, _ = shared
+    weights = Path(name, "encoder", "model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-40])
-    with raises(ValueError, naming=str(weights)):
+    with raises(ValueError, naming=str(weights.parent)):
         through_auto_class(name, None)
-    config = json.loads((shared_config := encoder.parent / "model" / "config.json").read_text())
+    config = json.loads((shared_config := Path(name, "config.json")).read_text())
     shared_config.write_text(json.dumps(config | {"encoder_config": None}))
     with raises(ValueError, naming=name):
         through_auto_class(name, None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub import HfApi
 from peft import PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
@@ -183,6 +184,14 @@ def saved_encoder(model_type: str) -> str:
             config = tiny_config(model_type)
         random_encoder(config).save_pretrained(directory)
     return str(directory)
+
+
+def pushed_encoder(model_type: str) -> str:
+    """Return the name of a tiny encoder on the local hub, whose weights models leave there when they are saved."""
+    name = f"me/tiny-{model_type.replace('_', '-')}-to-name"
+    HfApi().create_repo(name, exist_ok=True)
+    HfApi().upload_folder(repo_id=name, folder_path=saved_encoder(model_type))
+    return name
 
 
 def tiny_model(

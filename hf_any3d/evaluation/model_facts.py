@@ -12,6 +12,7 @@ from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.integration.registration import MODELS, register
 from hf_any3d.model_card.run_report import count_parameters
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.registry import MODEL_TYPES, check_model_type
 
@@ -61,11 +62,11 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
         for part, prefix in (("point_encoder", "point"), ("qformer", "qformer"), ("language_model", "text")):
             title = part.replace("_", " ")
             facts[f"{title} type"] = getattr(config, f"{prefix}_config").model_type
-            stored = (config.parts or {}).get(part)
-            facts[title] = stored["name_or_path"] if stored else "stored with the model"
-            if stored:
-                facts[f"{title} revision"] = stored.get("revision")
-                facts[f"{title} checksum"] = stored.get("checksum")
+            recorded = config.part(part)
+            facts[title] = recorded.name_or_path if recorded.is_elsewhere else "stored with the model"
+            if recorded != PretrainedPart():
+                facts[f"{title} revision"] = recorded.revision
+                facts[f"{title} checksum"] = recorded.checksum
     facts["adapter"] = None if adapter is None else PeftType(adapter.peft_type).value.lower()
     facts |= {"trained parameters": trained, "total parameters": total}
     # Models without classes have a config with the default labels of transformers.

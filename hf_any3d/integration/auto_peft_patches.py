@@ -19,6 +19,7 @@ from hf_any3d.integration.patches import (
     apply_patches_of,
     is_our_adapter,
     our_config,
+    read_object,
     refuse_folder_of_ours,
 )
 from hf_any3d.modeling.config_checks import stored_settings
@@ -75,6 +76,11 @@ def _open_adapter_repository_as_peft_model(
     expected = cls._target_peft_class
     if task_type is not None:
         expected = peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(task_type, PeftModel)
+    if recorded is None and stored.base_model_name_or_path is None:
+        raise ValueError(
+            f"{name}: names no base model and holds no config.json; open the model that the adapter was trained on, "
+            "and the adapter with PeftModel.from_pretrained(model, …)"
+        )
     # For another task type the original names the class to use.
     if recorded is None or cls._target_peft_class is not expected:
         # PEFT imports classes of base models only from packages on this list.
@@ -96,7 +102,12 @@ def _names_our_adapter(name: Any, hub: Mapping[str, Any]) -> bool:
         file = find_file(name, ADAPTER_CONFIG_NAME, hub)
     except Exception:  # whichever it is, the original raises it again
         return False
-    return file is not None and is_our_adapter(file)
+    if file is None or is_our_adapter(file):
+        return file is not None
+    # What a damaged file named is unknown; of an intact one, the original asks for nothing more.
+    settings = read_object(file)
+    is_damaged = not settings or not isinstance(settings.get("auto_mapping") or {}, dict)
+    return is_damaged and our_config(name, hub) is not None
 
 
 def _base_of(holds: Contents, kwargs: dict[str, Any]) -> PreTrainedModel:

@@ -159,9 +159,13 @@ def _open_published_checkpoints(
         if above is None:
             raise
         return original(above, filenames, *args, **kwargs)
-    if found is None and (above := _place_of_processor(path_or_repo_id, filenames)) is not None:
-        return original(above, filenames, *args, **kwargs)
-    return found
+    if found is not None:
+        return found
+    # Of a directory without config.json, nothing is found, even if errors are asked for.
+    if filenames == [CONFIG_NAME] and kwargs.get("_raise_exceptions_for_missing_entries", True):
+        refuse_folder_of_ours(path_or_repo_id, kwargs.get("subfolder"))
+    above = _place_of_processor(path_or_repo_id, filenames)
+    return None if above is None else original(above, filenames, *args, **kwargs)
 
 
 def _place_of_processor(folder: Any, filenames: list[str]) -> Path | None:
@@ -177,7 +181,7 @@ def _place_of_processor(folder: Any, filenames: list[str]) -> Path | None:
 
 def is_our_adapter(file: str | os.PathLike) -> bool:
     """Return whether an adapter_config.json is that of an adapter on one of our models: it names their class."""
-    mapping = _read_object(file).get("auto_mapping")
+    mapping = read_object(file).get("auto_mapping")
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None
     return isinstance(library, str) and library.partition(".")[0] == _PACKAGE
 
@@ -186,12 +190,12 @@ def our_config(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[s
     """Return the contents of a repository's config.json if it belongs to one of our models."""
     # Errors of the repository itself are left to whoever opens it next.
     path = find_file(model_id, CONFIG_NAME, {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name)})
-    config = {} if path is None else _read_object(path)
+    config = {} if path is None else read_object(path)
     kind = config.get("model_type")
     return config if isinstance(kind, str) and kind in OUR_MODELS else None
 
 
-def _read_object(path: str | os.PathLike) -> dict[str, Any]:
+def read_object(path: str | os.PathLike) -> dict[str, Any]:
     """Return the contents of a JSON file; nothing of one that is not there, or holds anything else."""
     try:
         contents = json.loads(Path(path).read_text(encoding="utf-8"))

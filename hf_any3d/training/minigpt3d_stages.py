@@ -311,10 +311,11 @@ def _build_model(
 def warn_of_local_parts(parts: Mapping[str, Mapping[str, str | None]] | None) -> None:
     """Warn about parts that are local directories, before a model is shared."""
     for part, recorded in (parts or {}).items():
-        name = recorded["name_or_path"]
+        name = recorded.get("name_or_path")
         if name is not None and os.path.isdir(name):
             logger.warning(
-                "the %s is the local directory %s, which others do not have; use a repository or --store_parts",
+                "the %s is the local directory %s, which others do not have, so its weights are stored with the "
+                "model; use a repository to store its name alone",
                 part,
                 name,
             )

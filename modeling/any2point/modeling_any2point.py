@@ -141,6 +141,14 @@ class Any2PointPreTrainedModel(FrozenEncoderMixin, PointTokensMixin, PreTrainedM
                 (`small_data_defaults.py`); None for the paper's, the defaults of `Any2PointConfig`. Fields that are
                 given win over those of a preset; with a complete `config` it has no effect.
             **kwargs: Settings of loading, and any field of `Any2PointConfig`.
+
+        Raises:
+            ValueError: Neither an encoder nor a config is given, or both.
+            UnsupportedEncoder: The layers of this encoder cannot read point tokens; says why, and names some that can.
+            EncoderUnavailableError: The weights are neither in a directory of this name, nor can the hub be reached or
+                has the cache or a package them.
+            OSError: The hub has no such repository.
+            TypeError: An argument is no field of the config.
         """
         return super().from_encoder_pretrained(encoder_name_or_path, preset=preset, **kwargs)
 

@@ -102,9 +102,11 @@ class FittedRotation:
         angles = angles.repeat(self.special.shape[-1] // len(angles))
         return torch.stack([angles.cos(), angles.sin()]) * self.scale
 
-    def _at_each_head(self, call: LayerPass, batch_form: str) -> tuple[HeadRotation, HeadRotation]:
+    def _at_each_head(self, call: LayerPass, batch_form: str) -> tuple[Any, Any]:
         """Return a rotation for each key head, of which each has one of the views."""
-        if self.form != "pair" or self.ndim != 3:
+        # Those with an axis of heads of their own, or to which the layers add none
+        has_heads = self.ndim == 2 and batch_form == "heads"
+        if self.form != "pair" or not (self.ndim == 3 or has_heads):
             raise ValueError(
                 "rotary_views='split_heads': layers of this encoder take one rotation for all heads; expected "
                 "'split_frequencies', 'mean_angle' or 'first_view'"
@@ -123,6 +125,9 @@ class FittedRotation:
             one_view = replace(call, places=replace(call.places, entry=place), rotary_views="first_view")
             pairs.append(self.at(one_view, batch_form))
         owners = [head % views for head in range(heads)]
+        if has_heads:
+            cosine, sine = (torch.cat([pairs[owner][part] for owner in owners], dim=1) for part in (0, 1))
+            return cosine, sine
         cosine = torch.stack([pairs[owner][0] for owner in owners], dim=1)  # (batch, key heads, tokens, channels)
         sine = torch.stack([pairs[owner][1] for owner in owners], dim=1)
         return HeadRotation(cosine), HeadRotation(sine)

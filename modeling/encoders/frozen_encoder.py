@@ -32,11 +32,12 @@ from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.pretrained_parts.loading import encoder_loading, is_quantized
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
-from hf_any3d.modeling.pretrained_parts.sources import open_recorded
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, open_recorded
 from hf_any3d.modeling.pretrained_parts.tensors import (
     CHECKSUM_PREFIX,
     changed_since_loading,
     differing,
+    is_local,
     own_state,
     remember_weights,
     tensors_checksum,
@@ -147,6 +148,7 @@ class FrozenEncoderMixin(LibraryModelMixin):
         """Set the encoder, before `post_init`; None builds a random one, which `from_pretrained` replaces."""
         self._encoder_is_random = encoder is None
         self._encoder_trains = False
+        self._encoder_was_stored = False
         self._is_warned = False
         config = self.config
         self.family = find_family(config.encoder_config)
@@ -324,6 +326,8 @@ class FrozenEncoderMixin(LibraryModelMixin):
         opened = super()._from_full_repository(name, *args, **kwargs)
         model = opened[0] if isinstance(opened, tuple) else opened
         if quantization_config is None:
+            if name is not None and model.config.part("encoder").is_elsewhere:
+                _check_given_encoder(model, name)
             return opened
         # Trained weights stay in full precision; only the encoder is loaded again.
         owner = model._encoder_owner
@@ -375,6 +379,7 @@ class FrozenEncoderMixin(LibraryModelMixin):
                 f"{self.config.name_or_path}: holds no {what}, and its config does not say where to find them; "
                 "give encoder_name_or_path=…"
             )
+        owner._encoder_was_stored = not missing
         if missing:
             _fetch_weights(encoder, self.config)
             if on_disk is not None:
@@ -386,6 +391,22 @@ class FrozenEncoderMixin(LibraryModelMixin):
         # Loading replaces parameters with new ones, which would be trained.
         freeze(encoder)
         super()._initialize_missing_keys(is_quantized)
+
+
+def _check_given_encoder(model: PreTrainedModel, name: str | os.PathLike) -> None:
+    """Refuse an encoder that was named while a model was opened, if the model has stored other weights itself."""
+    owner = model._encoder_owner
+    encoder = owner.encoder
+    state = {} if encoder is None else own_state(encoder)
+    # What was fetched from there has been compared.
+    if not owner._encoder_was_stored or not all(map(is_local, state.values())):
+        return
+    source = model.config.encoder_name_or_path
+    if differing(state, own_state(load_encoder(model.config, dtype=encoder.dtype))):
+        raise EncoderMismatchError(
+            f"encoder {source!r}: {name} stores other weights of its encoder; others would change results silently. "
+            "Open the model without encoder_name_or_path"
+        )
 
 
 def _fetch_weights(encoder: PreTrainedModel, config: PreTrainedConfig) -> None:

@@ -1,6 +1,7 @@
 """Load pretrained encoders, without what is not needed to encode tokens, and freeze them."""
 
 import copy
+import dataclasses
 import os
 from typing import Any, TypeVar
 
@@ -23,8 +24,13 @@ from hf_any3d.modeling.encoders.registry import (
     towers_of,
 )
 from hf_any3d.modeling.pretrained_parts.loading import is_quantized, set_quantization, unused_weights_expected
-from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source, resolve_encoder
-from hf_any3d.modeling.pretrained_parts.tensors import remember_weights
+from hf_any3d.modeling.pretrained_parts.sources import (
+    EncoderMismatchError,
+    open_recorded,
+    record_source,
+    resolve_encoder,
+)
+from hf_any3d.modeling.pretrained_parts.tensors import own_state, remember_weights, tensors_checksum
 
 ENCODER_DTYPES = ("float32", "bfloat16", "float16")
 """Allowed values of a config's `encoder_dtype`, besides None."""
@@ -91,10 +97,19 @@ def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None, **l
     part = config.part("encoder")
     if not part.is_elsewhere:
         raise ValueError(
-            "the config names no encoder: it is stored with the model; load the model with from_pretrained(…)"
+            "the config names no encoder: it is stored with the model; load the model with from_pretrained(…), or set "
+            "encoder_name_or_path of the config to the encoder's name or directory"
         )
+    mismatch = None
     with stored_settings(config.name_or_path or None):
-        source = open_recorded(part, config.name_or_path)
+        try:
+            source = open_recorded(part, config.name_or_path)
+        except EncoderMismatchError as error:
+            if part.revision is not None:
+                raise
+            # The checksum of an encoder that was stored with a model is of its own tensors, without other towers.
+            mismatch = error
+            source = open_recorded(dataclasses.replace(part, checksum=None), config.name_or_path)
         try:
             encoder, missing = open_encoder(source.path, config.encoder_config, dtype, **loading)
         except (RuntimeError, ValueError) as error:
@@ -105,6 +120,8 @@ def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None, **l
                 f"encoder {source.name!r} is not supported: its weights have other shapes than its config says; "
                 f"{examples_like(config.encoder_config)}"
             ) from error
+    if mismatch is not None and (is_quantized(encoder) or tensors_checksum(own_state(encoder)) != part.checksum):
+        raise mismatch
     if missing:
         raise ValueError(f"encoder {source.name!r} lacks weights that its config requires: {', '.join(missing[:8])}")
     remember_weights(encoder)

@@ -29,6 +29,7 @@ from hf_any3d.modeling.encoders.registry import UnsupportedEncoder
 BATCH = 2
 # A few words; a prime number, so that no other axis has this length by chance.
 WORDS = 13
+_ROOM = 32
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Above this number of parameters in a layer, its feed-forward part is built narrower; of experts there are many.
 _LARGE_LAYER = 30_000_000
@@ -102,6 +103,7 @@ class Skeleton:
 
     def __init__(self, config: PreTrainedConfig):
         config = copy.deepcopy(config)
+        _make_room(config)
         self._build(config)
         if max(_size(layer) for layer in self.layers) > _LARGE_LAYER and _narrow_feed_forward(config):
             self._build(config)
@@ -388,6 +390,14 @@ def _largest_stack(part: PreTrainedModel) -> tuple[str, Any]:
 
 def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _make_room(config: PreTrainedConfig) -> None:
+    """Let a copy take the words of a run, if there is no place for them, as in encoders stored without embeddings."""
+    for name in ("vocab_size", "max_position_embeddings", "n_positions"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and 0 < value < _ROOM:
+            setattr(config, name, _ROOM)
 
 
 def _narrow_feed_forward(config: PreTrainedConfig) -> bool:

@@ -74,17 +74,17 @@ class LayerStack:
 class AdaptedLayer:
     """Requests of a layer in a PEFT method to the model around it; the defaults ask for nothing.
 
+    A layer that may not run again in the backward pass has an attribute `gradient_checkpointing`, which is False.
+    There is no default: transformers takes a model for one that saves memory if this attribute of a module is true.
+
     Attributes:
         takes_geometry: Whether the layer takes the places of the tokens as a keyword, `geometry`.
         adds_positions: Whether it takes positions that the model adds before every layer as a keyword, `positions`,
             and adds them itself.
-        gradient_checkpointing: Whether the model may run the layer again in the backward pass. Transformers sets it
-            on all modules that have it.
     """
 
     takes_geometry: bool = False
     adds_positions: bool = False
-    gradient_checkpointing: bool = True
 
     @property
     def extra_tokens(self) -> int:

@@ -21,7 +21,6 @@ from transformers.utils.hub import snapshot_download
 
 from hf_any3d.modeling.encoders import UnsupportedEncoder
 from hf_any3d.modeling.pretrained_parts.loading import unused_weights_expected
-from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderSource, open_recorded, resolve_encoder
 
 POOLINGS = ("mean", "cls", "max")
@@ -277,6 +276,9 @@ def _read_json(source: EncoderSource, file: str) -> Any:
 
 def store_text_tower(config: PreTrainedConfig, directory: str | os.PathLike, part: str = "encoder") -> None:
     """Store a text tower that has no public name beside a model that is being saved: the files that it came from."""
+    # A model without a record of one never had any, and the hub is not asked.
+    if part not in (config.parts or {}):
+        return
     named = config.part(part).name_or_path
     source = _stored_text_tower(config) if named is None else Path(named)
     if source is not None and source.is_dir() and source.absolute() != Path(directory, TEXT_FOLDER).absolute():
@@ -301,7 +303,7 @@ def _find_checkpoint(config: PreTrainedConfig, part: str) -> tuple[EncoderSource
         stored = _stored_text_tower(config)
         if stored is None:
             raise ValueError("the config names no encoder, whose text tower is needed; give text_embeds")
-        encoder = PretrainedPart(os.fspath(stored))
+        encoder = dataclasses.replace(encoder, name_or_path=os.fspath(stored), revision=None)
     if encoder.stored:  # the checksum is that of the changed encoder
         encoder = dataclasses.replace(encoder, checksum=None)
     source = open_recorded(encoder)

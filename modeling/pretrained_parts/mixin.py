@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -54,6 +54,7 @@ from hf_any3d.modeling.pretrained_parts.tensors import (
     changed_since_loading,
     differing,
     is_local,
+    own_modules,
     own_state,
     own_tensors,
     remember_weights,
@@ -186,8 +187,11 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
                 if is_main_process:
                     save_with_adapter(self, save_directory, self._left_out())
             else:
-                with self._parts_as_stored(is_main_process):
+                with self._parts_as_stored(is_main_process) as reopened:
                     self._keys_to_ignore_on_save = self.names_stored_elsewhere()
+                    if reopened:
+                        state = kwargs.pop("state_dict", None) or self.state_dict()
+                        kwargs["state_dict"] = _with_full_weights(state, reopened)
                     super().save_pretrained(save_directory, **kwargs)
         if is_main_process:
             self.save_beside(save_directory)
@@ -202,9 +206,10 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
             # Packed weights have names of their own, and the directory has those that they were made of.
             type(self).from_pretrained(self.name_or_path).save_pretrained(directory)
             return
-        with self._parts_as_stored():
+        with self._parts_as_stored() as reopened:
             elsewhere = {f"{path}.{own.name}" for path, owned in self._parts_elsewhere() for own in owned}
             state = {name: tensor for name, tensor in own_state(self).items() if name not in elsewhere}
+            state = _with_full_weights(state, reopened, adapted=False)
             has_adapters = getattr(self, "_hf_peft_config_loaded", False)
             self._keys_to_ignore_on_save = set()
             self._hf_peft_config_loaded = False  # or transformers would save them
@@ -239,16 +244,15 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
             if recorded.is_elsewhere and name not in self._part_paths:
                 yield name
             elif recorded.is_to_store:
-                if self._owns(name) and is_quantized(self.get_submodule(self._part_paths[name])):
-                    raise ValueError(
-                        f"the quantized {name} cannot be stored; expected one that was opened in full precision, or "
-                        f"the name of a repository in place of {recorded.name_or_path}"
-                    )
                 yield name
 
     @contextmanager
-    def _parts_as_stored(self, is_main_process: bool = True) -> Iterator[None]:
-        """Let configs say, while a full model is saved, which parts are stored with it."""
+    def _parts_as_stored(self, is_main_process: bool = True) -> Iterator[list["_Reopened"]]:
+        """Let configs say, while a full model is saved, which parts are stored with it.
+
+        Yields the full weights of quantized ones, opened again from where they came from.
+        """
+        reopened = []
         owners = [module for module in self.modules() if isinstance(module, LibraryModelMixin)]
         for owner in owners if is_main_process else ():
             if any(owner.owns_part(name) for name in owner._part_paths):
@@ -258,17 +262,28 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
             for name in owner._parts_to_store():
                 before.setdefault(id(owner.config), (owner.config, owner.config.parts))
                 # With a head around its owner, the part is in another model.
-                parts = [other.get_submodule(other._part_paths[name]) for other in owners if other._owns(name)]
-                checksum = _checksum_of(parts[0]) if parts else None
+                holders = [other for other in owners if other._owns(name)]
+                parts = [other.get_submodule(other._part_paths[name]) for other in holders]
+                checksum = None
+                if parts and not is_quantized(parts[0]):
+                    checksum = _checksum_of(parts[0])
+                elif holders and holders[0] is owner:
+                    reopened.append(self._reopen(owner, name))
                 source = str(owner.config.part(name).name_or_path)
                 if parts and is_directory(source):
                     tell_stored(name.replace("_", " "), source)
                 owner.config.change_part(name, stored=True, subfolder=None, checksum=checksum)
         try:
-            yield
+            yield reopened
         finally:
             for config, parts in before.values():
                 config.parts = parts
+
+    def _reopen(self, owner: "LibraryModelMixin", name: str) -> "_Reopened":
+        """Open the full weights of a quantized part of a model inside this one."""
+        prefix = next(prefix for prefix, module in self.named_modules() if module is owner)
+        path = ".".join(filter(None, (prefix, owner._part_paths[name])))
+        return _Reopened(path, self.get_submodule(path), owner.part_tensors(name), owner.reopened_state(name))
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         # transformers has just put the repository's card here, or its empty template where there is none.
@@ -377,14 +392,7 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
         """Return the state dict names of tensors that are not saved because their part is kept elsewhere."""
         names = set()
         for path, owned in self._parts_elsewhere():
-            names |= {f"{path}.{own.path}" for own in owned}
-            part = self.get_submodule(path)
-            if is_quantized(part):
-                # Its layers keep more in the state dict than parameters and buffers.
-                tensors = {key for key, _ in (*part.named_parameters(), *part.named_buffers())}
-                layers = tuple(own.path.rpartition(".")[0] + "." for own in own_tensors(part))
-                more = (key for key in part.state_dict().keys() - tensors if key.startswith(layers))
-                names |= {f"{path}.{key}" for key in more if ".lora_" not in key}
+            names |= {f"{path}.{name}" for name in _names_in_state_dict(self.get_submodule(path), owned)}
         return names
 
     def _parts_elsewhere(self) -> Iterator[tuple[str, list[OwnTensor]]]:
@@ -516,6 +524,48 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
     def describe_weights(self, config: PreTrainedConfig) -> str | None:
         """Return the part's checksum, in the kind of a config's; None if it is unknown, another text if changed."""
         return self.checksum_in_memory(self.stored_dtype(config))
+
+
+class _Reopened(NamedTuple):
+    """Full weights of a quantized part: its path in the model, the part, its own tensors, and the weights."""
+
+    path: str
+    part: PreTrainedModel
+    tensors: list[OwnTensor]
+    state: dict[str, torch.Tensor]
+
+
+def _names_in_state_dict(part: PreTrainedModel, owned: Iterable[OwnTensor]) -> set[str]:
+    """Return the state dict names of a part's tensors, and of what quantized layers keep beside them."""
+    names = {own.path for own in owned}
+    if is_quantized(part):
+        # Its layers keep more in the state dict than parameters and buffers.
+        tensors = {key for key, _ in (*part.named_parameters(), *part.named_buffers())}
+        layers = tuple(own.path.rpartition(".")[0] + "." for own in own_tensors(part))
+        more = (key for key in part.state_dict().keys() - tensors if key.startswith(layers))
+        names |= {key for key in more if ".lora_" not in key}
+    return names
+
+
+def _with_full_weights(
+    state: Mapping[str, torch.Tensor], reopened: Iterable[_Reopened], adapted: bool = True
+) -> dict[str, torch.Tensor]:
+    """Return a state dict with the full weights of quantized parts in place of the packed ones.
+
+    With `adapted`, weights below adapters have the names that they have there.
+    """
+    state = dict(state)
+    for path, part, tensors, full in reopened:
+        packed = _names_in_state_dict(part, tensors) if adapted else {own.name for own in tensors}
+        for name in packed:
+            state.pop(f"{path}.{name}", None)
+        places = {module.name: module.path if adapted else module.name for module in own_modules(part)}
+        for name, tensor in full.items():
+            module, _, leaf = name.rpartition(".")
+            # What was trained in the part stays as it is.
+            if module in places:
+                state.setdefault(".".join(filter(None, (path, places[module], leaf))), tensor)
+    return state
 
 
 def _checksum_of(part: torch.nn.Module) -> str | None:

@@ -63,10 +63,16 @@ def test_facts_of_minigpt3d_list_stage_and_parts(tmp_path):
     model.save_pretrained(tmp_path / "model")
     facts = model_facts(str(tmp_path / "model"))
     assert (facts["stage of training"], facts["tokens"], facts["channels"]) == (2, 32, 6)
-    assert facts["language model"] == parts["language_model"] and facts["language model type"] == "normed_phi"
+    # It came from a directory.
+    assert facts["language model"] == "stored with the model" and facts["language model type"] == "normed_phi"
     assert facts["language model checksum"].startswith("tensors-sha256:")
     assert facts["qformer"] == "stored with the model" and "labels" not in facts
     assert (facts["trained parameters"], facts["total parameters"]) == count_parameters(model)
+    named = {"name_or_path": "me/phi", "revision": "a1"}
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"parts": {"language_model": named}}))
+    facts = model_facts(str(tmp_path / "model"))
+    assert (facts["language model"], facts["language model revision"]) == ("me/phi", "a1")
 
 
 def test_parameters_of_an_adapter_around_minigpt3d_are_counted(tmp_path):

@@ -50,7 +50,7 @@ from hf_any3d.training.few_scans.training import learn_few_scans
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.errors import raises
 from tests.tiny_act import tiny_act
-from tests.tiny_encoders import saved_encoder, tiny_model
+from tests.tiny_encoders import pushed_encoder, saved_encoder, tiny_model
 from tests.tiny_spatiallm import tiny_processor
 
 POINTS = np.random.default_rng(0).random((64, 3), np.float32)
@@ -416,7 +416,7 @@ def moved_encoder(folder: Path) -> Path:
 
 
 def with_record(folder: Path, **record: Any) -> Path:
-    tiny_model().save_pretrained(folder)
+    tiny_model(pushed_encoder("bert")).save_pretrained(folder)
     file = folder / "config.json"
     config = json.loads(file.read_text())
     config["parts"]["encoder"] |= record

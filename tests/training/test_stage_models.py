@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from transformers import BitsAndBytesConfig
 
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, set_stage
@@ -24,10 +25,13 @@ from tests.modeling.minigpt3d.tiny_model import clouds, tiny_model
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory) -> dict[str, str]:
+def parts(hub, tmp_path_factory) -> dict[str, str]:
     # Wide enough for blocks of 64 weights in 4-bit quantization.
     text = {"hidden_size": 64, "intermediate_size": 128}
-    return write_parts(tmp_path_factory.mktemp("parts"), **text)
+    made = write_parts(tmp_path_factory.mktemp("parts"), **text)
+    HfApi().create_repo("me/quantized-language-model", exist_ok=True)
+    HfApi().upload_folder(repo_id="me/quantized-language-model", folder_path=made["language_model"])
+    return made
 
 
 def opened(parts, **settings) -> MiniGPT3DForConditionalGeneration:
@@ -45,7 +49,8 @@ def kinds_of_linear(model) -> set[str]:
 
 
 @pytest.mark.parametrize("bits", [{"load_in_8bit": True}, {"load_in_4bit": True}])
-def test_quantized_language_model_trains_its_lora(parts, bits, tmp_path):
+def test_quantized_language_model_trains_its_lora(parts, bits, hub, tmp_path):
+    parts = parts | {"language_model": "me/quantized-language-model"}
     plain, model = opened(parts), opened(parts, quantization_config=bits)
     assert len(kinds_of_linear(model.language_model)) > 1 and kinds_of_linear(model.bridge) == {"Linear"}
     points = clouds(40)
@@ -72,6 +77,27 @@ def test_quantized_language_model_trains_its_lora(parts, bits, tmp_path):
         torch.testing.assert_close(again(prompt(model), points=points).logits, found, rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="loaded quantized; expected full weights to store"):
         again.store_parts()
+
+
+@pytest.mark.parametrize("bits", [{"load_in_8bit": True}, {"load_in_4bit": True}])
+def test_of_a_quantized_language_model_from_a_directory_the_full_weights_are_stored(parts, bits, tmp_path):
+    plain, model = opened(parts), opened(parts, quantization_config=bits)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter.add_(0.1)
+    with pytest.warns(UserWarning, match="the language model came from the directory"):
+        model.save_pretrained(tmp_path)
+    assert parts["language_model"] not in (tmp_path / "config.json").read_text()
+    full = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)
+    assert not full.config.part("language_model").is_elsewhere
+    assert kinds_of_linear(full.language_model) == {"Linear"}
+    expected = dict(plain.named_parameters()) | trained
+    for name, parameter in full.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
+    # The model in memory is still quantized, and still knows where its weights came from.
+    assert kinds_of_linear(model.language_model) != {"Linear"}
+    assert model.config.part("language_model").name_or_path == parts["language_model"]
 
 
 def test_only_frozen_matrices_of_the_language_model_are_cast(parts):

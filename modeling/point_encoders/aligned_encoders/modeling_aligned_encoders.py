@@ -16,6 +16,7 @@ features (batch, 1 + G, hidden) ─┬─► projection of the class token ─�
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,7 +43,7 @@ from hf_any3d.modeling.point_encoders.pretrained_base import (
     PointTransformerOutput,
     PretrainedBaseMixin,
 )
-from hf_any3d.modeling.point_encoders.text_towers import TextTower, open_text_tower
+from hf_any3d.modeling.point_encoders.text_towers import TextTower, open_text_tower, store_text_tower
 from hf_any3d.modeling.point_encoders.zero_shot import CloudsAndTextsMixin, TextFeaturesMixin
 
 
@@ -230,19 +231,25 @@ class TextAlignment(nn.Module):
 class AlignedTextsMixin(TextFeaturesMixin):
     """For models whose config names a text tower, which is loaded when first needed.
 
-    It is not part of the model: it is neither stored nor trained, and its parameters do not count.
+    It is not part of the model: it is not trained, and its parameters do not count. Its files are stored beside those
+    of the model only if they came from a directory.
     """
 
     @cached_property
     def text_tower(self) -> TextTower:
         """The frozen text encoder and its tokenizer, loaded at first use."""
-        if self.config.part(TEXT_TOWER).name_or_path is None:
+        # Without a name, it is stored with the model.
+        if TEXT_TOWER not in (self.config.parts or {}):
             tower = self.config.aligned_with or "a text tower that its config does not name"
             raise ValueError(
                 f"the encoder is aligned with {tower}, which cannot be opened here; give text_embeds, features of "
                 "texts that were computed with it"
             )
         return open_text_tower(self.config, TEXT_TOWER)
+
+    def save_beside(self, directory: str | os.PathLike) -> None:
+        """Store a text tower that came from a directory."""
+        store_text_tower(self.config, directory, TEXT_TOWER)
 
 
 class AlignedZeroShotClassifier(AlignedTextsMixin, CloudsAndTextsMixin, AlignedPreTrainedModel):

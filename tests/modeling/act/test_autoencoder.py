@@ -7,8 +7,8 @@ from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
 from hf_any3d.modeling.act.modeling_act_autoencoder import Prompts
 from hf_any3d.modeling.point_encoders.patches import group_patches
 from tests.errors import raises
-from tests.tiny_autoencoders import tiny_autoencoder
-from tests.tiny_encoders import clouds
+from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
+from tests.tiny_encoders import clouds, pushed_encoder, saved_encoder
 
 
 @torch.no_grad()
@@ -17,7 +17,7 @@ def fine(model, points=None):
 
 
 def test_a_saved_config_builds_the_model_around_its_teacher(tmp_path):
-    model = tiny_autoencoder("vit")
+    model = ActAutoencoder.from_teacher_pretrained(pushed_encoder("vit"), **SMALL_AUTOENCODER)
     model.config.save_pretrained(tmp_path)
     config = ActAutoencoderConfig.from_pretrained(tmp_path)
     assert torch.equal(
@@ -27,6 +27,17 @@ def test_a_saved_config_builds_the_model_around_its_teacher(tmp_path):
         ActAutoencoder(config).eval()(clouds())
     with raises(ValueError, naming="encoder_name_or_path"):
         ActAutoencoder.from_teacher_pretrained()
+
+
+def test_a_config_of_a_teacher_from_a_directory_is_given_the_directory(tmp_path):
+    model = tiny_autoencoder("vit")
+    model.config.save_pretrained(tmp_path)
+    config = ActAutoencoderConfig.from_pretrained(tmp_path)
+    with raises(ValueError, naming="encoder_name_or_path"):
+        ActAutoencoder.from_teacher_pretrained(config=config)
+    config.encoder_name_or_path = saved_encoder("vit")
+    again = ActAutoencoder.from_teacher_pretrained(config=config)
+    assert torch.equal(again.encoder.layernorm.weight, model.encoder.layernorm.weight)
 
 
 def test_attention_over_the_batch_is_optional_and_warns():

@@ -1,9 +1,11 @@
 """A model with another encoder than its config names raises an error or warns."""
 
+import shutil
 import warnings
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 
@@ -47,14 +49,12 @@ def test_building_from_a_config_loads_the_named_encoder(saved):
 
 
 def test_a_checkpoint_without_encoder_and_without_its_name_is_refused(saved, tmp_path):
-    import json
-    import shutil
-
     folder, _ = saved
     shutil.copytree(folder / "model", tmp_path / "model")
-    path = tmp_path / "model" / "config.json"
-    config = json.loads(path.read_text())
-    config["encoder_name_or_path"] = None
-    path.write_text(json.dumps(config))
+    file = tmp_path / "model" / "model.safetensors"
+    weights = load_file(file)
+    others = {name: weight for name, weight in weights.items() if ".encoder." not in name}
+    assert 0 < len(others) < len(weights)
+    save_file(others, file, {"format": "pt"})
     with pytest.raises(ValueError, match="holds no encoder weights"):
         Any2PointForPointCloudClassification.from_pretrained(tmp_path / "model")

@@ -29,7 +29,7 @@ from hf_any3d.pipelines import default_model
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from tests.common.case import varied_clouds
 from tests.errors import raises
-from tests.tiny_encoders import saved_encoder, tiny_model
+from tests.tiny_encoders import pushed_encoder, saved_encoder, tiny_model
 from tests.tiny_features import tiny_features
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
@@ -145,7 +145,8 @@ def test_a_checkpoint_with_several_towers_gives_its_vision_tower():
     assert features_of(model).std() > 1e-3
 
 
-def test_weights_that_are_kept_elsewhere_are_not_stored_and_are_compared(vision, tmp_path):
+def test_weights_that_are_kept_elsewhere_are_not_stored_and_are_compared(tmp_path):
+    vision = pushed_encoder("vit")
     model = PointFeaturesModel.from_parts_pretrained(vision=vision, features=("descriptors", "views"), copies=1)
     model.config.set_part("vision", open_pretrained_part(PretrainedPart(vision))[1])
     expected = features_of(model)
@@ -174,7 +175,7 @@ def test_lost_weights_of_a_stored_part_are_named(vision, tmp_path):
 
 @pytest.mark.slow
 def test_a_wrap_is_a_set_of_features_and_leaves_its_encoder_where_it_is(tmp_path):
-    wrap = tiny_model(model_class=Any2PointForPointCloudClassification)
+    wrap = tiny_model(pushed_encoder("bert"), model_class=Any2PointForPointCloudClassification)
     model = PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=wrap, copies=2, num_labels=3)
     assert list(model.config.widths()) == ["descriptors", "encoder", "wrap"]
     with torch.no_grad():
@@ -211,10 +212,10 @@ METHODS = {
 }
 
 
-def adapted_wrap(method: str) -> PeftModel:
+def adapted_wrap(method: str, encoder: str = "bert") -> PeftModel:
     """Build a tiny wrap whose adapter, tokenizer and head are other ones than those that its config gives."""
     torch.manual_seed(0)
-    wrap = tiny_model(model_class=Any2PointForPointCloudClassification)
+    wrap = tiny_model(encoder, model_class=Any2PointForPointCloudClassification)
     adapted = get_peft_model(wrap, METHODS[method](wrap)).eval()
     for parameter in adapted.parameters():
         if parameter.requires_grad:
@@ -225,7 +226,7 @@ def adapted_wrap(method: str) -> PeftModel:
 @torch.no_grad()
 @pytest.mark.parametrize("method", METHODS)
 def test_a_wrap_is_stored_with_its_adapter_whether_from_memory_or_a_directory(method, tmp_path):
-    adapted = adapted_wrap(method)
+    adapted = adapted_wrap(method, pushed_encoder("bert"))
     clouds = varied_clouds(3, 200)
     expected = adapted.get_base_model().any2point(clouds, return_dict=True).pooler_output
     adapted.save_pretrained(tmp_path / "wrap")
@@ -244,6 +245,17 @@ def test_a_wrap_is_stored_with_its_adapter_whether_from_memory_or_a_directory(me
         assert not any(parameter.requires_grad for parameter in again.base_model.wrap.parameters())
         again.save_pretrained(tmp_path / "twice")
         assert load_file(tmp_path / "twice" / "model.safetensors").keys() == stored.keys()
+
+
+@torch.no_grad()
+def test_a_wrap_around_an_encoder_from_a_directory_is_stored_whole(tmp_path):
+    wrap = adapted_wrap("LoRA").get_base_model()
+    model = PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=wrap, copies=1, num_labels=3)
+    model.save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert {name for name in model.state_dict() if ".wrap.encoder." in name} <= stored.keys()
+    again = AutoModelForPointCloudClassification.from_pretrained(tmp_path)
+    assert torch.equal(features_of(again.base_model), features_of(model.base_model))
 
 
 @torch.no_grad()
