@@ -18,7 +18,7 @@ from hf_any3d import (
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.errors import raises
-from tests.tiny_encoders import SMALL, clouds, random_encoder, tiny_config, tiny_model
+from tests.tiny_encoders import SMALL, clouds, pushed_encoder, random_encoder, tiny_config, tiny_model
 
 
 def adapted(method, model_type="bert"):
@@ -86,12 +86,11 @@ def test_weights_in_another_dtype_are_compared_by_their_record(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_opened_model_is_saved_without_reading_its_encoder_again(tmp_path):
-    random_encoder(tiny_config("bert")).save_pretrained(tmp_path / "encoder")
-    tiny_model(str(tmp_path / "encoder")).save_pretrained(tmp_path / "one")
+def test_an_opened_model_is_saved_without_reading_its_encoder_again(tmp_path, monkeypatch):
+    tiny_model(pushed_encoder("bert")).save_pretrained(tmp_path / "one")
     opened = Any2PointForPointCloudClassification.from_pretrained(tmp_path / "one")
-    # What cannot be compared would be stored.
-    (tmp_path / "encoder" / "model.safetensors").unlink()
+    for name in ("open_encoder", "open_recorded"):
+        monkeypatch.setattr(f"hf_any3d.modeling.encoders.loading.{name}", None)
     opened.save_pretrained(tmp_path / "two")
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys() and not [name for name in one if "attention.self" in name]
