@@ -132,8 +132,8 @@ class Skeleton:
         self.model.eval()
 
     def shapes(self) -> dict[str, torch.Size]:
-        """Return the shapes of the model's weights by their names."""
-        return {name: weight.shape for name, weight in self.model.named_parameters()}
+        """Return the shapes of the encoder's weights by their names, without those of a decoder."""
+        return {name: weight.shape for name, weight in self.part.named_parameters()}
 
     def _build(self, config: PreTrainedConfig) -> None:
         try:
