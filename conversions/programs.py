@@ -192,8 +192,6 @@ def summary_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{file}: {used} tensors used" + (f"; left out, not in the model: {others}" if others else "")
     if facts.get("fresh"):
         yield f"no file has {', '.join(facts['fresh'])}; they are initialized as training does"
-    for part, directory in facts.get("named", {}).items():
-        yield f"{part.replace('_', ' ')}: in {directory}, which must stay there"
     if facts.get("left_out"):
         yield f"left out, no part of the encoder: {', '.join(facts['left_out'])}"
     # Files of the parts of a model have become a directory each.

@@ -157,8 +157,9 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
         **choices: Fields of `Choices`.
 
     Returns:
-        Facts by name: `output`, `model`, `parameters`, `teacher`, `bytes`, and what was drawn as `fresh`, or left out
-        as `left_out`.
+        Facts by name: `output`, `model`, `parameters`, `teacher`, `bytes`.
+
+        Where something was drawn, or left out, also `fresh` and `left_out`.
 
     Raises:
         ValueError: The checkpoint has tensors of no known part, or lacks some; names them.

@@ -16,8 +16,6 @@ from hf_any3d.conversions.minigpt3d.names import MINIGPT3D, convert_minigpt3d_st
 from hf_any3d.conversions.minigpt3d.parts import Part, lora_rank
 from hf_any3d.conversions.renaming import count_left_out, count_of
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, stage_names
-from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
-from hf_any3d.modeling.pretrained_parts.sources import record_source, resolve_encoder
 
 _ENCODER = "point_encoder."
 STAGES = {0: "what training starts from", 1: "stage I", 3: "stage II or III", 4: "stage IV"}
@@ -159,12 +157,10 @@ def assemble(
     files: Sequence[StageFile],
     *,
     stage: int | None = None,
-    store_parts: bool = False,
 ) -> Assembly:
     """Combine parts and checkpoints, which are in the order of training; later ones take precedence.
 
-    `stage` is 2 or 3, whose files hold the same; by default 3. Parts that are converted already are stored only with
-    `store_parts`.
+    `stage` is 2 or 3, whose files hold the same; by default 3.
     """
     parts = (point_encoder, qformer, language_model)
     last = files[-1]
@@ -194,18 +190,6 @@ def assemble(
     state |= initialized
     paths = ", ".join(str(file.path) for file in files)
     account(paths, state, expected)
-    if not store_parts:
-        # Parts that need not be stored are recorded by their sources, after `account`, which needs all tensors.
-        records = {}
-        for name, part in zip(PARTS, parts, strict=True):
-            # Before stage II the norms are those of the file that training starts from, not Phi's.
-            has_other_norms = name == "language_model" and last.stage < 3
-            if part.is_converted and not has_other_norms:
-                source = resolve_encoder(part.source.absolute())
-                records[name] = record_source(source.name, source).to_dict()
-        config.parts = records or None
-        held = model.base_model.names_stored_elsewhere()
-        state = {name: tensor for name, tensor in state.items() if name not in held}
     fresh = {".".join(name.split(".")[: 3 if ".experts." in name else 2]) for name in initialized}
     return Assembly(parts, tuple(files), model, state, tuple(sorted(fresh)))
 

@@ -65,14 +65,6 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
         state += " **It has not been trained on point clouds yet**; stage I starts from it."
     if fresh:
         state += f" No file has {', '.join(map(code, fresh))}; they are initialized as training does."
-    # Names of directories are of use on this machine alone.
-    if config.parts:
-        named = ", ".join(name.replace("_", " ") for name in config.parts)
-        state += (
-            f" Not stored here: {named}. They are loaded from directories of the machine that converted this model, "
-            "and checked against checksums; before sharing, convert with `--store-parts`, or push the parts to the "
-            "hub and name them in `parts` of `config.json`."
-        )
     write_card(
         directory,
         title,

@@ -38,15 +38,13 @@ def convert_minigpt3d(
     second_checkpoint: str | os.PathLike | None = None,
     tokenizer: str | os.PathLike | None = None,
     stage: int | None = None,
-    store_parts: bool = False,
     dtype: str = "float32",
     num_groups: int | None = None,
     group_size: int | None = None,
 ) -> dict[str, Any]:
     """Convert a complete model: its pretrained parts, and the checkpoints of its training stages.
 
-    Parts that `convert_minigpt3d_parts` made are not stored again but named, with their checksums, in the config.
-    Before stage II the language model is always stored, since the file that training starts from has other norms.
+    All parts are stored, also those that `convert_minigpt3d_parts` made: a directory has no public name.
 
     Args:
         output: Directory to create.
@@ -57,15 +55,13 @@ def convert_minigpt3d(
         second_checkpoint: File of another stage; the later one takes precedence.
         tokenizer: Directory or hub name; by default that of `language_model`.
         stage: 2 if the last checkpoint is of stage II, whose files look like those of stage III.
-        store_parts: Whether to store converted parts too.
         dtype: Type to store floats in: "float32", "bfloat16" or "float16".
         num_groups: Patches per cloud; published: 512.
         group_size: Points per patch; published: 32.
 
     Returns:
         Facts by name: `output`, `parameters`, `bytes`, `stages` by file, `tensors`, by file how many are used and
-        those left out, by the first word of their names, `fresh`, the parts that no file has, and `named`, the
-        directories with the parts that are not stored.
+        those left out, by the first word of their names, and `fresh`, the parts that no file has.
 
     Raises:
         ValueError: `dtype` is none of the three, or a file has tensors that do not fit; names them.
@@ -89,7 +85,7 @@ def convert_minigpt3d(
         ids = _set_token_ids(parts[2].config, opened_tokenizer)
         files = [read_stage(path) for path in (checkpoint, second_checkpoint) if path is not None]
         files.sort(key=lambda file: file.stage)  # files of the same stage keep their order
-        assembly = assemble(*parts, files, stage=stage, store_parts=store_parts)
+        assembly = assemble(*parts, files, stage=stage)
         model = assembly.model
         config = assembly.model.config
         record_terms(config, SYSTEM, [file.path for file in assembly.files])
@@ -108,7 +104,6 @@ def convert_minigpt3d(
         "tensors": {os.fspath(part.source): (len(part.state), part.left_out) for part in parts}
         | {os.fspath(file.path): (len(file.trained), file.left_out) for file in files},
         "fresh": list(assembly.fresh),
-        "named": {part: recorded["name_or_path"] for part, recorded in (config.parts or {}).items()},
     }
 
 

@@ -64,7 +64,6 @@ def convert(
     dataset: Annotated[str | None, option(_help("dataset"))] = None,
     tokenizer: Annotated[str | None, option(_help("tokenizer"))] = None,
     stage: Annotated[int | None, option(_help("stage"), min=2, max=3)] = None,
-    store_parts: Annotated[bool, typer.Option("--store-parts", help=_help("store_parts"))] = False,
     dtype: Annotated[str | None, option(_help("dtype"))] = None,
     code_template: Annotated[Path | None, option(_help("code_template"))] = None,
     preset: Annotated[str | None, option(_help("preset"))] = None,

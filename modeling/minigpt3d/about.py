@@ -57,7 +57,6 @@ RECORD = Record(
             takes={
                 "tokenizer": "the tokenizer, if it is elsewhere",
                 "stage": "which stage, if the last file is of stage II or III; else 3",
-                "store_parts": "store converted parts too, instead of naming them",
                 "dtype": "float32 (the default), bfloat16 or float16",
                 **LICENSE,
                 **PATCHES,
@@ -105,7 +104,6 @@ RECORD = Record(
                     },
                     # The authors' program loads BLIP-2's own file; this repository has the same model.
                     borrowed={"qformer": BorrowedPart("Salesforce/blip2-flan-t5-xxl", ("qformer.", "query_tokens"))},
-                    options={"store_parts": True},
                 )
             },
         ),

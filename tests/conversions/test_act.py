@@ -44,6 +44,11 @@ class Setting:
         encoder.save_pretrained(self.directory / "teacher")
         return "--teacher", self.directory / "teacher"
 
+    def with_named_teacher(self):
+        """The same for a name on the hub, whose weights stay there."""
+        self.original.public_teacher().push_to_hub("me/teacher")
+        return "--teacher", "me/teacher"
+
     def altered(self, change):
         """Write the checkpoint again with other tensors."""
         state = dict(self.original.state)
@@ -128,19 +133,17 @@ def test_fine_tuning_protocols_are_recognized_by_their_tensors(variant, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", TAUGHT)
-def test_named_teacher_is_compared_and_left_out(case, tmp_path):
+def test_named_teacher_is_compared_and_left_out(case, hub, tmp_path):
     setting = Setting(case, tmp_path)
     kept = setting.opened()
     kept_size = (setting.output / "model.safetensors").stat().st_size
     shutil.rmtree(setting.output)
-    model = setting.opened(*setting.with_teacher())
+    model = setting.opened(*setting.with_named_teacher())
     assert not differing(model, setting.original.converted)
     config = config_of(model)
     card = (setting.output / "README.md").read_text()
     assert f"Its frozen teacher is a `{config.encoder_config.model_type}` encoder." in card
-    assert config.encoder_name_or_path == str(tmp_path / "teacher") and config.encoder_checksum.startswith(
-        "tensors-sha256:"
-    )
+    assert config.encoder_name_or_path == "me/teacher" and config.encoder_checksum.startswith("tensors-sha256:")
     frozen = sum(tensor.numel() for tensor in setting.original.frozen.values())
     left_out = kept_size - (setting.output / "model.safetensors").stat().st_size
     assert left_out > 4 * frozen > 0, "four bytes a number, and some for the names"

@@ -188,9 +188,8 @@ def test_parts_are_taken_out_of_whole_models(folders, tmp_path, part, others):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store", [False, True], ids=["named", "stored"])
-def test_converted_parts_are_named_or_stored(arguments, folders, released, model, tmp_path, store):
-    command = ["convert", *options(arguments | folders), *["--store-parts"] * store]
+def test_converted_parts_are_stored(arguments, folders, released, model, tmp_path):
+    command = ["convert", *options(arguments | folders)]
     result = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "out")])
     assert result.exit_code == 0, result.stderr
     opened = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out")
@@ -198,21 +197,13 @@ def test_converted_parts_are_named_or_stored(arguments, folders, released, model
     assert own.keys() == model.state_dict().keys()
     assert all(torch.equal(own[name], tensor) for name, tensor in model.state_dict().items())
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path / "out", released)]
-    card = (tmp_path / "out" / "README.md").read_text()
-    if store:
-        assert opened.config.parts is None and sizes[0] == sizes[1] and "Not stored here" not in card
-    else:
-        assert sizes[0] < sizes[1] / 3 and "Not stored here: point encoder, qformer, language model." in card
-        assert f"point encoder: in {folders['point_encoder']}, which must stay there" in result.output
-        assert set(opened.config.parts) == set(folders)
-        assert all(recorded["checksum"].startswith("tensors-sha256:") for recorded in opened.config.parts.values())
+    assert opened.config.parts is None and sizes[0] == sizes[1]
 
 
 @pytest.mark.slow
 def test_language_model_is_stored_until_a_stage_trains_its_norms(originals, arguments, folders, tmp_path):
     torch.save(originals.stage(0), tmp_path / "start.pth")
-    facts = convert_minigpt3d(tmp_path / "out", **folders, checkpoint=tmp_path / "start.pth")
-    assert set(facts["named"]) == {"point_encoder", "qformer"}
+    convert_minigpt3d(tmp_path / "out", **folders, checkpoint=tmp_path / "start.pth")
     model = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out")
     name = "model.layers.0.post_layernorm.weight"
     theirs = originals.state["llama_model.base_model.model." + name]

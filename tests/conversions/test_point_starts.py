@@ -131,7 +131,7 @@ METHODS = {
     "DAPT": DAPTConfig,
     "PPT": PPTConfig,
     "POINTGST": PointGSTConfig,
-    "APPT": lambda: APPTConfig(group_size=9),
+    "APPT": APPTConfig,
     "SIDE_TUNING": SideTuningConfig,
     "BITFIT": BitFitConfig,
     "PROMPT_TOKENS": PromptTokensConfig,

@@ -69,7 +69,7 @@ def test_adapter_on_a_saved_model_names_that_model(tmp_path):
     with pytest.warns(UserWarning, match="this adapter leaves out"):
         model.save_pretrained(tmp_path / "adapter")
     stored = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert stored["base_model_name_or_path"] == "../complete"
+    assert stored["base_model_name_or_path"] == "./base_model"
     for allowed in (None, ["hf_any3d"]):
         opened = AutoPeftModel.from_pretrained(tmp_path / "adapter", import_allowlist=allowed)
         assert torch.equal(answer(case, opened), expected)
