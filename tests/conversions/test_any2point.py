@@ -86,6 +86,7 @@ def test_converted_checkpoint_opens_by_every_entry_point_with_the_same_logits(se
     model = AutoModelForPointCloudClassification.from_pretrained(saved)
     assert torch.equal(logits(model, case), expected)
     config = AutoConfig.from_pretrained(saved)
+    config.encoder_name_or_path = str(setting.encoder)
     base = Any2PointForPointCloudClassification.from_encoder_pretrained(config=config)
     assert torch.equal(logits(PeftModel.from_pretrained(base, saved).eval(), case), expected)
     classify = pipeline("point-cloud-classification", model=str(saved))
