@@ -7,7 +7,7 @@ import re
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
 
 ROOT = Path(__file__).parent
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\((?![a-z]+:|#)([^)\s]+)\)")
@@ -25,8 +25,18 @@ def with_addresses(markdown: str, source: str) -> str:
     return "".join(pieces)
 
 
-def packages(folders: dict[str, str]) -> list[str]:
-    """Return the packages in the folders of `package_dir`, by the name of each folder's own package."""
+class MappedDistribution(Distribution):
+    """Has the packages in folders that `package_dir` maps into the package, beside those that setup.cfg finds."""
+
+    def parse_config_files(self, *args, **kwargs) -> None:
+        """Read setup.cfg, then add to its packages."""
+        super().parse_config_files(*args, **kwargs)
+        # `find:` gives those below the folder of this name.
+        self.packages += mapped_packages({name: folder for name, folder in self.package_dir.items() if name != folder})
+
+
+def mapped_packages(folders: dict[str, str]) -> list[str]:
+    """Return the packages in folders, by the name of each folder's own package."""
     found: list[str] = []
     for name, folder in folders.items():
         found += [name, *(f"{name}.{inner}" for inner in find_packages(str(ROOT / folder)))]
@@ -36,11 +46,10 @@ def packages(folders: dict[str, str]) -> list[str]:
 if __name__ == "__main__":
     config = ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
-    folders = dict(re.findall(r"(\S+) = (\S+)", config["options"]["package_dir"]))
     addresses = dict(re.findall(r"(\S+) = (\S+)", config["metadata"]["project_urls"]))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     setup(
-        packages=packages(folders),
+        distclass=MappedDistribution,
         long_description=with_addresses(readme, addresses["Source"]),
         long_description_content_type="text/markdown",
     )
