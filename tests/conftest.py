@@ -135,6 +135,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture
+def directories_are_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let directories stand for public names: weights that are there are not stored with a model again."""
+    for module in ("record", "mixin", "adapter_loading"):
+        monkeypatch.setattr(f"hf_any3d.modeling.pretrained_parts.{module}.is_directory", lambda name: False)
+
+
 @pytest.fixture(scope="session")
 def hub() -> LocalHub:
     """The local hub of huggingface_hub, transformers, peft and datasets in this process and its subprocesses.

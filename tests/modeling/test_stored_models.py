@@ -55,6 +55,7 @@ def test_stored_models_load_with_their_predictions(home, name):
     torch.testing.assert_close(answer(name, home / name), ANSWERS[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ANSWERS))
 def test_stored_models_can_be_saved_and_loaded_again(home, name, tmp_path):

@@ -81,6 +81,7 @@ def test_encoder_stays_in_eval_mode_while_adapters_follow(family):
         assert [module.training for module in wrapped] == [mode] * LAYERS
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 @(every_family if ALL_PAIRS else some_families)
 def test_reloaded_model_is_equal_without_the_encoder_in_its_file(family, tmp_path):

@@ -70,6 +70,7 @@ def test_fine_tuned_model_is_equal_through_every_entry_point(encoder, tmp_path):
         assert torch.equal(stored[name], parameter), name
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 def test_reloaded_model_is_frozen_until_it_is_unfrozen_again(tmp_path):
     fine_tuned().save_pretrained(tmp_path)

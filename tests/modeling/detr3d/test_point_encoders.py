@@ -111,6 +111,7 @@ def randomized(model):
     return model.eval()
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 @over_encoders
 @pytest.mark.parametrize("method", METHODS)
@@ -167,6 +168,7 @@ def test_the_user_says_what_is_trained_beside_an_adapter(saved, tmp_path):
         get_peft_model(bare, GuidedAdapterConfig())
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 @over_encoders
 def test_the_weights_of_an_encoder_are_stored_only_if_they_have_changed(encoder_class, saved, tmp_path):
@@ -211,6 +213,7 @@ def test_a_changed_encoder_is_stored_next_to_an_adapter(saved, tmp_path):
             PeftModel.from_pretrained(detector(saved(ActModel)[0]), tmp_path)
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 def test_other_weights_under_the_name_of_an_encoder_are_refused(tmp_path):
     case_of(ActModel).tiny().save_pretrained(tmp_path / "encoder")

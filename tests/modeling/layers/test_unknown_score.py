@@ -83,6 +83,7 @@ def test_what_does_not_fit_is_named(given, message):
         tiny_features(PointFeaturesForPointCloudClassification).fit_unknown_score(**(rows | given))
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 def test_an_adapter_stores_the_score_that_its_config_made_room_for(tmp_path):
     peft = get_peft_model(tiny_model(large_logits=True, unknown={"rows": 24}), GuidedAdapterConfig())

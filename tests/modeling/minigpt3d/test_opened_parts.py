@@ -11,6 +11,7 @@ from tests.modeling.minigpt3d.test_parts import built, folder as folder  # a fix
 from tests.modeling.minigpt3d.tiny_model import clouds
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 def test_settings_of_a_call_change_the_opened_model_alone(folder, tmp_path):  # noqa: F811
     model = built(folder)

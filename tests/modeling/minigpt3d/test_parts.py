@@ -96,6 +96,7 @@ def answers(model: MiniGPT3DForConditionalGeneration) -> torch.Tensor:
         return model(ids([2, *CLOUD, 5, 6]), points=clouds(40)).logits
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 3, 4])
 def test_weights_of_parts_are_not_saved_and_are_loaded_again(folder, tmp_path, stage):
@@ -132,6 +133,7 @@ def test_a_sharded_model_loads_the_same(folder, tmp_path):
     assert torch.equal(answers(MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)), answers(model))
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 def test_parts_with_other_weights_are_refused(folder, tmp_path):
     for part in PARTS:
@@ -157,6 +159,7 @@ def test_parts_may_have_moved(folder, tmp_path):
     assert torch.equal(answers(opened), answers(model))
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "text"),
