@@ -142,6 +142,8 @@ ENCODER_TYPES = tuple(
         *("ernie", "xlm-roberta", "camembert", "data2vec-text", "mt5", "qwen2", "mistral", "vit_msn", "unispeech"),
         *("unispeech-sat", "siglip2_text_model", "siglip2_vision_model", "gemma", "gemma2", "olmo2", "phi", "phi3"),
         *("starcoder2", "stablelm", "smollm3"),
+        # PEFT takes a classifier in its routers for the head, by the end of its name.
+        "switch_transformers",
     }
 )
 """Types of encoders that tests go through; `tests.any_encoders` has all of transformers."""
