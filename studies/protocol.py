@@ -423,8 +423,9 @@ def page(settings: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> str:
 
 
 _TRIAL = (
-    "**These are figures of a trial of the program with {runs} of 15 divisions: choose no method by them.** The "
-    "complete table takes about an hour of one core: `python -m studies.protocol --kicad FOLDER --tiles FOLDER`."
+    "**Figures of {runs} of 15 divisions: five are those of one seed, so that each shape is tested once for them.** "
+    "What the seed of a training changes is not in the intervals. The same command goes on, for about an hour of one "
+    "core in all: `python -m studies.protocol --kicad FOLDER --tiles FOLDER`."
 )
 
 
