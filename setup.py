@@ -6,6 +6,7 @@ The rest is in setup.cfg.
 import re
 from configparser import ConfigParser
 from pathlib import Path
+from typing import Any
 
 from setuptools import Distribution, find_packages, setup
 
@@ -28,7 +29,7 @@ def with_addresses(markdown: str, source: str) -> str:
 class MappedDistribution(Distribution):
     """Has the packages in folders that `package_dir` maps into the package, beside those that setup.cfg finds."""
 
-    def parse_config_files(self, *args, **kwargs) -> None:
+    def parse_config_files(self, *args: Any, **kwargs: Any) -> None:
         """Read setup.cfg, then add to its packages."""
         super().parse_config_files(*args, **kwargs)
         # `find:` gives those below the folder of this name.
