@@ -401,7 +401,7 @@ def replacing_model(folder: Path) -> Iterator[Path]:
         files = [path for path in sorted(new.rglob("*")) if path.is_file()]
         for path in sorted(files, key=lambda path: path.name == _MODEL_FILES[0]):
             target = folder / path.relative_to(new)
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)
 
 
