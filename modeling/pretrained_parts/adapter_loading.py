@@ -48,7 +48,7 @@ from hf_any3d.modeling.pretrained_parts.record import (
     tell_stored,
 )
 from hf_any3d.modeling.pretrained_parts.sources import WEIGHT_ENTRIES, EncoderMismatchError
-from hf_any3d.modeling.pretrained_parts.tensors import own_state, tensors_checksum
+from hf_any3d.modeling.pretrained_parts.tensors import is_local, own_state, tensors_checksum
 
 if TYPE_CHECKING:
     from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin as _Model
@@ -389,6 +389,9 @@ def _state_as_recorded(model: _Model, source: PretrainedPart) -> dict[str, torch
     """Return the weights of the pretrained part, as they were recorded if they are quantized or rounded here."""
     part = model.adapted_part
     here = None if is_quantized(part) else own_state(part)
+    # Of weights that other processes have a share of, this one alone saves.
+    if here is not None and source.is_elsewhere and not all(map(is_local, here.values())):
+        here = None
     if source.is_elsewhere:
         if here is not None and part.dtype == model.stored_dtype(model.config):
             return here
