@@ -112,15 +112,18 @@ def opens_on_part(cls: type[_Model], holds: Contents, config: Any = None) -> boo
         return False
     recorded = config.part(cls._adapted_part)
     # Models of earlier versions have the part in a folder of its name, without a record of it.
-    is_here = recorded.subfolder or any(
-        find_file(holds.name, f"{cls._adapted_part}/{entry}", holds.hub) for entry in WEIGHT_ENTRIES
-    )
+    is_here = recorded.subfolder or has_part_folder(cls, holds.name, holds.hub)
     if not recorded.is_elsewhere and not is_here and _is_of_model(cls, holds):
         return False
     # Only names are needed, and no memory.
     with stored_settings(holds.name), torch.device("meta"):
         model = class_of_saved(cls, config)(copy.deepcopy(config))
     return not modules_left_out(model, (holds.adapter or {}).get("modules_to_save"))
+
+
+def has_part_folder(cls: type[_Model], name: str, hub: dict[str, Any]) -> bool:
+    """Return whether a repository has the weights of the pretrained part in a folder of its name."""
+    return any(find_file(name, f"{cls._adapted_part}/{entry}", hub) for entry in WEIGHT_ENTRIES)
 
 
 def _is_of_model(cls: type[_Model], holds: Contents) -> bool:

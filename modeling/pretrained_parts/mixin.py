@@ -1,6 +1,7 @@
 """Open and save models: under names that are checked, with or without their pretrained parts, or as adapters."""
 
 import copy
+import dataclasses
 import functools
 import os
 import re
@@ -20,6 +21,7 @@ from hf_any3d.modeling.hooks import LibraryModelHook, hooks
 from hf_any3d.modeling.layers.direct_weights import keep_unpacked
 from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     check_adapter_to_load,
+    has_part_folder,
     keep_stored_precision,
     load_adapter_weights,
     modules_left_out,
@@ -485,6 +487,16 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
         """Build the model of an adapter's repository, without the adapter, and check its pretrained weights."""
         recorded = config.part(cls._adapted_part)
         hub = dict(hub)
+        if (
+            recorded.stored
+            and recorded.name_or_path
+            and not recorded.subfolder
+            and not has_part_folder(cls, name, hub)
+        ):
+            # A full model that was saved over the adapter stores the part as it has changed it.
+            recorded = dataclasses.replace(recorded, stored=False, checksum=None)
+            config = copy.deepcopy(config)
+            config.set_part(cls._adapted_part, recorded)
         if recorded.is_elsewhere:
             stated = stated_base(cls, name, recorded, hub)
             if stated is not None:
