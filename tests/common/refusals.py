@@ -38,7 +38,7 @@ from hf_any3d.modeling.point_features import PointFeaturesConfig
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Config, PointTransformerV3Model
 from hf_any3d.modeling.pointgpt import PointGPTConfig, PointGPTForPreTraining
 from hf_any3d.modeling.recon import ReconConfig, ReconForPreTraining
-from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMModel
+from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMForConditionalGeneration, SpatialLMModel
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,14 @@ _OTHER_LOSSES = (
 )
 refuse(
     "label smoothing",
-    (kind for _, heads in MODELS.values() for task in _OTHER_LOSSES for kind in heads.get(task, ())),
+    (
+        kind
+        for _, heads in MODELS.values()
+        for task in _OTHER_LOSSES
+        for kind in heads.get(task, ())
+        # A language model, whose labels Trainer shifts as it does for those of transformers
+        if kind is not SpatialLMForConditionalGeneration
+    ),
     ValueError,
     "is not the cross-entropy of its logits",
     "the Trainer replaces any loss by the cross-entropy of an output named `logits`",
@@ -329,7 +336,7 @@ refuse(
     "adapt",
     _pairs(_OWN, [kind for kind in _NO_POINT_TOKENS if kind not in _PRETRAINED]),
     ValueError,
-    "has no frozen encoder for point tokens",
+    "does not say where its layers are",
     "these methods adapt layers for point tokens; submodels can use PEFT's own methods",
 )
 refuse(

@@ -342,6 +342,7 @@ def test_outputs_do_not_depend_on_the_rest_of_the_batch(case):
             assert relative_difference(alone, together[row : row + 1]) < 1e-4
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 @over_cases
 def test_a_saved_config_is_equal(case, tmp_path):

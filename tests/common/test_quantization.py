@@ -99,6 +99,7 @@ def with_rounded_weights(model: PreTrainedModel, source: PreTrainedModel) -> Pre
     return model
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "way"), COMPUTED, ids=name_of)
 def test_quantized_models_compute_what_their_rounded_weights_say(case, way, tmp_path):
@@ -124,6 +125,7 @@ def test_quantized_models_compute_what_their_rounded_weights_say(case, way, tmp_
     assert relative_difference(found, expected) > 1e-3
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "way"), by_turns(SOME, list(ON_LOADING), SOME[:2]), ids=name_of)
 def test_quantized_models_are_saved_and_loaded(case, way, tmp_path):
@@ -166,6 +168,7 @@ ADAPTED = [
 TURNS = by_turns(ADAPTED, list(ON_LOADING))
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 @pytest.mark.parametrize(("both", "way"), TURNS, ids=[f"{pair(*both)}-{way}" for both, way in TURNS])
 def test_adapters_of_quantized_bases_are_trained_saved_and_opened(both, way, tmp_path):

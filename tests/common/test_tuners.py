@@ -419,6 +419,7 @@ def test_one_adapter_runs_for_the_full_batch(method):
     assert_same(answer_of(case, model), expected)
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [method for method in (*OWN, "LORA") if fits(SEQUENCE[0], method)])
 def test_modules_to_save_are_the_users_choice(method, tmp_path):
