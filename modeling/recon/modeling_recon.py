@@ -301,6 +301,8 @@ class ReconForPreTraining(ReconPreTrainedModel, MaskedPatchesModel):
         ```
     """
 
+    takes_adapters = False
+
     def __init__(self, config: ReconConfig):
         super().__init__(config)
         width = config.hidden_size

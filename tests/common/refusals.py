@@ -303,7 +303,7 @@ _MIX_TOKENS = ("GUIDED_ADAPTER", "POINTGST", "PPT", *_ADDS_TOKENS)
 _ON_TOKENS = ("POINTGST",)
 _ADAPTED = tuple(kind for kind in registered_classes() if kind not in (*_BASELINES, *_FEATURES))
 # Models that hide patches from ACT's point transformer; the first has a teacher.
-_PRETRAINED = (ActForPreTraining, PointMAEForPreTraining, PointBERTForPreTraining)
+_PRETRAINED = (ActForPreTraining, PointMAEForPreTraining, PointBERTForPreTraining, ReconForPreTraining)
 _NO_POINT_TOKENS = (
     *_PRETRAINED[1:],
     *registered_classes(Detr3DConfig, *ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)),
@@ -317,7 +317,7 @@ _ON_ENCODER = "Detr3DForPointCloudObjectDetectionOnEncoder"
 _ON_ACT = tuple(
     kind
     for kind in registered_classes(ActConfig, ReconConfig, PointGPTConfig)
-    if kind not in (*_PRETRAINED, ReconForPreTraining, PointGPTForPreTraining)
+    if kind not in (*_PRETRAINED, PointGPTForPreTraining)
 )
 
 
@@ -425,7 +425,11 @@ refuse(
     (
         *_pairs(
             ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
-            [kind for kind in _ADAPTED if kind in _WITHOUT_WORDS and kind not in _NO_POINT_TOKENS],
+            [
+                kind
+                for kind in _ADAPTED
+                if kind in _WITHOUT_WORDS and kind not in set(_NO_POINT_TOKENS) - {ReconForPreTraining}
+            ],
         ),
         *(f"{method} on {_ON_ENCODER}" for method in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")),
     ),

@@ -105,7 +105,9 @@ class APPTLayer(WrappedModule):
         sequence = torch.cat([before.to(patches.dtype), patches], dim=1)
         if name in self.appt_positions:
             table = _whole(self.appt_positions[name])
-            sequence = sequence + table[1 - special :]
+            # The first row is that of a class token; further tokens before those of the cloud get none.
+            of_special = nn.functional.pad(table[:1], (0, 0, 0, special - 1))
+            sequence = sequence + torch.cat([of_special, table[1:]])
         return torch.cat([sequence.to(hidden_states.dtype), behind], dim=1)
 
 
