@@ -165,7 +165,8 @@ def add_encoder_family(folder: Path) -> str:
     file.write_text(
         file.read_text(encoding="utf-8") + "\n\nregister_family(\n"
         "    EncoderFamily(name='Own', model_types=('own_vit',), tower='vision', layers='layers', branch='mlp',\n"
-        "        positions=_grid(1), final_norm='layernorm', class_token=class_token)\n)\n",
+        "        positions=lambda model: plane(model.embeddings.position_embeddings, 1, 4), final_norm='layernorm',\n"
+        "        class_token=class_token)\n)\n",
         encoding="utf-8",
     )
     program = (

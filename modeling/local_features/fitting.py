@@ -217,7 +217,7 @@ def adapted(
         places=places,
         copies=np.zeros(len(places), np.int64),
     )
-    config = LocalFeaturesConfig.from_dict(model.config.to_dict() | {"unknown": None, "learned_rows": 0})
+    config = _without_rows(model.config)
     found = fit_network(rows, config, may_miss, seed, ADAPTED_STEPS, batch=LARGE_BATCH)
     return found.to(model.device)  # pyright: ignore[reportArgumentType]
 
@@ -248,7 +248,7 @@ def with_added(
     known = Rows(learned.features.float().cpu().numpy(), learned.labels.cpu().numpy(), places, places, 0 * places)
     further = added.places + places.max() + 1
     rows = Rows.joined([known, Rows(added.features, added.labels, further, further, 0 * further)])
-    bare = LocalFeaturesConfig.from_dict(config.to_dict() | {"unknown": None, "learned_rows": 0})
+    bare = _without_rows(config)
     found = fit_network(rows, bare, may_miss, seed, ADDED_STEPS, model, LARGE_BATCH)
     # None of the answers of a person is dropped, as they are few and took time.
     _store(found, rows)
@@ -262,6 +262,13 @@ def with_added(
         found.unknown_score = extended
         found.config.unknown.rows = len(known_features)
     return found
+
+
+def _without_rows(config: LocalFeaturesConfig) -> LocalFeaturesConfig:
+    """Return the settings of a model that stores no rows, neither learned ones nor those of its unknown score."""
+    settings = config.to_dict()
+    unknown = {name: value for name, value in settings["unknown"].items() if name != "rows"}
+    return LocalFeaturesConfig.from_dict(settings | {"unknown": unknown, "learned_rows": 0})
 
 
 def _loss(

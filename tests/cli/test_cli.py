@@ -53,6 +53,7 @@ def test_votes_are_those_of_the_pipeline(model):
     assert "--votes 2 with --labels" in run("predict", file, "--labels", "a,b", "--votes", 2)[2]
 
 
+@pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["guided_adapter", "lora", None])
 def test_info_counts_what_the_model_has_without_its_weights(tmp_path, method):
