@@ -72,7 +72,6 @@ class Part:
         architecture: Name of its class.
         config: Its configuration.
         state: Its tensors, memory-mapped where possible.
-        is_converted: Whether `from_pretrained` opens the source, so that a model can name it instead of storing it.
         left_out: Tensors of the files that have no place in the part, by the first word of their names.
     """
 
@@ -81,7 +80,6 @@ class Part:
     architecture: str
     config: PreTrainedConfig
     state: dict[str, torch.Tensor]
-    is_converted: bool = False
     left_out: dict[str, int] = field(default_factory=dict)
 
     def save(self, directory: Path, dtype: torch.dtype) -> None:
@@ -178,7 +176,7 @@ def read_converted(part: str, source: str | os.PathLike) -> Part | None:
     state = {name: t for name, t in state.items() if not any(re.search(pattern, name) for pattern in ignored)}
     with errors_about(directory):
         check_finite(state)
-    return _make_part(directory, files, kind, config, state, is_converted=True)
+    return _make_part(directory, files, kind, config, state)
 
 
 def _make_part(
@@ -187,10 +185,9 @@ def _make_part(
     kind: type[PreTrainedModel],
     config: PreTrainedConfig,
     state: dict[str, torch.Tensor],
-    is_converted: bool = False,
 ) -> Part:
     """Make a part after a check that its tensors are exactly those of a model."""
     with torch.device("meta"):
         expected = kind(config).state_dict()
     account(source, state, expected)
-    return Part(Path(source), files, kind.__name__, config, state, is_converted)
+    return Part(Path(source), files, kind.__name__, config, state)
