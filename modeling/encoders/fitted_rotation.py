@@ -3,6 +3,14 @@
 An encoder rotates pairs of channels by place times frequency. How its channels are paired, which of them it leaves
 alone and how it scales them shows in the cosines and sines that it gives its layers for the places 0, 1, 2, …: seen as
 complex numbers, each channel is `scale * exp(i * (place * frequency + phase))`. The same formula holds between places.
+
+A token has one coordinate per view; these rules combine them into one rotation:
+
+- "split_frequencies" (default): each frequency belongs to one view, in turn, as 2D rotary encoders treat the two axes
+  of an image.
+- "split_heads": each head (with the queries that share its keys, in grouped attention) belongs to one view, in turn.
+- "mean_angle": the mean coordinate, a projection onto one direction, so that what distinguishes the views is lost.
+- "first_view": only the first view, as a lower bound.
 """
 
 from __future__ import annotations
@@ -14,7 +22,6 @@ from typing import Any
 import torch
 
 from hf_any3d.modeling.encoders.positions import LayerPass, tensor_at
-from hf_any3d.modeling.encoders.rotary import HeadRotation, combine_views
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.direct_weights import onloaded
 
@@ -33,6 +40,23 @@ class BatchedRotation:
     def unsqueeze(self, dim: int) -> torch.Tensor:
         """Return the values: the axis of the batch exists already."""
         return self.values
+
+
+class HeadRotation:
+    """Cosines or sines `(batch, key heads, tokens, channels)`, for layers that broadcast one tensor over the heads."""
+
+    def __init__(self, values: torch.Tensor):
+        self.values = values
+        self.shape = values.shape
+
+    def unsqueeze(self, dim: int) -> HeadRotation:
+        """Return itself: the axis of heads exists already."""
+        return self
+
+    def __rmul__(self, states: torch.Tensor) -> torch.Tensor:
+        # Grouped attention has several query heads for each key head, which share its rotation.
+        groups = states.shape[1] // self.values.shape[1]
+        return states * self.values.repeat_interleave(groups, dim=1)
 
 
 @dataclass(frozen=True)
@@ -136,8 +160,10 @@ class FittedRotation:
         """Combine angles `(batch, views, tokens, channels)` of the views."""
         views = angles.shape[1]
         rule = call.rotary_views
-        if rule != "split_frequencies" or views == 1:
-            return combine_views(angles.unsqueeze(3), rule, 1)[:, 0, :, 0] if views > 1 else angles[:, 0]
+        if views == 1 or rule == "first_view":
+            return angles[:, 0]
+        if rule == "mean_angle":
+            return angles.mean(dim=1)
         if self.count < views:
             raise ValueError(
                 f"rotary_views={rule!r}: the encoder has {self.count} frequencies for num_views={views}; "

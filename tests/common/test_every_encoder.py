@@ -7,7 +7,6 @@ from peft import LoraConfig, get_peft_model
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torchao.quantization import Int8WeightOnlyConfig, quantize_
 from transformers import AutoModel, PreTrainedConfig
 
 from hf_any3d import (
@@ -170,7 +169,8 @@ def exported(model, to):
 
 
 def quantized(model, to):
-    quantize_(model.any2point.encoder, Int8WeightOnlyConfig())
+    torchao = pytest.importorskip("torchao.quantization")
+    torchao.quantize_(model.any2point.encoder, torchao.Int8WeightOnlyConfig())
     return model
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.encoders import LayerPass, TokenPlaces, convolve_on_line, find_family
+from hf_any3d.modeling.encoders.fitted_rotation import HeadRotation
 from hf_any3d.modeling.encoders.positions import line_bias, plane_bias
-from hf_any3d.modeling.encoders.rotary import HeadRotation
 from tests.tiny_encoders import HIDDEN, random_encoder, tiny_config, tiny_model
 
 

@@ -5,17 +5,16 @@ import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from hf_any3d.modeling.encoders.rotary import combine_views
 from tests.errors import raises
 from tests.tiny_encoders import clouds, tiny_model
 
 
-@pytest.mark.parametrize(("rule", "key_heads", "frequencies"), [("split_heads", 3, 9), ("split_frequencies", 9, 3)])
-def test_as_many_views_as_there_are_shares_are_allowed(rule, key_heads, frequencies):
-    angles = torch.randn(2, 3, 5, 1, frequencies)
-    assert combine_views(angles, rule, key_heads).shape == (2, 3 if rule == "split_heads" else 1, 5, 1, frequencies)
-    with raises(ValueError, naming="num_views=4"):
-        combine_views(torch.randn(2, 4, 5, 1, frequencies), rule, key_heads)
+# A tiny LLaMA has two key heads.
+@torch.no_grad()
+def test_as_many_views_as_there_are_key_heads_are_allowed():
+    tiny_model("llama", num_views=2, rotary_views="split_heads")(points=clouds())
+    with raises(ValueError, naming="num_views=3"):
+        tiny_model("llama", num_views=3, rotary_views="split_heads")(points=clouds())
 
 
 @pytest.fixture
