@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -48,7 +48,7 @@ from hf_any3d.modeling.encoders import (
     unfreeze,
 )
 from hf_any3d.modeling.layers.adapted_layers import asks_of, enter_layer, may_run_again
-from hf_any3d.modeling.layers.compilation import code_for
+from hf_any3d.modeling.layers.compilation import compilable, is_compiled
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
 from hf_any3d.modeling.layers.heads import (
     SEQUENCE_POOLING,
@@ -214,13 +214,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self.point_tokenizer.start()
         if encoder is not None:
             self._start_from_encoder()
-        self._compiled_embed: Callable[..., _Embedded] | None = None
-        self._compiled_finish: Callable[..., Any] | None = None
-
-    def compile_surroundings(self, **options: Any) -> None:
-        """Let torch compile what precedes and follows the layers in training, by options of `torch.compile`."""
-        self._compiled_embed = torch.compile(Any2PointModel._embed, **options)
-        self._compiled_finish = torch.compile(Any2PointModel._finish, **options)
 
     @torch.no_grad()
     def _start_from_encoder(self) -> None:
@@ -257,14 +250,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
         wanted: dict[str, Any] = {"with_levels": True} if output_levels else {}
         if point_index is not None:
             wanted["point_index"] = point_index
-        compiled = self._compiled_embed if self.training else None
-        if compiled is not None and point_index is not None:
-            check_point_index(point_index, points[..., :3], config)  # compiled code leaves values unchecked
-        embed = code_for(compiled, Any2PointModel._embed, points, point_index)
+            if is_compiled(self):
+                check_point_index(point_index, points[..., :3], config)  # compiled code leaves values unchecked
         # Methods that learn where tokens are do without the places in the views.
         layers = self.family.layers_of(self.encoder)
         is_projected = not any(asks_of(layer).replaces_positions for layer in layers)
-        tokens, centers, projection, hidden_states, positions = embed(self, points, wanted, is_projected)
+        tokens, centers, projection, hidden_states, positions = self._embed(points, wanted, is_projected)
         geometry = Geometry(
             centers,
             projection.view_positions,
@@ -280,9 +271,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             states = [] if return_hidden else None
             hidden_states, added = self._run_layers(hidden_states, positions, geometry, projection.places, states)
             attentions = recorder.weights if return_attentions else None
-        compiled = self._compiled_finish if self.training else None
-        finish = code_for(compiled, Any2PointModel._finish, hidden_states)
-        hidden_states, pooled = finish(self, hidden_states, added)
+        hidden_states, pooled = self._finish(hidden_states, added)
         levels = tuple((level.features, level.centers) for level in tokens.levels) if output_levels else None
         return Any2PointOutput(
             hidden_states,
@@ -294,6 +283,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             attentions,
         )
 
+    @compilable
     def _embed(self, points: torch.Tensor, wanted: dict[str, Any], is_projected: bool) -> _Embedded:
         """Compute the input of the layers and the places of its tokens.
 
@@ -331,6 +321,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         norm = self.family.norm_of(self.encoder, self.family.input_norm)
         return hidden_states if norm is None else norm(hidden_states)
 
+    @compilable
     def _finish(self, hidden_states: torch.Tensor, added: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Apply the final norm to the output of the layers, and pool the tokens, with those that adapters added."""
         # Trained parts run in their own precision, whatever that of the frozen encoder.
@@ -434,12 +425,7 @@ class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead
             features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
         )
         self.unknown_score = UnknownScore.of_config(config, features)
-        self._compiled_classify: Callable[..., Any] | None = None
         self.post_init()
-
-    def compile_surroundings(self, **options: Any) -> None:
-        """Let torch compile head and loss in training, by options of `torch.compile`."""
-        self._compiled_classify = torch.compile(Any2PointForPointCloudClassification._classify, **options)
 
     @strict_forward
     def forward(
@@ -451,12 +437,11 @@ class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead
     ) -> PointCloudClassifierOutput:
         """Return `logits (batch, labels)`, and `unknown (batch,)` if `config.unknown` has rows."""
         output = self.any2point(points, point_index=point_index, **kwargs, return_dict=True)
-        compiled = self._compiled_classify if self.training else None
-        classify = code_for(compiled, Any2PointForPointCloudClassification._classify, output.pooler_output, labels)
-        logits, loss = classify(self, output.pooler_output, labels)  # (batch, labels)
+        logits, loss = self._classify(output.pooler_output, labels)  # (batch, labels)
         unknown = self.score_unknown(output.pooler_output, logits)
         return PointCloudClassifierOutput(loss, logits, output.hidden_states, output.attentions, unknown)
 
+    @compilable
     def _classify(self, pooled: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return logits `(batch, labels)` of pooled features, and their loss."""
         logits = self.classifier(pooled)
