@@ -22,10 +22,10 @@ PYTEST_WORKERS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN
 PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 # Tests of what is run now and then: fuzzing, interruptions, releases, benchmarks, studies, what the package
 # was made with, published tables, checks of GPUs and of published files, conversions of released checkpoints in full
-# size; the largest sweeps: all outputs on full disks and under odd names, all contents of repositories, errors of
-# other libraries.
+# size; the largest sweeps: all outputs on full disks and under odd names, all contents of repositories, programs
+# of other libraries with and without the import.
 TOOL_TESTS := $(addprefix tests/,fuzz faults many_files cli/test_written_files.py hub/test_contents.py \
-	integration/test_foreign_errors.py docs/test_upstream.py published/test_check_published.py test_extending.py \
+	integration/test_plain_programs.py docs/test_upstream.py published/test_check_published.py test_extending.py \
 	docs/test_search.py examples/test_train_default_model.py examples/test_unknown_things.py examples/test_make_cut.py \
 	examples/test_published_tables.py test_gpu_check.py test_packaging.py studies \
 	$(addprefix conversions/test_,released_checkpoints.py act_released.py minigpt3d_released.py minigpt3d_published.py))
