@@ -2,8 +2,8 @@
 
 Models and point operations call `kernels.knn(...)` and so on. Each operation has a file with a fused and a plain
 implementation, forward and backward; the plain one documents the arguments. `set_kernels("torch")`, or
-HF_ANY3D_KERNELS=torch, selects the plain ones everywhere; "reference" also the definition of the guided aggregation. All autograd functions and operators of this package are
-here.
+HF_ANY3D_KERNELS=torch, selects the plain ones everywhere; "reference" also the definition of the guided aggregation.
+All autograd functions and operators of this package are here.
 """
 
 from hf_any3d.modeling.kernels.bottleneck import bottleneck_fused, bottleneck_plain

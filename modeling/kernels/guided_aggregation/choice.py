@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +11,7 @@ from torch import Tensor
 from hf_any3d.modeling.kernels.cells import FlatCells
 from hf_any3d.modeling.kernels.dispatch import runs_reference
 from hf_any3d.modeling.kernels.guided_aggregation import dense, flat, table_form
-
-if TYPE_CHECKING:
-    from hf_any3d.tuners.guided_adapter.method import CellAttention, CellNorm, Guidance
+from hf_any3d.modeling.kernels.guided_aggregation.modules import CellAttention, CellNorm, Guidance
 
 
 def guided_aggregation(

@@ -6,17 +6,13 @@ which there are fewer than tokens.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from hf_any3d.modeling.kernels.cells import Membership, max_in_cells, mean_in_cells
 from hf_any3d.modeling.kernels.dispatch import recomputed
 from hf_any3d.modeling.kernels.guided_aggregation.ensemble import BatchNorm, normed_ensemble, view_ensemble
-
-if TYPE_CHECKING:
-    from hf_any3d.tuners.guided_adapter.method import CellAttention, CellNorm, Guidance
+from hf_any3d.modeling.kernels.guided_aggregation.modules import CellAttention, CellNorm, Guidance
 
 
 def aggregated(

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from hf_any3d.modeling.kernels.cells import FlatCells, max_in_flat_cells, mean_in_flat_cells
 from hf_any3d.modeling.kernels.guided_aggregation.dense import project
 from hf_any3d.modeling.kernels.guided_aggregation.ensemble import view_weights
+from hf_any3d.modeling.kernels.guided_aggregation.modules import CellAttention, CellNorm, Guidance
 from hf_any3d.modeling.kernels.guided_aggregation.pairs import pair_attention
-
-if TYPE_CHECKING:
-    from hf_any3d.tuners.guided_adapter.method import CellAttention, CellNorm, Guidance
 
 
 def aggregated(

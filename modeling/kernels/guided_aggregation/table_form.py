@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
+from hf_any3d.modeling.kernels.guided_aggregation.modules import CellAttention, CellNorm, Guidance
 from hf_any3d.modeling.kernels.guided_aggregation.table import GuidedTable, table_aggregation
-
-if TYPE_CHECKING:
-    from hf_any3d.tuners.guided_adapter.method import CellAttention, CellNorm, Guidance
 
 
 class FoldedWeights(NamedTuple):
