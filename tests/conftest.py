@@ -138,6 +138,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.fixture
 def directories_are_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let directories stand for public names: weights that are there are not stored with a model again."""
+    let_directories_be_names(monkeypatch)
+
+
+def let_directories_be_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what the fixture `directories_are_names` does, in a fixture of larger scope."""
     for module in ("record", "mixin", "adapter_loading"):
         monkeypatch.setattr(f"hf_any3d.modeling.pretrained_parts.{module}.is_directory", lambda name: False)
 

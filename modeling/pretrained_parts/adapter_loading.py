@@ -375,7 +375,7 @@ def _save_with_part(model: _Model, directory: str | os.PathLike) -> None:
     source = model.find_source()
     if not source.is_elsewhere or source.is_to_store:
         if source.is_elsewhere and is_directory(str(source.name_or_path)):
-            tell_stored(name.replace("_", " "), source.name_or_path)
+            tell_stored(model, name, source.name_or_path)
         state = _state_as_recorded(model, source)
         model.save_part(state, Path(directory) / name)
         source = dataclasses.replace(source, stored=True, subfolder=name, checksum=tensors_checksum(state))

@@ -273,7 +273,7 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
                     reopened.append(self._reopen(owner, name))
                 source = str(owner.config.part(name).name_or_path)
                 if parts and is_directory(source):
-                    tell_stored(name.replace("_", " "), source)
+                    tell_stored(owner, name, source)
                 owner.config.change_part(name, stored=True, subfolder=None, checksum=checksum)
         try:
             yield reopened

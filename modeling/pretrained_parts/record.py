@@ -71,10 +71,14 @@ def including_parts(include: bool) -> Iterator[None]:
         _INCLUDES.reset(token)
 
 
-def tell_stored(name: str, source: str | None) -> None:
-    """Warn that a part is stored because only this machine has its source."""
+def tell_stored(model: object, name: str, source: str | None) -> None:
+    """Warn that a part of a model is stored because only this machine has its source: once, not at each checkpoint."""
+    told: set[str] = vars(model).setdefault("_told_stored", set())
+    if name in told:
+        return
+    told.add(name)
     warnings.warn(
-        f"the {name} came from the directory {source}, which nobody else can open, so its weights are stored with the "
+        f"the {name.replace('_', ' ')} came from the directory {source}, which nobody else can open, so its weights are stored with the "
         "model; of one that was opened by its name on the hub, the name is stored",
         stacklevel=4,
     )

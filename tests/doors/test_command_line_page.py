@@ -55,7 +55,7 @@ def printed(shell: Shell, lines: str) -> str:
         done = shell(line, code=None)
         assert done.code in (0, 2), done.err
         text += done.out + "".join(f"{part}\n" for part in map(ours, done.err.splitlines()) if part)
-    text = re.sub(r"\S*/tiny-encoders/\S+", "models/encoder", text)
+    text = re.sub(r"\S*/tiny-encoders/\S+", "models/encoder", text).replace(f"{shell.folder}/", "")
     return text.replace(shell.environment["HF_ENDPOINT"], "https://huggingface.co")
 
 

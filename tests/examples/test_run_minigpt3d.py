@@ -14,6 +14,7 @@ from examples import run_minigpt3d
 from hf_any3d import AutoModelForPointCloudTextToText
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.minigpt3d import STAGES, stage_names, trained_names
+from tests.conftest import let_directories_be_names
 from tests.examples.act_runs import assert_equal_weights, losses_of
 from tests.examples.conftest import EXAMPLES, words_of
 from tests.examples.minigpt3d_runs import BATCHES, CONFIG, SHORT, tensors_of, write_parts, write_talks
@@ -48,9 +49,11 @@ def stages(run, parts, tmp_path_factory) -> dict[int, Path]:
     """Directory of each stage's model."""
     folder = tmp_path_factory.mktemp("stages")
     left = {stage: folder / str(stage) for stage in STAGES}
-    run(1, left[1], **parts, model_config=CONFIG)
-    for stage in STAGES[1:]:
-        run(stage, left[stage], model_name_or_path=str(left[stage - 1]))
+    with pytest.MonkeyPatch.context() as patch:
+        let_directories_be_names(patch)
+        run(1, left[1], **parts, model_config=CONFIG)
+        for stage in STAGES[1:]:
+            run(stage, left[stage], model_name_or_path=str(left[stage - 1]))
     return left
 
 
