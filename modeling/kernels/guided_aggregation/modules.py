@@ -1,4 +1,4 @@
-"""What the forms read of the modules of a guided adapter, which are defined beside the method."""
+"""Protocols of the modules of a guided adapter, which are defined beside the method: what the forms read of them."""
 
 from __future__ import annotations
 
