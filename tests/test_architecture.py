@@ -44,7 +44,7 @@ def imports(file: Path) -> Iterator[str]:
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
                 if node.module == "hf_any3d" and name not in SOURCES:
-                    yield f"hf_any3d.{_PUBLIC.get(alias.name, 'version')}"  # where a public name is defined
+                    yield _PUBLIC.get(alias.name, "hf_any3d.version")  # where a public name is defined
                 else:
                     yield name if name in SOURCES else node.module
 

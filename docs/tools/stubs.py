@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 PACKAGES = (
@@ -29,10 +28,8 @@ def modules_of(package: str) -> dict[str, str]:
     """Return the public names of a package with the modules that they are imported from."""
     imported = importlib.import_module(package)
     if package == "hf_any3d":
-        below: Mapping[str, str] = imported._PUBLIC
-    else:
-        below = {name: module for module, names in imported._MODULES.items() for name in names}
-    return {name: f"{package}.{module}" for name, module in below.items()}
+        return imported._PUBLIC
+    return {name: f"{package}.{module}" for module, names in imported._MODULES.items() for name in names}
 
 
 def stub(package: str) -> str:

@@ -4,6 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
+from hf_any3d.extensions import EXTENSIONS
 from hf_any3d.tasks.chat.pipeline import PointCloudTextToTextPipeline
 from hf_any3d.tasks.classification.pipeline import PointCloudClassificationPipeline
 from hf_any3d.tasks.detection.pipeline import PointCloudObjectDetectionPipeline
@@ -61,6 +62,10 @@ DEFAULT_MODELS = {
     "point-cloud-classification": _PACKAGE / "default_model",
     "point-cloud-inventory": _PACKAGE / "scene_model",
 }
+for _extension in EXTENSIONS.values():
+    DEFAULT_MODELS |= {task: Path(folder) for task, folder in _extension.default_models.items()}
+    for _module in _extension.pipelines:
+        importlib.import_module(_module)
 
 
 def default_model(task: str = "point-cloud-classification") -> str:

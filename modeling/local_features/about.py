@@ -8,11 +8,11 @@ RECORD = Record(
             "LocalFeaturesConfig",
             "LocalFeaturesModel",
             {"point-cloud-segmentation": ("LocalFeaturesForPointCloudSegmentation",)},
-            processor="processing.local_features.LocalFeaturesProcessor",
+            processor="hf_any3d.processing.local_features.LocalFeaturesProcessor",
             network="network.LocalFeaturesNetwork",
             steps={
-                "point-cloud-segmentation": "segmentation.local_features_steps.LocalFeaturesSteps",
-                "point-cloud-inventory": "inventory.steps.InventorySteps",
+                "point-cloud-segmentation": "hf_any3d.tasks.segmentation.local_features_steps.LocalFeaturesSteps",
+                "point-cloud-inventory": "hf_any3d.tasks.inventory.steps.InventorySteps",
             },
             says="a small network on the surroundings of each point of a scan",
             method=Method(

@@ -1,0 +1,58 @@
+"""Packages beside this one that bring models, tasks, commands and more; each names itself as an entry point.
+
+    [options.entry_points]
+    hf_any3d.extensions =
+        survey = hf_any3d_survey.about:EXTENSION
+
+It is looked up whenever this package is imported: the module with an `Extension` imports nothing that takes time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What a package brings; modules are named in full, and imported when they are first used.
+
+    Attributes:
+        models: Packages whose `about.py` has a `RECORD` of models, see `hf_any3d.modeling.records`.
+        tasks: Packages whose `about.py` has the record of a `TASK`, see `hf_any3d.tasks.records`.
+        pipelines: Modules whose import registers pipelines of single model types.
+        tuners: Modules whose import registers PEFT methods.
+        commands: Module with `add_commands(app, data, evaluation, panel)`, which adds commands to the command line and
+            to its groups; `panel` is the heading in its help.
+        learning: Module that may learn files of labeled points in a way of its own; `hf_any3d.training.asked` reads it.
+        default_models: Task -> directory of the model that opens if none is named.
+        file_models: Type of models that read whole files, and no rows of a dataset -> module and function by which
+            `hf-any3d evaluate` judges them, as `module:function`.
+    """
+
+    models: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    pipelines: tuple[str, ...] = ()
+    tuners: tuple[str, ...] = ()
+    commands: str | None = None
+    learning: str | None = None
+    default_models: Mapping[str, str] = field(default_factory=dict)
+    file_models: Mapping[str, str] = field(default_factory=dict)
+
+
+EXTENSIONS: dict[str, Extension] = {
+    entry.name: entry.load() for entry in sorted(entry_points(group="hf_any3d.extensions"))
+}
+"""By the name of the entry point."""
+_SURVEY = "the package hf-any3d-survey: pip install 'hf-any3d[survey]'"
+_PUBLISHED = {
+    "survey": (_SURVEY, {"local_features", "inventory", "data suggest", "evaluate numbers", "labeled points"}),
+}
+
+
+def missing_package(name: str) -> str | None:
+    """Return the package that a model type, a command or a kind of data needs, if it is known and not installed."""
+    return next(
+        (said for entry, (said, names) in _PUBLISHED.items() if name in names and entry not in EXTENSIONS), None
+    )
