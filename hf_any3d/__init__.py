@@ -17,8 +17,8 @@ if not (_folder / "modeling").is_dir():
     __path__.append(str(_folder.parent))
 from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES  # noqa: E402
 
-# Module below this package -> its public names, without those of models and their processors. Type checkers read all of them in
-# `__init__.pyi`, which `python -m docs.tools.stubs` writes.
+# Module below this package -> its public names, without those of models and their processors. Type checkers read all
+# of them in `__init__.pyi`, which `python -m docs.tools.stubs` writes.
 _MODULES = {
     "array_segmentation": ("Segmentation", "segment"),
     "chat": ("ChatSession",),

@@ -25,7 +25,8 @@ class Extension:
         tuners: Modules whose import registers PEFT methods.
         commands: Module with `add_commands(app, data, evaluation, panel)`, which adds commands to the command line and
             to its groups; `panel` is the heading in its help.
-        learning: Module that may learn files of labeled points in a way of its own; `hf_any3d.training.asked` reads it.
+        learning: Module that may learn labeled point files in a way of its own, by `request_for` and `ARGUMENTS`;
+            see `hf_any3d.training.asked.extensions_for_files`.
         default_models: Task -> directory of the model that opens if none is named.
         file_models: Type of models that read whole files, and no rows of a dataset -> module and function by which
             `hf-any3d evaluate` judges them, as `module:function`.
@@ -42,17 +43,17 @@ class Extension:
 
 
 EXTENSIONS: dict[str, Extension] = {
-    entry.name: entry.load() for entry in sorted(entry_points(group="hf_any3d.extensions"))
+    entry.module.partition(".")[0]: entry.load() for entry in sorted(entry_points(group="hf_any3d.extensions"))
 }
-"""By the name of the entry point."""
+"""By the name of the package, which has one."""
 _SURVEY = "the package hf-any3d-survey: pip install 'hf-any3d[survey]'"
 _PUBLISHED = {
-    "survey": (_SURVEY, {"local_features", "inventory", "data suggest", "evaluate numbers", "labeled points"}),
+    "hf_any3d_survey": (_SURVEY, {"local_features", "inventory", "data suggest", "evaluate numbers", "points"}),
 }
 
 
 def missing_package(name: str) -> str | None:
-    """Return the package that a model type, a command or a kind of data needs, if it is known and not installed."""
+    """Return the package that a model type, a command or the labels of data need, if it is known and not installed."""
     return next(
-        (said for entry, (said, names) in _PUBLISHED.items() if name in names and entry not in EXTENSIONS), None
+        (said for package, (said, names) in _PUBLISHED.items() if name in names and package not in EXTENSIONS), None
     )

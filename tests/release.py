@@ -53,12 +53,12 @@ SHIPPED = (
     "hf_any3d/default_model/recipe.json",
     "hf_any3d/recipes/base/small_data.yaml",
     "hf_any3d/recipes/quickstart.yaml",
-    "hf_any3d/scene_model/README.md",
-    "hf_any3d/scene_model/config.json",
-    "hf_any3d/scene_model/metrics.json",
-    "hf_any3d/scene_model/model.safetensors",
-    "hf_any3d/scene_model/preprocessor_config.json",
-    "hf_any3d/tasks/inventory/likeness.json",
+    "survey/hf_any3d_survey/scene_model/README.md",
+    "survey/hf_any3d_survey/scene_model/config.json",
+    "survey/hf_any3d_survey/scene_model/metrics.json",
+    "survey/hf_any3d_survey/scene_model/model.safetensors",
+    "survey/hf_any3d_survey/scene_model/preprocessor_config.json",
+    "survey/hf_any3d_survey/inventory/likeness.json",
     "hf_any3d/modeling/any2point/tokenizer_generated_shapes.safetensors",
 )
 """Files of the wheel that are not modules."""

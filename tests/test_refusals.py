@@ -21,19 +21,19 @@ from hf_any3d.data.inputs import split_clouds, to_cloud
 from hf_any3d.data.numpy_rows import usual_types
 from hf_any3d.evaluation.question_answering import find_protocol
 from hf_any3d.modeling.layers.losses import point_loss
-from hf_any3d.modeling.local_features.fitting import adapted
 from hf_any3d.modeling.minigpt3d.stages import set_stage, stage_groups
 from hf_any3d.modeling.point_ops import three_nearest_interpolate
-from hf_any3d.processing.local_features import LocalFeaturesProcessor
 from hf_any3d.training.folds import run_once
 from hf_any3d.training.sources import Source, Task
+from hf_any3d_survey.local_features.fitting import adapted
+from hf_any3d_survey.processor import LocalFeaturesProcessor
 from tests.cli.conftest import run
 from tests.data.files.builders import npy, pcd, ply, ply_square
 from tests.errors import raises
 from tests.modeling.minigpt3d.tiny_model import tiny_model as tiny_chat
+from tests.survey.tiny_local_features import tiny_local_features
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_features import tiny_features
-from tests.tiny_local_features import tiny_local_features
 
 ROW = {"points": np.eye(3, dtype=np.float32)}
 SQUARE = ply_square("binary_little_endian")

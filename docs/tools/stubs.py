@@ -18,7 +18,7 @@ PACKAGES = (
     "hf_any3d.evaluation",
     "hf_any3d.many_files",
     "hf_any3d.modeling.act",
-    "hf_any3d.modeling.local_features",
+    "hf_any3d_survey.local_features",
     "hf_any3d.processing",
 )
 _WIDTH = 119

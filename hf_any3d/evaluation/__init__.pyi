@@ -8,11 +8,6 @@ from hf_any3d.evaluation.confusion import (
     overall_accuracy as overall_accuracy,
 )
 from hf_any3d.evaluation.detection import detection_metrics as detection_metrics
-from hf_any3d.evaluation.instances import (
-    InstanceComparison as InstanceComparison,
-    compare_instances as compare_instances,
-    instance_figures as instance_figures,
-)
 from hf_any3d.evaluation.layouts import score_layouts as score_layouts
 from hf_any3d.evaluation.metrics import (
     ConfusionMatrix as ConfusionMatrix,
@@ -30,3 +25,8 @@ from hf_any3d.evaluation.segmentation import (
 from hf_any3d.evaluation.unknown import UnknownScore as UnknownScore, is_none_of_these as is_none_of_these
 from hf_any3d.evaluation.voting import evaluate_by_voting as evaluate_by_voting
 from hf_any3d.evaluation.zero_shot import evaluate_class_names as evaluate_class_names
+from hf_any3d_survey.evaluation.instances import (
+    InstanceComparison as InstanceComparison,
+    compare_instances as compare_instances,
+    instance_figures as instance_figures,
+)

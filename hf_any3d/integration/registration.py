@@ -51,8 +51,7 @@ MODELS: dict[Any, tuple[Any, dict[Any, tuple[Any, ...]]]] = {
 }
 # Config: processor.
 PROCESSORS = {
-    _import(kind.package, kind.config): _import(*kind.processor.rsplit(".", 1))
-    for kind in MODEL_TYPES.values()
+    _import(kind.package, kind.config): _import(*kind.processor.rsplit(".", 1)) for kind in MODEL_TYPES.values()
 }
 # Task: (pipeline, auto class).
 PIPELINES = {name: (task.pipeline_class(), _auto_class(name)) for name, task in TASKS.items() if task.pipeline}
@@ -68,9 +67,7 @@ LANGUAGE_MODELS: list[tuple[Any, Any, Any]] = []
 LORA_TARGETS: dict[str, list[str]] = {}
 for _package, _record in RECORDS.items():
     for _kind in _record.language_models:
-        _config, _body, _model = (
-            _import(_package, name) for name in (_kind.config, _kind.body, _kind.model)
-        )
+        _config, _body, _model = (_import(_package, name) for name in (_kind.config, _kind.body, _kind.model))
         LANGUAGE_MODELS.append((_config, _body, _model))
         LORA_TARGETS[_config.model_type] = list(_kind.lora_targets)
 

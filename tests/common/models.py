@@ -39,10 +39,6 @@ from hf_any3d.modeling.any2point import (
     PointTokenizerModel,
 )
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioModel
-from hf_any3d.modeling.local_features import (
-    LocalFeaturesForPointCloudSegmentation as LocalFeaturesHead,
-    LocalFeaturesModel,
-)
 from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DForConditionalGeneration,
     MiniGPT3DModel,
@@ -81,6 +77,10 @@ from hf_any3d.modeling.uni3d import (
     Uni3DForZeroShotPointCloudClassification,
     Uni3DModel,
 )
+from hf_any3d_survey.local_features import (
+    LocalFeaturesForPointCloudSegmentation as LocalFeaturesHead,
+    LocalFeaturesModel,
+)
 from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_baselines, tiny_encoders, tiny_text_towers
 from tests.common.case import (
     POINTS,
@@ -92,9 +92,9 @@ from tests.common.case import (
 )
 from tests.common.refusals import registered_classes
 from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
+from tests.survey.tiny_local_features import CHANNELS as LOCAL_CHANNELS, tiny_local_features
 from tests.tiny_detr3d import CASES as DETECTORS
 from tests.tiny_features import tiny_features
-from tests.tiny_local_features import CHANNELS as LOCAL_CHANNELS, tiny_local_features
 from tests.tiny_ptv3 import CASES as VOXEL_MODELS
 from tests.tiny_recon import CASES as RECON
 from tests.tiny_spatiallm import CASES as LAYOUT_WRITERS

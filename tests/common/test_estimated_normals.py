@@ -20,18 +20,18 @@ from hf_any3d.array_segmentation import segment
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.normals import with_normals
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
-from hf_any3d.modeling.local_features import LocalFeaturesForPointCloudSegmentation
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3ForPointCloudSegmentation
 from hf_any3d.processing.voxels import VOXEL_PRESETS
 from hf_any3d.serving import ServeLimits
 from hf_any3d.serving.app import create_app
 from hf_any3d.serving.service import Service
+from hf_any3d_survey.local_features import LocalFeaturesForPointCloudSegmentation
 from tests.cli.conftest import run
 from tests.errors import raises
+from tests.survey.tiny_local_features import tiny_local_features
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_detr3d import BOX_FRAME, tiny_detr3d
 from tests.tiny_encoders import tiny_model, tiny_scene_model, with_large_logits
-from tests.tiny_local_features import tiny_local_features
 from tests.tiny_ptv3 import tiny_find3d, tiny_ptv3
 from tests.tiny_text_towers import tiny_zero_shot_model
 

@@ -16,7 +16,7 @@ from hf_any3d.cli import app
 from hf_any3d.registry import FORMATS
 from hf_any3d.training.layouts import Layouts
 from hf_any3d.training.tasks import Classification
-from hf_any3d.training.tiles.training import TilesArguments
+from hf_any3d_survey.tiles.training import TilesArguments
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 LINKED = [

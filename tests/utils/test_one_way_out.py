@@ -16,12 +16,12 @@ from hf_any3d import TextBank
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.generated.examples import write_new_tile
 from hf_any3d.hub.spaces import write_space
-from hf_any3d.tasks.inventory.rasters import write_raster
-from hf_any3d.tasks.inventory.tables import write_table
-from hf_any3d.tasks.inventory.things import Thing
 from hf_any3d.utils.atomic_files import write_bytes, write_json, write_text
 from hf_any3d.visualization.show import write_feature_map, write_views
 from hf_any3d.visualization.viewer import CloudView, write_clouds_page
+from hf_any3d_survey.inventory.rasters import write_raster
+from hf_any3d_survey.inventory.tables import write_table
+from hf_any3d_survey.inventory.things import Thing
 from tests.errors import raises
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,8 +49,8 @@ ALLOWED = {
     "hf_any3d/data/files/labels/npz.py _bytes": "in memory",
     "hf_any3d/training/trainer.py _save_arguments": "beside what Trainer saves, into the folder of `replacing_model`",
     "hf_any3d/export/language_model.py encode_prompt_embeds": "in memory",
-    "hf_any3d/tasks/inventory/likeness.py save_likeness": "a file of the package, written by its maintainers",
-    "hf_any3d/tasks/inventory/files.py _look_at_edges": "into the folder of `temporary_folder`",
+    "survey/hf_any3d_survey/inventory/likeness.py save_likeness": "a file of the package, written by its maintainers",
+    "survey/hf_any3d_survey/inventory/files.py _look_at_edges": "into the folder of `temporary_folder`",
     "hf_any3d/tasks/base.py save_pretrained": "as the models and processors of transformers",
     "hf_any3d/integration/peft_patches.py save_pretrained": "as PEFT",
     "hf_any3d/data/files/writer.py _write_npz": "into an open file",
