@@ -12,19 +12,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 
 
 @dataclass(frozen=True)
 class Extension:
-    """What a package brings; modules are named in full, and imported when they are first used.
+    """Record of a package; modules are named in full, and imported when they are first used.
 
     Attributes:
         models: Packages whose `about.py` has a `RECORD` of models, see `hf_any3d.modeling.records`.
         tasks: Packages whose `about.py` has the record of a `TASK`, see `hf_any3d.tasks.records`.
         pipelines: Modules whose import registers pipelines of single model types.
         tuners: Modules whose import registers PEFT methods.
-        commands: Module with `add_commands(app, data, evaluation, panel)`, which adds commands to the command line and
-            to its groups; `panel` is the heading in its help.
+        commands: Module with `add_commands(app, panel)`, which adds commands to the command line; `panel` is their
+            heading in its help.
         learning: Module that may learn labeled point files in a way of its own, by `request_for` and `ARGUMENTS`;
             see `hf_any3d.training.asked.extensions_for_files`.
         default_models: Task -> directory of the model that opens if none is named.
@@ -42,9 +43,17 @@ class Extension:
     file_models: Mapping[str, str] = field(default_factory=dict)
 
 
-EXTENSIONS: dict[str, Extension] = {
-    entry.module.partition(".")[0]: entry.load() for entry in sorted(entry_points(group="hf_any3d.extensions"))
-}
+def _installed() -> dict[str, Extension]:
+    found = {}
+    for entry in sorted(entry_points(group="hf_any3d.extensions")):
+        package = entry.module.partition(".")[0]
+        # What is left of a package that is gone, such as the folder of an editable one, is no reason to fail.
+        if find_spec(package) is not None:
+            found[package] = entry.load()
+    return found
+
+
+EXTENSIONS = _installed()
 """By the name of the package, which has one."""
 _SURVEY = "the package hf-any3d-survey: pip install 'hf-any3d[survey]'"
 _PUBLISHED = {

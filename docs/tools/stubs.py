@@ -8,6 +8,7 @@ them with the tables.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -18,8 +19,8 @@ PACKAGES = (
     "hf_any3d.evaluation",
     "hf_any3d.many_files",
     "hf_any3d.modeling.act",
-    "hf_any3d_survey.local_features",
     "hf_any3d.processing",
+    *(["hf_any3d_survey.local_features"] if importlib.util.find_spec("hf_any3d_survey") else []),
 )
 _WIDTH = 119
 

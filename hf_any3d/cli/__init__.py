@@ -55,7 +55,7 @@ for command in (*_by_hand, *_further):
     app.command(cls=ModelCommand, rich_help_panel=_ASK)(with_groups(command))
 for _extension in EXTENSIONS.values():
     if _extension.commands is not None:
-        importlib.import_module(_extension.commands).add_commands(app, data, evaluation, _ASK)
+        importlib.import_module(_extension.commands).add_commands(app, _ASK)
 app.add_typer(batch, name="batch", rich_help_panel=_ASK)
 for command in (demo, serve):
     app.command(cls=ModelCommand, rich_help_panel=_ASK)(command)

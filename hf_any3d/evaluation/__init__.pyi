@@ -25,8 +25,3 @@ from hf_any3d.evaluation.segmentation import (
 from hf_any3d.evaluation.unknown import UnknownScore as UnknownScore, is_none_of_these as is_none_of_these
 from hf_any3d.evaluation.voting import evaluate_by_voting as evaluate_by_voting
 from hf_any3d.evaluation.zero_shot import evaluate_class_names as evaluate_class_names
-from hf_any3d_survey.evaluation.instances import (
-    InstanceComparison as InstanceComparison,
-    compare_instances as compare_instances,
-    instance_figures as instance_figures,
-)

@@ -77,10 +77,6 @@ from hf_any3d.modeling.uni3d import (
     Uni3DForZeroShotPointCloudClassification,
     Uni3DModel,
 )
-from hf_any3d_survey.local_features import (
-    LocalFeaturesForPointCloudSegmentation as LocalFeaturesHead,
-    LocalFeaturesModel,
-)
 from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_baselines, tiny_encoders, tiny_text_towers
 from tests.common.case import (
     POINTS,
@@ -91,8 +87,8 @@ from tests.common.case import (
     varied_clouds,
 )
 from tests.common.refusals import registered_classes
+from tests.extensions import HAS_SURVEY
 from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
-from tests.survey.tiny_local_features import CHANNELS as LOCAL_CHANNELS, tiny_local_features
 from tests.tiny_detr3d import CASES as DETECTORS
 from tests.tiny_features import tiny_features
 from tests.tiny_ptv3 import CASES as VOXEL_MODELS
@@ -557,29 +553,20 @@ _BUILDERS = (
     ),
     Case(PointFeaturesModel, _features(PointFeaturesModel), _clouds(), None, "pooler_output", is_adapted=False),
     _classifier_case(FeaturesHead, _features(FeaturesHead), _clouds(), {}, "classifier", is_adapted=False),
-    Case(
-        LocalFeaturesModel,
-        functools.partial(tiny_local_features, LocalFeaturesModel),
-        _clouds(LOCAL_CHANNELS),
-        None,
-        "pooler_output",
-        is_adapted=False,
-    ),
-    Case(
-        LocalFeaturesHead,
-        functools.partial(tiny_local_features, LocalFeaturesHead),
-        _clouds(LOCAL_CHANNELS),
-        _point_labels(LABELS),
-        "logits",
-        "classifier",
-        {"dropout": 0.0},
-        is_adapted=False,
-    ),
     *VOXEL_MODELS,
     Case(ImageBindAudioModel, _imagebind, _spectrograms, None, "last_hidden_state"),
     Case(NormedPhiModel, _phi(NormedPhiModel), _tokens, None, "last_hidden_state", still_settings=_PHI_STILL),
     Case(NormedPhiForCausalLM, _phi(NormedPhiForCausalLM), _tokens, _token_labels, "logits", "lm_head", _PHI_STILL),
 )
+
+
+@functools.cache
+def _of_extensions() -> tuple[Case, ...]:
+    if not HAS_SURVEY:
+        return ()
+    from tests.survey.cases import CASES
+
+    return CASES
 
 
 def case_of(model_class: type[PreTrainedModel]) -> Case:
@@ -588,7 +575,7 @@ def case_of(model_class: type[PreTrainedModel]) -> Case:
     Raises:
         LookupError: If it has no builder.
     """
-    for case in _BUILDERS:
+    for case in (*_BUILDERS, *_of_extensions()):
         if case.model_class is model_class:
             return case
     raise LookupError(f"{model_class.__name__} is registered, but tests/common/models.py has no builder for it")

@@ -15,7 +15,7 @@ import torch
 from fastapi.testclient import TestClient
 from transformers import AutoFeatureExtractor, pipeline
 
-from hf_any3d import LocalFeaturesProcessor, PointCloudProcessor, PointTransformerV3Processor
+from hf_any3d import PointCloudProcessor, PointTransformerV3Processor
 from hf_any3d.array_segmentation import segment
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.normals import with_normals
@@ -25,10 +25,9 @@ from hf_any3d.processing.voxels import VOXEL_PRESETS
 from hf_any3d.serving import ServeLimits
 from hf_any3d.serving.app import create_app
 from hf_any3d.serving.service import Service
-from hf_any3d_survey.local_features import LocalFeaturesForPointCloudSegmentation
 from tests.cli.conftest import run
 from tests.errors import raises
-from tests.survey.tiny_local_features import tiny_local_features
+from tests.extensions import HAS_SURVEY
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_detr3d import BOX_FRAME, tiny_detr3d
 from tests.tiny_encoders import tiny_model, tiny_scene_model, with_large_logits
@@ -40,7 +39,6 @@ POINTS = np.random.default_rng(0).normal(size=(SIZE, 3)).astype(np.float32) * np
 COLORS = np.random.default_rng(1).random((SIZE, 3)).astype(np.float32)
 CLOUD = {"points": POINTS, "colors": COLORS}
 NORMALS = ("xyz", "normals")
-TILES = LocalFeaturesProcessor(num_points=64, features=NORMALS, unit="diagonal")
 
 
 class Reader(NamedTuple):
@@ -102,13 +100,6 @@ READERS = {
         {"candidate_labels": ["seat", "leg"]},
         ("--labels", "seat,leg"),
     ),
-    "tiles": Reader(
-        "point-cloud-segmentation",
-        "segment",
-        "/v1/segment",
-        lambda: tiny_local_features(LocalFeaturesForPointCloudSegmentation, in_channels=3 + len(TILES.names())),
-        TILES,
-    ),
     "autoencoder": Reader(
         "point-cloud-reconstruction",
         "reconstruct",
@@ -124,6 +115,18 @@ READERS = {
         PointCloudProcessor(num_points=64, features=NORMALS, **BOX_FRAME),
     ),
 }
+if HAS_SURVEY:
+    from hf_any3d import LocalFeaturesForPointCloudSegmentation, LocalFeaturesProcessor
+    from tests.survey.tiny_local_features import tiny_local_features
+
+    TILES = LocalFeaturesProcessor(num_points=64, features=NORMALS, unit="diagonal")
+    READERS["tiles"] = Reader(
+        "point-cloud-segmentation",
+        "segment",
+        "/v1/segment",
+        lambda: tiny_local_features(LocalFeaturesForPointCloudSegmentation, in_channels=3 + len(TILES.names())),
+        TILES,
+    )
 
 
 @pytest.fixture(scope="module")

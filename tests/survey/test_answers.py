@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from tests.training.test_suggestions import config_of
 
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.labels.las_points import write_some_points
@@ -17,6 +16,7 @@ from hf_any3d_survey.tiles.answers import (
 )
 from hf_any3d_survey.tiles.reading import look_at, places_of, twins_of
 from tests.errors import raises
+from tests.survey.test_suggestions import config_of
 from tests.survey.test_tiles import write_tile
 
 HEADER = ["tile", "row", "x", "y", "z", "class"]

@@ -5,9 +5,9 @@ import json
 import laspy
 import numpy as np
 import pytest
-from tests.evaluation.test_instances import PREDICTED, TRUE
 
 from tests.cli.conftest import run
+from tests.survey.test_instances import PREDICTED, TRUE
 from tests.visualization.test_viewer import coloring, content, decoded
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hf_any3d.visualization import html_pages
 from hf_any3d.visualization.viewer import CloudView
 from hf_any3d_survey.visualization import labeling
 from hf_any3d_survey.visualization.labeling import AskedPoint, labeling_page
@@ -56,7 +57,7 @@ def played(tmp_path_factory):
     text, points, rows = page(asked=6)
     file = tmp_path_factory.mktemp("page") / "page.json"
     file.write_text(json.dumps(data_of(text)))
-    scripts = [TEMPLATES / "viewer.js", TEMPLATES / "labeling.js"]
+    scripts = [Path(html_pages.__file__).with_name("templates") / "viewer.js", TEMPLATES / "labeling.js"]
     here = Path(__file__).with_name("labeling_without_browser.js")
     done = subprocess.run([program, here, *scripts, file], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -37,12 +37,8 @@ class CopyOptions:
     """Options of what is written."""
 
     table: Annotated[Path | None, output_option("A row for each thing: .csv, .gpkg, .geojson.")] = None
-    dtm: Annotated[Path | None, output_option("Elevation of the ground as .tif (pip install hf-any3d[rasters]).")] = (
-        None
-    )
-    chm: Annotated[Path | None, output_option("Height above the ground as .tif (pip install hf-any3d[rasters]).")] = (
-        None
-    )
+    dtm: Annotated[Path | None, output_option("Elevation of the ground as .tif.")] = None
+    chm: Annotated[Path | None, output_option("Height above the ground as .tif.")] = None
     keep_classes: Annotated[
         bool, typer.Option("--keep-classes", help="Of copies: write no classes, only heights and numbers.")
     ] = False

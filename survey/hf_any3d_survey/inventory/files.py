@@ -81,7 +81,7 @@ class Outputs:
         if self.table is not None:
             check_table(self.table, coordinate_system)
         if self.terrain is not None or self.canopy is not None:
-            package("rasterio", "rasters")
+            package("rasterio", "survey")
 
 
 @dataclass(frozen=True)

@@ -158,16 +158,16 @@ def open_mosaic(
         ValueError: GDAL does not know the coordinate system.
         ImportError: rasterio is missing; the extra `rasters` installs it.
     """
-    rasterio = package("rasterio", "rasters")
+    rasterio = package("rasterio", "survey")
     left, bottom, right, top = bounds
     # What is a whole number of cells but for rounding stays it.
     columns = int(np.ceil((right - left) / cell - 1e-6))
     rows = int(np.ceil((top - bottom) / cell - 1e-6))
     known = None
     if coordinate_system is not None:
-        errors = package("rasterio.errors", "rasters")
+        errors = package("rasterio.errors", "survey")
         try:
-            known = package("rasterio.crs", "rasters").CRS.from_user_input(coordinate_system)
+            known = package("rasterio.crs", "survey").CRS.from_user_input(coordinate_system)
         except errors.CRSError as error:
             raise ValueError(f"{path}: the coordinate system {coordinate_system!r} is not known to GDAL") from error
     profile = {
@@ -242,9 +242,9 @@ class Mosaic:
         Raises:
             OSError: A block is not as it was written.
         """
-        errors = package("rasterio.errors", "rasters")
+        errors = package("rasterio.errors", "survey")
         try:
-            with package("rasterio", "rasters").open(unfinished) as file:
+            with package("rasterio", "survey").open(unfinished) as file:
                 for (top, left), checksum in self._written.items():
                     if zlib.crc32(self._read(file, top, left).data) != checksum:
                         raise OSError(f"{unfinished}: a block is not as it was written")
@@ -256,5 +256,5 @@ class Mosaic:
 
     def _window(self, file: Any, top: int, left: int) -> Any:
         """Return the window of a block, which ends with the raster."""
-        windows = package("rasterio.windows", "rasters")
+        windows = package("rasterio.windows", "survey")
         return windows.Window(left, top, min(_BLOCK, file.width - left), min(_BLOCK, file.height - top))

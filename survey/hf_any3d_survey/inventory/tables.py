@@ -51,7 +51,7 @@ def check_table(path: str | os.PathLike, coordinate_system: str | None) -> None:
     """
     ending = one_of("ending of the table", Path(path).suffix.lower(), DRIVERS)
     if ending != ".csv":
-        package("pyogrio", "maps")
+        package("pyogrio", "survey")
     if ending == ".geojson" and coordinate_system is None:
         raise ValueError(
             f"{path}: the scan has no coordinate system, and GeoJSON has longitudes and latitudes; write a .gpkg or "
@@ -67,8 +67,8 @@ def _check_geopackage(path: Path) -> None:
     for ending in ("-wal", "-journal"):
         if path.with_name(path.name + ending).exists():
             raise ValueError(f"{path}: another program has it open; close it there, or give another path")
-    pyogrio = package("pyogrio", "maps")
-    errors = package("pyogrio.errors", "maps")
+    pyogrio = package("pyogrio", "survey")
+    errors = package("pyogrio.errors", "survey")
     try:
         layers = [name for name, _ in pyogrio.list_layers(path)]
         fields = pyogrio.read_info(path, layer=LAYER)["fields"] if LAYER in layers else _COLUMNS
@@ -159,8 +159,8 @@ def _values(thing: Thing) -> tuple:
 
 def _write_layer(target: Any, path: Path, things: Sequence[Thing], coordinate_system: str | None) -> None:
     """Write the things into a GeoPackage or GeoJSON that will be `path`."""
-    raw = package("pyogrio.raw", "maps")
-    errors = package("pyogrio.errors", "maps")
+    raw = package("pyogrio.raw", "survey")
+    errors = package("pyogrio.errors", "survey")
     driver = DRIVERS[path.suffix.lower()]
     columns = []
     values = zip(*map(_values, things), strict=True) if things else [[] for _ in _COLUMNS]

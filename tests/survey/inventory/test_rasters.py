@@ -40,7 +40,7 @@ def test_a_geotiff_is_read_back(tmp_path):
 
 def test_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "rasterio", None)
-    with raises(ImportError, naming="'hf-any3d[rasters]'"):
+    with raises(ImportError, naming="'hf-any3d[survey]'"):
         write_raster(tmp_path / "dtm.tif", VALUES, (0, 0), 1.0)
 
 

@@ -71,7 +71,7 @@ def test_what_cannot_be_written_is_said_before(tmp_path, monkeypatch):
         check_table(tmp_path / "objects.xlsx", None)
     check_table(tmp_path / "objects.csv", None)
     monkeypatch.setitem(__import__("sys").modules, "pyogrio", None)
-    with raises(ImportError, naming="'hf-any3d[maps]'"):
+    with raises(ImportError, naming="'hf-any3d[survey]'"):
         check_table(tmp_path / "objects.gpkg", "EPSG:2154")
 
 
