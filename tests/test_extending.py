@@ -470,10 +470,8 @@ def stranger(tmp_path_factory) -> Path:
     for name, text in [*blocks_of(PAGE[0]), *blocks_of(PAGE[1])]:
         place = moved.get(Path(name).parent.as_posix())
         if place is not None:
-            for old, new in moved.items():
-                text = text.replace(
-                    f"hf_any3d.{old.removeprefix('hf_any3d/').replace('/', '.')}", new.replace("/", ".")
-                )
+            for old, new in modules.items():
+                text = text.replace(old, new)
             # The page has a record of its own.
             files.setdefault(f"{place}/{Path(name).name}", text)
     for name, text in files.items():
