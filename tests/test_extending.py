@@ -93,7 +93,7 @@ def replace(file: Path, old: str, new: str) -> None:
 
 def blocks_of(page: str) -> list[tuple[str, str]]:
     """Return the files of a page: their names and what is in them."""
-    return re.findall(r"`([\w./]+)`:\n\n```python\n# needs a [^\n]*\n(.*?)```$", page, flags=re.M | re.S)
+    return re.findall(r"`([\w./]+)`:\n\n```python\n# needs (?:a|your own) [^\n]*\n(.*?)```$", page, flags=re.M | re.S)
 
 
 def follow(folder: Path, page: str, place: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What this package brings to hf_any3d; see `hf_any3d.extensions`."""
+"""Record of the package: what it brings to hf_any3d; see `hf_any3d.extensions`."""
 
 from pathlib import Path
 
