@@ -87,7 +87,7 @@ def copy_checkout(target: Path) -> Path:
         shutil.copytree(ROOT / folder, target / folder, symlinks=True, ignore=ignored)
     for file in ("hf_any3d_command.py", "setup.py", "setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / file, target)
-    for file in ("setup.cfg", "pyproject.toml", "README.md"):
+    for file in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / "survey" / file, target / "survey")
     return target
 

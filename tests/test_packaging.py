@@ -132,7 +132,9 @@ def test_the_wheel_beside_it_holds_its_files_and_is_of_the_same_version(checkout
     modules = {
         file.relative_to(ROOT / "survey").as_posix() for file in (ROOT / "survey/hf_any3d_survey").rglob("*.py")
     }
-    assert modules == {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
+    names = zipfile.ZipFile(wheel).namelist()
+    assert modules == {name for name in names if name.endswith(".py")}
+    assert any(name.endswith("licenses/LICENSE") for name in names)
     beside = configparser.ConfigParser()
     beside.read(ROOT / "survey/setup.cfg", encoding="utf-8")
     assert wheel.name.split("-")[1] == __version__
