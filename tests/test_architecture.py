@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_any3d import _PUBLIC
+from tests.extensions import HAS_SURVEY
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -124,4 +125,6 @@ def test_an_import_to_a_later_row_is_found():
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`([\w./-]+/[\w./*-]*)`", PAGE))))
 def test_paths_that_the_page_names_exist(path):
+    if path.startswith("survey/") and not HAS_SURVEY:
+        pytest.skip("survey/ is not here")
     assert list(ROOT.glob(path.rstrip("/"))), path

@@ -159,8 +159,8 @@ def _ours(task: str, file: Path) -> Callable[[], Any]:
         labels = read_point_cloud(file, fields=["labels"]).labels
         return lambda: write_labels(file, file.with_name(f"ours{file.suffix}"), labels)
     if task == "label":
-        from hf_any3d_survey.about import SCENE_MODEL
         from hf_any3d.tasks.direct import open_direct
+        from hf_any3d_survey.about import SCENE_MODEL
 
         pipe = open_direct("point-cloud-segmentation", SCENE_MODEL, "cpu")
         assert pipe is not None
