@@ -37,7 +37,7 @@ PAGE_TESTS := $(wildcard tests/examples/test_run_*.py) $(addprefix tests/,doors/
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := conversions docs examples hf_any3d hf_any3d_command.py modeling setup.py studies tests
+SOURCES := conversions docs examples hf_any3d hf_any3d_command.py modeling setup.py studies survey tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Every process of the tests, and every program that one starts, would compile all that it imports again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -52,14 +52,14 @@ help: ## List the targets
 install: $(INSTALLED) ## Make VENV (.venv) with PYTHON (python3) and install the package and its tools there
 	@echo "$(BIN) is ready"
 
-$(INSTALLED): setup.cfg setup.py pyproject.toml
+$(INSTALLED): setup.cfg setup.py pyproject.toml survey/setup.cfg
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		f"Python {sys.version.split()[0]} is too old; 3.11 or newer is needed: make install PYTHON=...")'
 	@test -x $(BIN)/python || { echo "1/3 making the environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "2/3 installing $(TORCH): some 200 MB, or several GB where pip finds no CPU build"
 	@$(BIN)/python -m pip install --quiet $(TORCH)
 	@echo "3/3 installing hf_any3d with its tools: some 400 MB"
-	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]' --editable ./survey
 	@touch $@
 
 # Runs before anything is installed too.
@@ -116,9 +116,10 @@ fuzz: $(INSTALLED) ## Read 10,000 hostile inputs of each kind under a guard (HF_
 faults: $(INSTALLED) ## Interrupt programs at everything that they write: killed, cut off, on a full disk
 	@HF_ANY3D_FAULTS=all $(BIN)/python -m pytest --timeout 0 -s tests/faults $(PYTEST_ARGS)
 
-# The package as a wheel has it, for type checkers, which do not see that a checkout keeps some folders at its root.
+# The packages as wheels have them, for type checkers, which do not see that a checkout keeps some folders at its root.
 build/source:
 	@mkdir -p $@.tmp/hf_any3d && ln -s $(CURDIR)/hf_any3d/* $(CURDIR)/modeling $(CURDIR)/conversions $@.tmp/hf_any3d
+	@ln -s $(CURDIR)/survey/hf_any3d_survey $@.tmp
 	@rm -rf $@ && mv $@.tmp $@
 
 lint: $(INSTALLED) build/source ## Check style, format and types, as CI does
@@ -145,5 +146,5 @@ bench: $(INSTALLED) ## Time operations and models against plain forms; compare w
 	@$(BIN)/python -m studies.speed.bench $(BENCH_ARGS)
 
 clean: ## Remove files of builds and tools; VENV stays
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info survey/build survey/dist survey/*.egg-info .pytest_cache .ruff_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,8 +17,8 @@ if not (_folder / "modeling").is_dir():
     __path__.append(str(_folder.parent))
 from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES  # noqa: E402
 
-# Module -> its public names, without those of models and their processors. Type checkers read all of them in
-# `__init__.pyi`, which `python -m docs.tools.stubs` writes.
+# Module below this package -> its public names, without those of models and their processors. Type checkers read all
+# of them in `__init__.pyi`, which `python -m docs.tools.stubs` writes.
 _MODULES = {
     "array_segmentation": ("Segmentation", "segment"),
     "chat": ("ChatSession",),
@@ -51,11 +51,11 @@ _MODULES = {
         "trainable_module_names",
     ),
 }
-_PUBLIC = {name: module for module, names in _MODULES.items() for name in names}
-"""Public name -> module below this package, which is imported when the name is first used."""
+_PUBLIC = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
+"""Public name -> module, which is imported when the name is first used."""
 # Models and processors have their names in the records, so that a new model needs no line here.
 for _kind in _MODEL_TYPES.values():
-    _PUBLIC |= dict.fromkeys((_kind.config, *_kind.models()), f"modeling.{_kind.package}")
+    _PUBLIC |= dict.fromkeys((_kind.config, *_kind.models()), _kind.package)
     _module, _, _name = _kind.processor.rpartition(".")
     _PUBLIC[_name] = _module
 __all__ = sorted(_PUBLIC)
@@ -64,7 +64,7 @@ __all__ = sorted(_PUBLIC)
 def __getattr__(name: str) -> Any:
     """Load public names when they are first used."""
     if name in _PUBLIC:
-        return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 

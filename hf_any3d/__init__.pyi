@@ -55,11 +55,6 @@ from hf_any3d.modeling.dgcnn import (
     DgcnnModel as DgcnnModel,
 )
 from hf_any3d.modeling.encoders import UnsupportedEncoder as UnsupportedEncoder
-from hf_any3d.modeling.local_features import (
-    LocalFeaturesConfig as LocalFeaturesConfig,
-    LocalFeaturesForPointCloudSegmentation as LocalFeaturesForPointCloudSegmentation,
-    LocalFeaturesModel as LocalFeaturesModel,
-)
 from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DConfig as MiniGPT3DConfig,
     MiniGPT3DForConditionalGeneration as MiniGPT3DForConditionalGeneration,
@@ -130,7 +125,6 @@ from hf_any3d.modeling.uni3d import (
     Uni3DModel as Uni3DModel,
 )
 from hf_any3d.processing.chat import MiniGPT3DProcessor as MiniGPT3DProcessor
-from hf_any3d.processing.local_features import LocalFeaturesProcessor as LocalFeaturesProcessor
 from hf_any3d.processing.point_clouds import PointCloudProcessor as PointCloudProcessor
 from hf_any3d.processing.rooms import SpatialLMProcessor as SpatialLMProcessor
 from hf_any3d.processing.voxels import PointTransformerV3Processor as PointTransformerV3Processor
@@ -149,3 +143,9 @@ from hf_any3d.tuners import (
     trainable_module_names as trainable_module_names,
 )
 from hf_any3d.version import __version__ as __version__
+from hf_any3d_survey.local_features import (
+    LocalFeaturesConfig as LocalFeaturesConfig,
+    LocalFeaturesForPointCloudSegmentation as LocalFeaturesForPointCloudSegmentation,
+    LocalFeaturesModel as LocalFeaturesModel,
+)
+from hf_any3d_survey.processor import LocalFeaturesProcessor as LocalFeaturesProcessor

@@ -7,12 +7,12 @@ their names. What concerns a model is in the record of its folder, which is read
 
 import importlib
 import importlib.util
-import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hf_any3d.extensions import EXTENSIONS, missing_package
 from hf_any3d.modeling.records import FEATURES as FEATURES, ModelType, Record
 from hf_any3d.tasks.records import Task
 
@@ -22,33 +22,38 @@ TASK_FOLDERS = (
     "detection",
     "reconstruction",
     "segmentation",
-    "inventory",
     "chat",
     "zero_shot_classification",
     "parts_by_name",
 )
 """Folders in `hf_any3d/tasks/`, each with a record, `about.py`."""
 TASKS: dict[str, Task] = {}
-for _folder in TASK_FOLDERS:
+_task_packages = [f"hf_any3d.tasks.{_folder}" for _folder in TASK_FOLDERS]
+for _package in (*_task_packages, *(name for _extension in EXTENSIONS.values() for name in _extension.tasks)):
     # A record and the settings that it names take no time to import.
-    _task: Task = importlib.import_module(f"hf_any3d.tasks.{_folder}.about").TASK
-    TASKS[_task.name] = replace(_task, folder=_folder)
+    _task: Task = importlib.import_module(f"{_package}.about").TASK
+    TASKS[_task.name] = replace(_task, package=_package)
 """By the name of the pipeline; see `hf_any3d.tasks.records`."""
 # Without a folder, since it is there to be trained further.
 TASKS["pre-training"] = Task("AutoModelForPreTraining", "a pretrained point encoder without a head", "features")
 
 
-def _read_record(folder: str) -> Record:
-    """Run `about.py` of a folder in `modeling/` alone, since an import would run the folder's package, and load torch.
+def _read_record(package: str) -> Record:
+    """Run `about.py` of a package with models alone, since an import would run the package, and load torch.
 
     A later import finds the module that it becomes here, so that each object is there once.
     """
     # The name that an import would give it.
-    name = f"hf_any3d.modeling.{folder}.about"
-    file = Path(inspect.getfile(Record)).parent / folder / "about.py"
-    spec = importlib.util.spec_from_file_location(name, file)
+    name = f"{package}.about"
+    top, *inside = package.split(".")
+    found = importlib.util.find_spec(top)
+    # In a checkout, this package is in several folders.
+    places = () if found is None else found.submodule_search_locations or ()
+    files = (Path(place, *inside, "about.py") for place in places)
+    file = next((file for file in files if file.is_file()), None)
+    spec = None if file is None else importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{file} cannot be imported")
+        raise ImportError(f"{name} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     # Before it runs, as dataclasses look for their module there.
     sys.modules[name] = module
@@ -56,34 +61,36 @@ def _read_record(folder: str) -> Record:
     return module.RECORD
 
 
+MODEL_FOLDERS = (
+    # A checkpoint belongs to the first that accepts it. Any2Point's classifiers have the head of ACT's, ACT's the
+    # layers of PatchAlign3D, and MiniGPT-3D's point encoder has these layers alone.
+    "any2point",
+    "act",
+    "recon",
+    "pointgpt",
+    "patchalign3d",
+    "minigpt3d",
+    "pointnet",
+    "dgcnn",
+    "point_features",
+    "detr3d",
+    "openshape",
+    "point_transformer_v3",
+    "spatiallm",
+    "uni3d",
+    "imagebind_audio",
+)
+"""Folders in `modeling/`, each with a record, `about.py`."""
+_model_packages = [f"hf_any3d.modeling.{_folder}" for _folder in MODEL_FOLDERS]
 RECORDS = {
-    folder: _read_record(folder)
-    for folder in (
-        # A checkpoint belongs to the first that accepts it. Any2Point's classifiers have the head of ACT's, ACT's the
-        # layers of PatchAlign3D, and MiniGPT-3D's point encoder has these layers alone.
-        "any2point",
-        "act",
-        "recon",
-        "pointgpt",
-        "patchalign3d",
-        "minigpt3d",
-        "pointnet",
-        "dgcnn",
-        "point_features",
-        "local_features",
-        "detr3d",
-        "openshape",
-        "point_transformer_v3",
-        "spatiallm",
-        "uni3d",
-        "imagebind_audio",
-    )
+    package: _read_record(package)
+    for package in (*_model_packages, *(name for extension in EXTENSIONS.values() for name in extension.models))
 }
-"""Folder in `modeling/` -> what it declares; see `hf_any3d.modeling.records`."""
+"""Package with models -> what it declares; see `hf_any3d.modeling.records`."""
 MODEL_TYPES = {
-    # A record does not repeat the name of its folder.
-    name: replace(model_type, package=folder)
-    for folder, record in RECORDS.items()
+    # A record does not repeat the name of its package.
+    name: replace(model_type, package=package)
+    for package, record in RECORDS.items()
     for name, model_type in record.model_types.items()
 }
 """By the `model_type` in config.json."""
@@ -187,5 +194,8 @@ def pipeline_task(architectures: Sequence[str] | None) -> str:
 def check_model_type(where: object, model_type: object) -> None:
     """Check that a model's type is one of this package."""
     if model_type not in MODEL_TYPES:
+        package = missing_package(str(model_type))
+        if package is not None:
+            raise ValueError(f"{where}: model_type {model_type!r} is of {package}")
         known = ", ".join(sorted(MODEL_TYPES))
         raise ValueError(f"{where}: model_type {model_type!r} is not of this package; expected {known}")

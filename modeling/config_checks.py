@@ -72,12 +72,14 @@ def name_fields(config_class: type, texts: Mapping[str, str] | None = None) -> N
         texts: Texts of fields that have theirs elsewhere.
     """
     own = inspect.cleandoc(config_class.__doc__ or "")
+    # Fields of transformers and PEFT are described there.
+    packages = {"hf_any3d", config_class.__module__.partition(".")[0]}
     named = _arguments(own)
     described: dict[str, str] = {**FIELDS, **(texts or {})}
     fields: dict[str, None] = {}
     # From the base on, so that a class may describe a field anew.
     for base in reversed(config_class.__mro__):
-        if base.__module__.startswith("hf_any3d."):  # fields of transformers and PEFT are described there
+        if base.__module__.partition(".")[0] in packages:
             if base is not config_class:
                 described |= _arguments(base.__doc__ or "")
             # Fields of a dataclass are annotated; class variables are no settings.

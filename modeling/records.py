@@ -47,17 +47,17 @@ class Method:
 
 @dataclass(frozen=True)
 class ModelType:
-    """A model type and its classes, which the folder has in its `__init__.py`.
+    """A model type and its classes, which the package has in its `__init__.py`.
 
     Attributes:
         config: Class of the configuration.
         base: Model without a head.
         heads: Task -> models with a head for it. Of several, the saved architecture decides.
         part_heads: Those for the parts of an object of a known category, not the objects of a scene.
-        processor: Module and class below `hf_any3d`.
-        network: Module of the folder and class of a head in torch alone, which commands open in half the time; see
+        processor: Module and class.
+        network: Module of the package and class of a head in torch alone, which commands open in half the time; see
             `hf_any3d.tasks.direct`.
-        steps: Task -> module and class below `hf_any3d.tasks` of what its pipeline does with that network.
+        steps: Task -> module and class of what its pipeline does with that network.
         has_frozen_encoder: Whether training starts from a pretrained encoder of another modality, which stays frozen.
         is_point_encoder: Whether training can start from a saved model of this type, pretrained on point clouds.
         has_parts: Whether a saved model may leave the weights of pretrained parts in other repositories.
@@ -73,14 +73,14 @@ class ModelType:
         cards: Model class -> name of its text in `hf_any3d.model_card.TASKS`, where that is not the text of its task.
         composition: What the models consist of, which decides how a card describes them; see
             `hf_any3d.model_card.descriptions`.
-        package: Folder in `modeling/`; the registry fills it in.
+        package: That of the record; the registry fills it in.
     """
 
     config: str
     base: str
     heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     part_heads: tuple[str, ...] = ()
-    processor: str = "processing.point_clouds.PointCloudProcessor"
+    processor: str = "hf_any3d.processing.point_clouds.PointCloudProcessor"
     network: str | None = None
     steps: Mapping[str, str] = field(default_factory=dict)
     has_frozen_encoder: bool = False

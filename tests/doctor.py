@@ -29,10 +29,9 @@ PURPOSES = {
     "dev": "tests and `make lint`",
     "export": "ONNX export",
     "files": "HDF5, LAS and LAZ files",
-    "maps": "outlines of things as GeoPackage or GeoJSON",
     "metrics": "METEOR of captions",
     "offline": "the quickstart's encoder where the hub cannot be reached",
-    "rasters": "heights of ground and canopy as GeoTIFF",
+    "survey": "labels learned from tiles, inventories of trees and buildings",
     "tiles": "labeled tiles in LAS and LAZ",
     "visuals": "figures",
 }

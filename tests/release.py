@@ -1,6 +1,6 @@
-"""Check that the package is ready for the package index: `make release-check`.
+"""Check that the package, and the one in `survey/`, are ready for the package index: `make release-check`.
 
-Builds sdist and wheel, checks their descriptions with twine, installs the wheel in a new environment outside of the
+Builds sdists and wheels, checks their descriptions with twine, installs the wheel in a new environment outside of the
 checkout, and runs there what a new user runs first: without network `hf-any3d predict` on the example chair and
 `pipeline("point-cloud-classification")` without a model name, then all blocks of the README in an empty folder, with a
 stand-in for the hub that has small models under the names of the real ones.
@@ -53,15 +53,21 @@ SHIPPED = (
     "hf_any3d/default_model/recipe.json",
     "hf_any3d/recipes/base/small_data.yaml",
     "hf_any3d/recipes/quickstart.yaml",
-    "hf_any3d/scene_model/README.md",
-    "hf_any3d/scene_model/config.json",
-    "hf_any3d/scene_model/metrics.json",
-    "hf_any3d/scene_model/model.safetensors",
-    "hf_any3d/scene_model/preprocessor_config.json",
-    "hf_any3d/tasks/inventory/likeness.json",
     "hf_any3d/modeling/any2point/tokenizer_generated_shapes.safetensors",
 )
 """Files of the wheel that are not modules."""
+SHIPPED_BESIDE = (
+    "hf_any3d_survey/py.typed",
+    "hf_any3d_survey/inventory/likeness.json",
+    "hf_any3d_survey/scene_model/README.md",
+    "hf_any3d_survey/scene_model/config.json",
+    "hf_any3d_survey/scene_model/metrics.json",
+    "hf_any3d_survey/scene_model/model.safetensors",
+    "hf_any3d_survey/scene_model/preprocessor_config.json",
+    "hf_any3d_survey/visualization/templates/labeling.html",
+    "hf_any3d_survey/visualization/templates/labeling.js",
+)
+"""The same of the wheel of `survey/`."""
 LARGEST = 20_000_000
 """Bytes of the wheel; the package index refuses more than 100 MB."""
 FIRST_ANSWER = """
@@ -76,16 +82,18 @@ print(hf_any3d.load_point_dataset("shapes"))
 
 def copy_checkout(target: Path) -> Path:
     """Copy what a clone has of the package, without the leftovers of builds."""
-    for folder in ("hf_any3d", *INSIDE):
+    for folder in ("hf_any3d", "survey/hf_any3d_survey", *INSIDE):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / folder, target / folder, symlinks=True, ignore=ignored)
     for file in ("hf_any3d_command.py", "setup.py", "setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / file, target)
+    for file in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / "survey" / file, target / "survey")
     return target
 
 
 def build(checkout: Path) -> dict[str, Path]:
-    """Build in a checkout; returns wheel and sdist by kind."""
+    """Build in a checkout, or in its folder `survey`; returns wheel and sdist by kind."""
     for kind in ("wheel", "sdist"):
         run(sys.executable, "-c", f"from setuptools import build_meta; build_meta.build_{kind}('dist')", cwd=checkout)
     (wheel,), (sdist,) = (list((checkout / "dist").glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
@@ -93,10 +101,10 @@ def build(checkout: Path) -> dict[str, Path]:
     return {"wheel": wheel, "sdist": sdist}
 
 
-def missing_files(wheel: Path) -> list[str]:
-    """Return the files of `SHIPPED` that a wheel lacks."""
+def missing_files(wheel: Path, shipped: Sequence[str] = SHIPPED) -> list[str]:
+    """Return the files that a wheel lacks, of those that should come with it."""
     names = set(zipfile.ZipFile(wheel).namelist())
-    return [name for name in SHIPPED if name not in names]
+    return [name for name in shipped if name not in names]
 
 
 def new_environment(folder: Path, fresh: bool = False, extras: Sequence[str] | None = None) -> Path:
@@ -111,7 +119,7 @@ def new_environment(folder: Path, fresh: bool = False, extras: Sequence[str] | N
     venv.create(folder, with_pip=fresh, symlinks=True)
     (site,) = folder.glob("lib/python*/site-packages")
     if extras is not None:
-        for package in closure(["hf-any3d", "pip"], extras) - {"hf-any3d"}:
+        for package in closure(["hf-any3d", "pip"], extras) - {"hf-any3d", "hf-any3d-survey"}:
             tops = {file.parts[0] for file in importlib.metadata.files(package) or ()} - {"..", "__pycache__"}
             for top in tops:
                 if not (site / top).exists():
@@ -240,15 +248,17 @@ def check(scratch: Path, options: argparse.Namespace) -> None:
     Raises:
         RuntimeError: A step failed.
     """
-    files = build(copy_checkout(scratch / "checkout"))
-    for kind, file in files.items():
+    checkout = copy_checkout(scratch / "checkout")
+    files, beside = build(checkout), build(checkout / "survey")
+    for kind, file in (*files.items(), *beside.items()):
         print(f"{kind}: {file.name}, {file.stat().st_size / 1e6:.1f} MB", flush=True)
-    if missing := missing_files(files["wheel"]):
-        raise RuntimeError(f"the wheel has no {', '.join(missing)}")
+    if missing := missing_files(files["wheel"]) + missing_files(beside["wheel"], SHIPPED_BESIDE):
+        raise RuntimeError(f"the wheels have no {', '.join(missing)}")
     if files["wheel"].stat().st_size > LARGEST:
         raise RuntimeError(f"the wheel has more than {LARGEST / 1e6:.0f} MB")
-    checked = run(sys.executable, "-m", "twine", "check", "--strict", *map(str, files.values()), cwd=scratch)
-    print(f"twine check: {checked.count('PASSED')} of {len(files)} passed", flush=True)
+    everything = [*files.values(), *beside.values()]
+    checked = run(sys.executable, "-m", "twine", "check", "--strict", *map(str, everything), cwd=scratch)
+    print(f"twine check: {checked.count('PASSED')} of {len(everything)} passed", flush=True)
     start = time.perf_counter()
     python = new_environment(scratch / "venv", options.fresh)
     if options.fresh:
@@ -259,15 +269,19 @@ def check(scratch: Path, options: argparse.Namespace) -> None:
     folder.mkdir()
     for title, line, seconds in first_steps(python, folder):
         print(f"{title}: {line[:90]} ({seconds:.1f} s)", flush=True)
+    # What came first answers without it.
+    install(python, str(beside["wheel"]), fresh=options.fresh)
+    answer = run(str(python.with_name("hf-any3d")), "inventory", "--help", cwd=folder, NO_COLOR="1").split()
+    print(f"hf-any3d inventory, of the second wheel: {' '.join(answer)[:60]} …", flush=True)
     (scratch / "drawn").mkdir()
     os.environ.setdefault("HF_HOME", str(scratch / "drawn"))  # of the numbers of the small models
     start = time.perf_counter()
     run_readme(python, scratch / "readme")
     print(f"all blocks of the README, with small models: {time.perf_counter() - start:.0f} s", flush=True)
     options.output.mkdir(exist_ok=True)
-    for file in files.values():
+    for file in everything:
         shutil.copy(file, options.output)
-    print(f"ready for an upload: {', '.join(str(options.output / file.name) for file in files.values())}")
+    print(f"ready for an upload: {', '.join(str(options.output / file.name) for file in everything)}")
 
 
 if __name__ == "__main__":

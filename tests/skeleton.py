@@ -136,7 +136,7 @@ FILES = {
     "about.py": RECORD,
 }
 # The end of the list of folders in the registry.
-REGISTERED = '    )\n}\n"""Folder in `modeling/`'
+REGISTERED = ')\n"""Folders in `modeling/`'
 
 
 def write_skeleton(name: str, root: Path) -> Path:
@@ -165,7 +165,7 @@ def write_skeleton(name: str, root: Path) -> Path:
         text = sort_imports(text.replace("MyModel", class_name).replace("my_model", name))
         (folder / file.replace("my_model", name)).write_text(text, encoding="utf-8")
     lines = registry.read_text(encoding="utf-8")
-    registry.write_text(lines.replace(REGISTERED, f'        "{name}",\n{REGISTERED}', 1), encoding="utf-8")
+    registry.write_text(lines.replace(REGISTERED, f'    "{name}",\n{REGISTERED}', 1), encoding="utf-8")
     return folder
 
 

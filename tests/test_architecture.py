@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_any3d import _PUBLIC
+from tests.extensions import HAS_SURVEY
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -44,7 +45,7 @@ def imports(file: Path) -> Iterator[str]:
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
                 if node.module == "hf_any3d" and name not in SOURCES:
-                    yield f"hf_any3d.{_PUBLIC.get(alias.name, 'version')}"  # where a public name is defined
+                    yield _PUBLIC.get(alias.name, "hf_any3d.version")  # where a public name is defined
                 else:
                     yield name if name in SOURCES else node.module
 
@@ -124,4 +125,6 @@ def test_an_import_to_a_later_row_is_found():
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`([\w./-]+/[\w./*-]*)`", PAGE))))
 def test_paths_that_the_page_names_exist(path):
+    if path.startswith("survey/") and not HAS_SURVEY:
+        pytest.skip("survey/ is not here")
     assert list(ROOT.glob(path.rstrip("/"))), path

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# How to add a model, and how to add a task.
-PAGE = (ROOT / "docs/extending.md").read_text(encoding="utf-8").split("\n# Add a task\n")
+# How to add a model, how to add a task, and how to do both without a clone.
+PAGE = re.split(r"\n# (?:Add a task|Without a clone)\n", (ROOT / "docs/extending.md").read_text(encoding="utf-8"))
 # A training of one step.
 SMALL = ("--points", 4, "--batch-size", 2, "--max_steps", 1, "--use_cpu")
 
@@ -91,10 +91,14 @@ def replace(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new), encoding="utf-8")
 
 
+def blocks_of(page: str) -> list[tuple[str, str]]:
+    """Return the files of a page: their names and what is in them."""
+    return re.findall(r"`([\w./]+)`:\n\n```python\n# needs (?:a|your own) [^\n]*\n(.*?)```$", page, flags=re.M | re.S)
+
+
 def follow(folder: Path, page: str, place: str) -> list[str]:
     """Write the files of a page, and its line into the registry at a place; return the names of the files."""
-    blocks = re.findall(r"`([\w./]+)`:\n\n```python\n# needs a checkout.*?\n(.*?)```$", page, flags=re.M | re.S)
-    *files, (registry, line) = blocks
+    *files, (registry, line) = blocks_of(page)
     for name, text in files:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
@@ -239,7 +243,7 @@ print(json.loads(command("info", "numbers", "--json"))["class"])
 
 
 def add_model(folder: Path) -> str:
-    files = follow(folder, PAGE[0], "for folder in (")
+    files = follow(folder, PAGE[0], "MODEL_FOLDERS = (")
     assert [Path(name).parent.as_posix() for name in files] == [*["modeling/pospool"] * 4, "conversions"]
     return f"""
 import hf_any3d, json, torch
@@ -454,3 +458,81 @@ def test_a_new_model_does_what_the_common_suites_ask_of_all(copy):
 
 def test_a_peft_method_is_a_folder_and_an_import(copy):
     assert copy.printed("peft_method").strip() == "True"
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory) -> Path:
+    """A folder with the package `mine` of the page, installed as pip would: its modules beside its entry point."""
+    folder = tmp_path_factory.mktemp("stranger")
+    moved = {"modeling/pospool": "mine/pospool", "hf_any3d/tasks/extent": "mine/extent"}
+    modules = {"hf_any3d.modeling.pospool": "mine.pospool", "hf_any3d.tasks.extent": "mine.extent"}
+    files = dict(blocks_of(PAGE[2]))
+    for name, text in [*blocks_of(PAGE[0]), *blocks_of(PAGE[1])]:
+        place = moved.get(Path(name).parent.as_posix())
+        if place is not None:
+            for old, new in modules.items():
+                text = text.replace(old, new)
+            # The page has a record of its own.
+            files.setdefault(f"{place}/{Path(name).name}", text)
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    (entry,) = re.findall(r'^mine = "(.+)"$', PAGE[2], flags=re.M)
+    (folder / "mine-1.0.dist-info").mkdir()
+    (folder / "mine-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (folder / "mine-1.0.dist-info/entry_points.txt").write_text(f"[hf_any3d.extensions]\nmine = {entry}\n")
+    return folder
+
+
+def run_beside(folder: Path, program: str) -> list[str]:
+    """Run a program where a folder of packages is installed beside this one; returns the lines that it printed."""
+    places = [str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_a_package_beside_this_one_brings_a_model_a_task_a_command_and_a_peft_method(stranger):
+    shutil.copy(ROOT / "examples/data/chair.ply", stranger)
+    program = f"""
+import json
+from typer.testing import CliRunner
+from hf_any3d.cli import app
+def command(*words):
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, (words, done.output)
+    return done.stdout
+print(command("count", "chair.ply").strip())
+(row,) = json.loads(command("extent", "chair.ply", "--share", "0.9", "--json"))
+print(sorted(row["extent"]))
+size = {{"hidden_sizes": [8, 6], "num_neighbors": 2, "head_widths": [4]}}
+command("train", "shapes", "--model_type", "pospool", "--model_config", json.dumps(size), *{SMALL!r},
+        "--max_train_samples", 8, "--max_eval_samples", 4, "--output", "pool")
+print(json.loads(command("info", "pool", "--json"))["class"])
+import hf_any3d, torch
+from transformers import AutoModel, pipeline
+print(type(AutoModel.from_pretrained("pool")).__name__, hf_any3d.PosPoolModel.__module__)
+classify = pipeline("point-cloud-classification", model="pool")
+print(len(classify(torch.rand(4, 3), top_k=2)))
+from hf_any3d.training.models import peft_methods
+print("scale_outputs" in peft_methods())
+"""
+    assert run_beside(stranger, program) == [
+        "chair.ply: 964",
+        "['height', 'sides']",
+        "PosPoolForPointCloudClassification",
+        "PosPoolModel mine.pospool.modeling_pospool",
+        "2",
+        "True",
+    ]
+
+
+def test_a_package_beside_this_one_may_be_imported_first_and_be_gone(stranger):
+    seen = "import {}; from hf_any3d.extensions import EXTENSIONS; print('mine' in EXTENSIONS)"
+    assert run_beside(stranger, seen.format("mine.pospool")) == ["True"]
+    left = stranger / "left"
+    shutil.copytree(stranger / "mine-1.0.dist-info", left / "mine-1.0.dist-info")
+    assert run_beside(left, seen.format("hf_any3d")) == ["False"]

@@ -137,7 +137,7 @@ def test_models_import_only_the_base_and_themselves():
 
 @pytest.mark.slow
 def test_nothing_is_unpickled():
-    for name, source in sources_of("hf_any3d", "modeling", "conversions", "examples", "studies"):
+    for name, source in sources_of("hf_any3d", "modeling", "conversions", "examples", "studies", "survey"):
         assert unsafe_calls(source) == [], name
         # Its class allows the names with which numpy writes arrays, and no others.
         assert "Unpickler" not in source or name == "hf_any3d/data/files/restricted_pickle.py", name
@@ -146,7 +146,7 @@ def test_nothing_is_unpickled():
 @pytest.mark.slow
 def test_no_argument_is_swallowed():
     """A function that forgets to pass an argument on answers as if it was not given."""
-    for name, source in sources_of("conversions", "hf_any3d", "modeling"):
+    for name, source in sources_of("conversions", "hf_any3d", "modeling", "survey"):
         assert unread_arguments(source) == _UNREAD.get(name, set()), name
 
 
@@ -154,7 +154,7 @@ def test_no_argument_is_swallowed():
 def test_no_file_is_too_long_to_read():
     lengths = {
         relative(file): len(file.read_text(encoding="utf-8").splitlines())
-        for file in files_of("hf_any3d", "modeling", "conversions", "examples", "studies", "tests")
+        for file in files_of("hf_any3d", "modeling", "conversions", "examples", "studies", "survey", "tests")
     }
     # A model reads best as a whole, as in transformers.
     models = {name for name in lengths if name.startswith("modeling/") and "/modeling_" in name}
@@ -184,7 +184,9 @@ def test_rules_see_what_they_forbid():
     assert unsafe_calls("torch.load(f, weights_only=True); np.load(f, allow_pickle=False)") == []
 
 
-@pytest.mark.parametrize("folder", ("conversions", "docs", "examples", "hf_any3d", "modeling", "studies", "tests"))
+@pytest.mark.parametrize(
+    "folder", ("conversions", "docs", "examples", "hf_any3d", "modeling", "studies", "survey", "tests")
+)
 def test_words_have_the_american_spelling(folder):
     files = [file for ending in ("*.py", "*.md") for file in (ROOT / folder).rglob(ending)]
     found = {relative(file): other_spellings(file.read_text(encoding="utf-8")) for file in files}
@@ -192,7 +194,7 @@ def test_words_have_the_american_spelling(folder):
     assert other_spellings("Centred colours of neighbours") == {"Centred", "colours", "neighbours"}
 
 
-@pytest.mark.parametrize("folder", ("conversions", "examples", "hf_any3d", "modeling", "studies"))
+@pytest.mark.parametrize("folder", ("conversions", "examples", "hf_any3d", "modeling", "studies", "survey"))
 def test_docstrings_open_with_a_noun_or_an_imperative(folder):
     # Ruff's D401 leaves out modules, classes and properties.
     clauses = {relative(file): clause_docstrings(file.read_text(encoding="utf-8")) for file in files_of(folder)}

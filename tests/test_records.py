@@ -3,6 +3,7 @@
 import ast
 import io
 import re
+import sys
 import tokenize
 from pathlib import Path
 
@@ -19,28 +20,33 @@ Files of another model that is built on it are not counted.
 # Tables that name models by what they are for: files of relatives, and stored directories of this repository.
 _SHARED = {"conversions/point_starts.py", "conversions/stored_settings.py"}
 # Words of other meanings too, which alone do not name a model.
-_PLAIN_WORDS = {"act", "local_features", "point_features"}
+_PLAIN_WORDS = {"act", "point_features"}
 
 
-def own_places(folder: str) -> set[str]:
+CORE = [package for package in RECORDS if package.startswith("hf_any3d.")]
+"""Packages with models, without those of extensions, of which no file here knows."""
+
+
+def own_places(package: str) -> set[str]:
     """Beginnings of the paths of a model's own files: its folder, conversions, processors, and tasks of it alone."""
-    record = RECORDS[folder]
-    places = {f"modeling/{folder}/"} | {
+    record = RECORDS[package]
+    places = {f"{package.removeprefix('hf_any3d.').replace('.', '/')}/"} | {
         f"conversions/{one.module.split('.')[0]}" for one in record.converters.values()
     }
     modules = {kind.processor.rpartition(".")[0] for kind in record.model_types.values()}
-    places |= {f"hf_any3d/{module.replace('.', '/')}.py" for module in modules - {"processing.point_clouds"}}
+    shared = {"hf_any3d.processing.point_clouds"}
+    places |= {f"{module.replace('.', '/')}.py" for module in modules - shared}
     return places | {
-        f"hf_any3d/tasks/{task.folder}/" for task in TASKS.values() if {*task.models} & {*record.model_types}
+        f"{task.package.replace('.', '/')}/" for task in TASKS.values() if {*task.models} & {*record.model_types}
     }
 
 
-def names_of(folder: str) -> tuple[re.Pattern, set[str]]:
+def names_of(package: str) -> tuple[re.Pattern, set[str]]:
     """A pattern of all that names a model: module, model types, classes, conversions, methods, released files.
 
     Also words in small letters of which every match has one: they are found in a hundredth of the time.
     """
-    record = RECORDS[folder]
+    record, folder = RECORDS[package], package.rpartition(".")[2]
     kinds = record.model_types.values()
     classes = {kind.config.removesuffix("Config") for kind in kinds} | {
         config.removesuffix("Config") for config in record.encoders
@@ -86,24 +92,25 @@ def code() -> dict[str, tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("folder", RECORDS)
-def test_few_files_elsewhere_name_a_model(folder, code):
-    (names, words), own = names_of(folder), tuple(own_places(folder))
+@pytest.mark.parametrize("package", CORE)
+def test_few_files_elsewhere_name_a_model(package, code):
+    (names, words), own = names_of(package), tuple(own_places(package))
     others = {file: text for file, (text, small) in code.items() if any(word in small for word in words)}
     naming = {file for file, text in others.items() if not file.startswith(own) and names.search(text)} - _SHARED
-    for other in RECORDS:
+    for other in CORE:
         # Whatever imports its classes is made of them.
         places = tuple(own_places(other))
         theirs = {file for file in naming if file.startswith(places)}
-        if any(f"modeling.{folder}" in code[file][1] for file in theirs):
+        if any(package.removeprefix("hf_any3d.") in code[file][1] for file in theirs):
             naming -= theirs
-    print(folder, len(naming), *sorted(naming), sep="\n    ")
+    print(package, len(naming), *sorted(naming), sep="\n    ")
     assert len(naming) <= MOST, sorted(naming)
 
 
-@pytest.mark.parametrize("folder", RECORDS)
-def test_a_record_imports_nothing_but_what_it_is_made_of(folder):
-    imported = set(imported_by(ast.parse(Path(f"modeling/{folder}/about.py").read_text(encoding="utf-8"))))
+@pytest.mark.parametrize("package", RECORDS)
+def test_a_record_imports_nothing_but_what_it_is_made_of(package):
+    file = sys.modules[f"{package}.about"].__file__
+    imported = set(imported_by(ast.parse(Path(str(file)).read_text(encoding="utf-8"))))
     assert {name.rpartition(".")[0] for name in imported} <= {
         "hf_any3d.modeling.records",
         "dataclasses",

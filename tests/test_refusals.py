@@ -8,23 +8,20 @@ import pytest
 import torch
 
 from hf_any3d import (
-    LocalFeaturesForPointCloudSegmentation,
     PatchAlign3DForPreTraining,
     PointFeaturesForPointCloudClassification,
     PointTransformerV3Config,
 )
 from hf_any3d.data.collator import PointCloudCollator
-from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_cloud, write_labels
+from hf_any3d.data.files import PointCloudFileError, read_point_cloud, write_labels
 from hf_any3d.data.files.rgbd import Intrinsics
 from hf_any3d.data.input_files import list_files
 from hf_any3d.data.inputs import split_clouds, to_cloud
 from hf_any3d.data.numpy_rows import usual_types
 from hf_any3d.evaluation.question_answering import find_protocol
 from hf_any3d.modeling.layers.losses import point_loss
-from hf_any3d.modeling.local_features.fitting import adapted
 from hf_any3d.modeling.minigpt3d.stages import set_stage, stage_groups
 from hf_any3d.modeling.point_ops import three_nearest_interpolate
-from hf_any3d.processing.local_features import LocalFeaturesProcessor
 from hf_any3d.training.folds import run_once
 from hf_any3d.training.sources import Source, Task
 from tests.cli.conftest import run
@@ -33,7 +30,6 @@ from tests.errors import raises
 from tests.modeling.minigpt3d.tiny_model import tiny_model as tiny_chat
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_features import tiny_features
-from tests.tiny_local_features import tiny_local_features
 
 ROW = {"points": np.eye(3, dtype=np.float32)}
 SQUARE = ply_square("binary_little_endian")
@@ -43,12 +39,6 @@ TEXT = b"x y z wave\n0 0 0 1\n1 0 0 2\n0 1 0 3\n1 1 0 4\n"
 def label(data=SQUARE, file_type="ply", **settings):
     """Write labels into a copy of four points, in memory."""
     write_labels(io.BytesIO(data), io.BytesIO(), np.zeros(4, np.int64), file_type=file_type, **settings)
-
-
-def measured(**columns):
-    """Check that a cloud has the column that a processor reads."""
-    further = {name: np.asarray(values) for name, values in columns.items()}
-    LocalFeaturesProcessor(columns=("wave",)).check_measured(PointCloudData(ROW["points"], further=further))
 
 
 @pytest.mark.parametrize(
@@ -66,13 +56,11 @@ def measured(**columns):
         ),
         (lambda: PointTransformerV3Config(condition_batch_norms=True, condition="a"), "condition='a'"),
         (lambda: PointTransformerV3Config(condition_classes={"a": [-1]}), "condition_classes"),
-        (lambda: LocalFeaturesProcessor(optional=("rgb",)), "optional"),
-        (lambda: measured(width=[1.0, 2, 3]), "'wave'"),
-        (lambda: measured(wave=[np.nan] * 3), "'wave' has no number"),
         (lambda: label(codes={}), "codes is {}"),
         (lambda: label(TEXT, "txt", columns={"wave": np.arange(4)}), "'wave' already"),
         (lambda: Source({}, None, Task.SEGMENTATION, Path("a"), ["a.las"]).check_way("both", None), "--way both"),
         (lambda: Source({}, None, Task.SEGMENTATION, Path("a"), ["a.las"]).check_way("trained", "b"), "--from"),
+        (lambda: Source({}, None, Task.SEGMENTATION, Path("a"), ["a.las"]).check_way("trained", None), "folder"),
         (lambda: label(columns={"number": np.full(4, 2**40)}), "number goes from"),
         (lambda: read_point_cloud(ply("comment a\n" * 20_000, b""), file_type="ply"), "lines in the header"),
         (lambda: read_point_cloud(b"0 0 0\n1 1 1\n", file_type="xyz", columns=["a", "a"]), "each name once"),
@@ -93,9 +81,6 @@ def test_a_model_refuses_what_it_cannot_use():
     for bias in (0.5, 1.5):  # the second time, the head is there
         features.set_side_head(torch.ones(features.config.hidden_size), bias)
         assert features.side_head.bias.item() == bias
-    local = tiny_local_features(LocalFeaturesForPointCloudSegmentation)
-    with raises(ValueError, naming="no learned rows"):
-        adapted(local, np.zeros((2, 3), np.float32), ())
 
 
 def test_a_stage_trains_what_is_there():

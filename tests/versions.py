@@ -20,8 +20,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("demo", "files", "maps", "meshes", "metrics", "rasters", "serve", "tiles", "visuals")
-"""Extras that are installed at both ends. The others have compilers, clusters or models of several hundred MB."""
+EXTRAS = ("demo", "files", "meshes", "metrics", "serve", "tiles", "visuals")
+"""Extras that are installed at both ends, and what `survey/` requires.
+
+The others have compilers, clusters or models of several hundred MB.
+"""
 BRANCHES = {
     name: f"{name} @ git+https://github.com/huggingface/{name}" for name in ("accelerate", "peft", "transformers")
 }
@@ -39,6 +42,9 @@ TESTS = (
     "hub/test_sharing.py",
     "model_card/test_saving.py",
     "pipelines/test_point_cloud_classification.py",
+    "survey/inventory/test_places.py",
+    "survey/inventory/test_rasters.py",
+    "survey/inventory/test_tables.py",
     "test_entry_points.py",
     "training/test_trainer_entry_points.py",
     "tuners/test_guided_adapter.py",
@@ -46,7 +52,7 @@ TESTS = (
 
 
 def requirements(end: str) -> list[str]:
-    """Return what setup.cfg requires, with `EXTRAS`, at one end.
+    """Return what setup.cfg requires, with `EXTRAS`, and that of `survey/`, at one end.
 
     Args:
         end: "newest"; "oldest", for the first release of each; or "main", for the newest and `BRANCHES`.
@@ -55,7 +61,10 @@ def requirements(end: str) -> list[str]:
     options.read(ROOT / "setup.cfg", encoding="utf-8")
     texts = [options["options"]["install_requires"]]
     texts += [options["options.extras_require"][extra] for extra in EXTRAS]
-    lines = dict.fromkeys(line for text in texts for line in text.split())
+    beside = configparser.ConfigParser(interpolation=None)
+    beside.read(ROOT / "survey" / "setup.cfg", encoding="utf-8")
+    texts.append(beside["options"]["install_requires"])
+    lines = dict.fromkeys(line for text in texts for line in text.split() if not line.startswith("hf-any3d"))
     if end == "newest":
         return list(lines)
     if end == "main":
@@ -81,6 +90,8 @@ def environment(end: str) -> Path:
         subprocess.run([*pip, "--dry-run", *requirements(end)], check=True)
     subprocess.run([*pip, *wanted, *TOOLS], check=True)
     subprocess.run([python, "-m", "pip", "check"], check=True)
+    # Without what it requires, as this package comes from the checkout, too.
+    subprocess.run([*pip, "--no-deps", "--editable", ROOT / "survey"], check=True)
     made_of.write_text("\n".join(wanted))
     return python
 

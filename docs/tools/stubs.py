@@ -8,8 +8,8 @@ them with the tables.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 PACKAGES = (
@@ -19,8 +19,8 @@ PACKAGES = (
     "hf_any3d.evaluation",
     "hf_any3d.many_files",
     "hf_any3d.modeling.act",
-    "hf_any3d.modeling.local_features",
     "hf_any3d.processing",
+    *(["hf_any3d_survey.local_features"] if importlib.util.find_spec("hf_any3d_survey") else []),
 )
 _WIDTH = 119
 
@@ -29,10 +29,8 @@ def modules_of(package: str) -> dict[str, str]:
     """Return the public names of a package with the modules that they are imported from."""
     imported = importlib.import_module(package)
     if package == "hf_any3d":
-        below: Mapping[str, str] = imported._PUBLIC
-    else:
-        below = {name: module for module, names in imported._MODULES.items() for name in names}
-    return {name: f"{package}.{module}" for name, module in below.items()}
+        return imported._PUBLIC
+    return {name: f"{package}.{module}" for module, names in imported._MODULES.items() for name in names}
 
 
 def stub(package: str) -> str:

@@ -5,6 +5,7 @@ Commands import heavy libraries when they run, so that help and errors in argume
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from typing import Annotated
 
@@ -18,7 +19,6 @@ from hf_any3d.cli.common import CommandLine, ModelCommand, with_groups
 from hf_any3d.cli.convert import convert
 from hf_any3d.cli.convert_clouds import convert_clouds
 from hf_any3d.cli.data import data, show
-from hf_any3d.cli.data_suggest import suggest
 from hf_any3d.cli.demo import demo
 from hf_any3d.cli.depth import from_depth
 from hf_any3d.cli.detect import detect
@@ -26,13 +26,13 @@ from hf_any3d.cli.encoder import encoder
 from hf_any3d.cli.evaluate import evaluation
 from hf_any3d.cli.example import example
 from hf_any3d.cli.inputs import ShownWarnings
-from hf_any3d.cli.inventory import inventory
 from hf_any3d.cli.model import export, info, push, space
 from hf_any3d.cli.outputs import check_outputs_of
 from hf_any3d.cli.predict import features, predict, reconstruct, zero_shot
 from hf_any3d.cli.segment import segment
 from hf_any3d.cli.serve import serve
 from hf_any3d.cli.train import TrainCommand, train
+from hf_any3d.extensions import EXTENSIONS
 from hf_any3d.registry import TASKS
 from hf_any3d.utils.messages import without_remarks
 
@@ -49,10 +49,13 @@ app = typer.Typer(
 )
 # Help lists the commands in the order in which they are added.
 _ASK, _LEARN, _SHARE = "Ask a model", "Data and training", "Models and their files"
-_by_hand = (predict, zero_shot, segment, inventory, detect, features, chat, reconstruct)
+_by_hand = (predict, zero_shot, segment, detect, features, chat, reconstruct)
 _further = (command_of(task) for task in TASKS.values() if task.help)
 for command in (*_by_hand, *_further):
     app.command(cls=ModelCommand, rich_help_panel=_ASK)(with_groups(command))
+for _extension in EXTENSIONS.values():
+    if _extension.commands is not None:
+        importlib.import_module(_extension.commands).add_commands(app, _ASK)
 app.add_typer(batch, name="batch", rich_help_panel=_ASK)
 for command in (demo, serve):
     app.command(cls=ModelCommand, rich_help_panel=_ASK)(command)
@@ -65,7 +68,6 @@ data.command("from-depth")(from_depth)
 data.command("annotations")(convert_annotations)
 data.command()(example)
 data.command("convert")(with_groups(convert_clouds))
-data.command("suggest", cls=ModelCommand)(suggest)
 app.add_typer(data, name="data", rich_help_panel=_LEARN)
 app.command(rich_help_panel=_LEARN)(show)
 app.command(cls=ModelCommand, rich_help_panel=_SHARE)(info)

@@ -24,6 +24,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from hf_any3d.extensions import missing_package
 from hf_any3d.hub.caches import folder_of_caches, is_of_caches, replace_unwritable_cache
 from hf_any3d.hub.licenses import license_option
 from hf_any3d.hub.models import CONFIG, download_config, find_model
@@ -197,6 +198,7 @@ class CommandLine(TyperGroup):
             return super().main(args=words, standalone_mode=False, **settings)
         # Never in standalone mode, in which typer prints errors in its own form, and exits.
         try:
+            self._check_is_installed(words)
             code = super().main(args=words, standalone_mode=False, **settings)
         except (typer.Exit, typer.Abort) as end_of_command:
             code = getattr(end_of_command, "exit_code", 1)
@@ -226,6 +228,13 @@ class CommandLine(TyperGroup):
                 code = 1
         # Commands return None; numbers are the codes of exits.
         sys.exit(code if isinstance(code, int) else 0)
+
+    def _check_is_installed(self, words: Sequence[str]) -> None:
+        """Refuse a command of a package that is not installed."""
+        for name in (words[0] if words else "", " ".join(words[:2])):
+            package = missing_package(name)
+            if package is not None:
+                raise ValueError(f"hf-any3d {name} is a command of {package}")
 
     def _has_file_type(self, words: Sequence[str]) -> bool:
         """Return whether the command of a line has the option --file-type."""
@@ -396,11 +405,6 @@ def check_model(name: str, *commands: str, revision: str | None = None) -> str:
 def packaged_classifier() -> str:
     """Return the directory of the classifier that comes with the package, without the imports of its pipeline."""
     return str(Path(__file__).parents[1] / "default_model")
-
-
-def packaged_scene_model() -> str:
-    """Return the directory of the model of tiles that comes with the package."""
-    return str(Path(__file__).parents[1] / "scene_model")
 
 
 def published_models(command: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ import contextlib
 import sys
 from enum import StrEnum
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,12 +33,11 @@ from hf_any3d.cli.common import (
     use_writable_cache,
 )
 from hf_any3d.cli.evaluate_labels import LabelsCommand, are_points, evaluate_labels
-from hf_any3d.cli.evaluate_numbers import OPTION, evaluate_numbers
-from hf_any3d.cli.evaluate_tiles import evaluate_tiles, warn_if_learned
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.outputs import DATA, check_output, write_results
+from hf_any3d.extensions import EXTENSIONS, missing_package
 from hf_any3d.training.sources import find_data
-from hf_any3d.utils.atomic_files import write_json
+from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import model_errors, print_json, print_line
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 # Commands of the group that a call without the name of a command stands for.
 _DEFAULT, _LABELS, _NUMBERS = "classifier", "labels", "numbers"
-# Type of models whose features are of the whole file around a point; blocks and rows have no such surroundings.
-_READS_FILES = "local_features"
+# Option by which a call without the name of a command is about numbers of things.
+_OPTION_OF_NUMBERS = "--numbers"
 # Command that runs a model -> the score of each class.
 _SCORES = {
     "predict": "accuracy",
@@ -75,7 +75,10 @@ class _ClassifierByDefault(TyperGroup):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         # The first word is a model or an option, not a command.
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            of_points = _NUMBERS if OPTION in args else _LABELS
+            of_points = _NUMBERS if _OPTION_OF_NUMBERS in args else _LABELS
+            package = missing_package(f"evaluate {of_points}")
+            if package is not None:
+                raise ValueError(f"{_OPTION_OF_NUMBERS} is an option of {package}")
             args = [of_points if are_points(args[0]) else _DEFAULT, *args]
         return super().parse_args(ctx, args)
 
@@ -89,7 +92,6 @@ evaluation = typer.Typer(
     "given as ./NAME.",
 )
 evaluation.command(_LABELS, cls=LabelsCommand)(evaluate_labels)
-evaluation.command(_NUMBERS)(evaluate_numbers)
 
 
 @evaluation.command(_DEFAULT, cls=ModelCommand)
@@ -158,7 +160,12 @@ def evaluate(
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     model = check_model(model, *_SCORES)
     config = read_model_config(model)
-    if config.get("model_type") == _READS_FILES:
+    model_type = config.get("model_type")
+    # Features of such models are of the whole file around a point; blocks and rows have no such surroundings.
+    judge_files = next(
+        (one.file_models[model_type] for one in EXTENSIONS.values() if model_type in one.file_models), None
+    )
+    if judge_files is not None:
         # Of options that are not given, flags are False, the seed is 0 and all others None.
         unused = {"dataset": dataset, "recipe": recipe, "data-dir": data_dir, "options": options, "split": split}
         unused |= {"voting": voting, "vote-augment": vote_augment, "batch-size": batch_size}
@@ -170,7 +177,7 @@ def evaluate(
         # `dataset` and `recipe` were refused above, so that `data` is given.
         given = None if unit is None else unit.value
         asked = {"unit": given, "label_field": label_field, "use_cpu": cpu}
-        evaluate_tiles(model, str(data), output, **asked, as_json=as_json, as_csv=as_csv)
+        resolve_name(judge_files)(model, str(data), output, **asked, as_json=as_json, as_csv=as_csv)
         return
     if unit is not None:
         raise ValueError(f"--unit: {model} does not measure in meters; --unit is for models of labeled tiles")
@@ -262,6 +269,15 @@ def _check_data(data: str | None, dataset: str | None, recipe: Path | None, data
         raise ValueError("DATA is missing; expected a folder, a file, the name of a dataset, or --recipe")
     if data is not None and data_dir is not None:
         raise ValueError(f"--data-dir {data_dir}: expected none with DATA")
+
+
+def warn_if_learned(model: str, name: str) -> None:
+    """Warn if a model was trained on data of this name."""
+    # A model on the hub has no such file here, and gives no warning.
+    trained = read_json_object(Path(model) / "metrics.json").get("data")
+    if isinstance(trained, dict) and trained.get("name") == name:
+        text = f"{model} was trained on data called {name}: of the same clouds, these figures are no test"
+        print_note(f"warning: {text}")
 
 
 def _refuse_for_others(model: str, *, robustness: bool, voting: int | None) -> None:

@@ -180,7 +180,7 @@ def _read_rule(
     """Return the name and number of the joined class of a code, and the codes to ignore; None if none are given."""
     if not merge and not ignore:
         return {}, None
-    from hf_any3d.training.tiles.labels import ClassRule
+    from hf_any3d.data.class_rule import ClassRule
 
     try:
         rule = ClassRule.parse(",".join(ignore) if ignore else None, merge)

@@ -52,9 +52,8 @@ _COMMANDS = {
 def _print_all_help(context: typer.Context, task: Task | None) -> None:
     """Print the options of a task; without one those of classification, and of what else data may ask for unnamed."""
     _print_text(context.get_help())
-    from hf_any3d.training.asked import TASK_CLASSES
+    from hf_any3d.training.asked import TASK_CLASSES, extensions_for_files
     from hf_any3d.training.few_scans.request import FewScansArguments
-    from hf_any3d.training.tiles.training import TilesArguments
 
     shown = task or Task.CLASSIFICATION
     others = [f"--task {other.value} --help-all" for other in Task if other is not shown]
@@ -64,9 +63,9 @@ def _print_all_help(context: typer.Context, task: Task | None) -> None:
     if shown is Task.CLASSIFICATION:
         print_line("Options of --way features, besides those of the data above:")
         _print_arguments(FewScansArguments)
-    if task in (None, Task.SEGMENTATION):
+    for module in extensions_for_files() if task in (None, Task.SEGMENTATION) else ():
         print_line("Options of a few labeled files (DATA is a folder of files whose points have classes, or several):")
-        _print_arguments(TilesArguments)
+        _print_arguments(*module.ARGUMENTS)
 
 
 def _print_arguments(*argument_classes: type) -> None:
@@ -151,15 +150,12 @@ def train(
     # The arguments of trainings are classes on top of torch, so that they are read only now.
     from hf_any3d.training.asked import build_request, output_of
     from hf_any3d.training.few_scans.training import learn_scans
-    from hf_any3d.training.tiles.adding import AddedPoints, learn_added_points
-    from hf_any3d.training.tiles.training import Tiles, learn_tiles
+    from hf_any3d.training.requests import FilesRequest
 
     with _output_on_stderr() as left_out:
         request, rows = build_request(source, options.settings(), words, way, read_model_config)
-        if isinstance(request, Tiles):
-            learned = learn_tiles(request, source.files)
-        elif isinstance(request, AddedPoints):
-            learned = learn_added_points(request, source.files)
+        if isinstance(request, FilesRequest):
+            learned = request.learn(source.files)
         else:
             # Several files are always tiles, so that a network learns from one folder.
             inside = [file for folder in source.files for file in Path(folder).rglob("*")]

@@ -9,7 +9,6 @@ _MODULES = {
     "classification": ("compute_classification_metrics",),
     "confusion": ("class_accuracies", "confusion_matrix", "mean_class_accuracy", "overall_accuracy"),
     "detection": ("detection_metrics",),
-    "instances": ("InstanceComparison", "compare_instances", "instance_figures"),
     "layouts": ("score_layouts",),
     "metrics": ("ConfusionMatrix", "MeanClassAccuracy", "MeanIoU", "OverallAccuracy", "PartIoU"),
     "reconstruction": ("ComputeReconstructionMetrics",),

@@ -8,11 +8,6 @@ from hf_any3d.evaluation.confusion import (
     overall_accuracy as overall_accuracy,
 )
 from hf_any3d.evaluation.detection import detection_metrics as detection_metrics
-from hf_any3d.evaluation.instances import (
-    InstanceComparison as InstanceComparison,
-    compare_instances as compare_instances,
-    instance_figures as instance_figures,
-)
 from hf_any3d.evaluation.layouts import score_layouts as score_layouts
 from hf_any3d.evaluation.metrics import (
     ConfusionMatrix as ConfusionMatrix,

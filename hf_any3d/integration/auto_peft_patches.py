@@ -12,6 +12,7 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import PreTrainedModel
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
+from hf_any3d.extensions import EXTENSIONS
 from hf_any3d.hub.names import check_name
 from hf_any3d.integration.patches import (
     OUR_MODELS,
@@ -84,7 +85,7 @@ def _open_adapter_repository_as_peft_model(
     # For another task type the original names the class to use.
     if recorded is None or cls._target_peft_class is not expected:
         # PEFT imports classes of base models only from packages on this list.
-        allowed = import_allowlist or [*peft_auto.get_default_import_allowlist(), _PACKAGE]
+        allowed = import_allowlist or [*peft_auto.get_default_import_allowlist(), _PACKAGE, *EXTENSIONS]
         return original(cls, name, import_allowlist=allowed, **adapter, **kwargs)
     with stored_settings(name, kwargs):
         holds = contents_of(name, {key: value for key, value in hub.items() if key in HUB_ARGUMENTS})

@@ -35,6 +35,7 @@ from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME as PREPROCESS
 from transformers.utils.hub import CHAT_TEMPLATE_FILE
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
+from hf_any3d.extensions import EXTENSIONS, missing_package
 from hf_any3d.hub.published_table import is_published
 from hf_any3d.modeling.pretrained_parts.adapter_loading import refuse_folder_of_adapters
 from hf_any3d.modeling.pretrained_parts.contents import find_file
@@ -160,6 +161,11 @@ def _open_published_checkpoints(
             raise
         return original(above, filenames, *args, **kwargs)
     if found is not None:
+        if filenames == [CONFIG_NAME]:
+            package = missing_package(str(read_object(found[0]).get("model_type")))
+            if package is not None:
+                # Transformers would suppose that it is out of date itself; of errors here it passes on this one.
+                raise OSError(f"{path_or_repo_id}: its model is of {package}")
         return found
     # Of a directory without config.json, nothing is found, even if errors are asked for.
     if filenames == [CONFIG_NAME] and kwargs.get("_raise_exceptions_for_missing_entries", True):
@@ -183,7 +189,7 @@ def is_our_adapter(file: str | os.PathLike) -> bool:
     """Return whether an adapter_config.json is that of an adapter on one of our models: it names their class."""
     mapping = read_object(file).get("auto_mapping")
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None
-    return isinstance(library, str) and library.partition(".")[0] == _PACKAGE
+    return isinstance(library, str) and library.partition(".")[0] in (_PACKAGE, *EXTENSIONS)
 
 
 def our_config(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import pipelines
 from hf_any3d.data.files.point_cloud import when_built
+from hf_any3d.extensions import EXTENSIONS
 from hf_any3d.hub.names import check_name
 from hf_any3d.hub.weights import find_weights
 from hf_any3d.integration import auto
@@ -28,8 +29,8 @@ from hf_any3d.utils.import_watcher import when_imported
 from hf_any3d.version import __version__
 
 
-def _import(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(f"hf_any3d.{module}"), name)
+def _import(package: str, name: str) -> Any:
+    return getattr(importlib.import_module(package), name)
 
 
 def _auto_class(task: str) -> Any:
@@ -39,10 +40,10 @@ def _auto_class(task: str) -> Any:
 
 # The classes that `hf_any3d.registry` names. Config: (base model, {auto class: models with a head}).
 MODELS: dict[Any, tuple[Any, dict[Any, tuple[Any, ...]]]] = {
-    _import(f"modeling.{kind.package}", kind.config): (
-        _import(f"modeling.{kind.package}", kind.base),
+    _import(kind.package, kind.config): (
+        _import(kind.package, kind.base),
         {
-            _auto_class(task): tuple(_import(f"modeling.{kind.package}", name) for name in names)
+            _auto_class(task): tuple(_import(kind.package, name) for name in names)
             for task, names in kind.heads.items()
         },
     )
@@ -50,26 +51,23 @@ MODELS: dict[Any, tuple[Any, dict[Any, tuple[Any, ...]]]] = {
 }
 # Config: processor.
 PROCESSORS = {
-    _import(f"modeling.{kind.package}", kind.config): _import(*kind.processor.rsplit(".", 1))
-    for kind in MODEL_TYPES.values()
+    _import(kind.package, kind.config): _import(*kind.processor.rsplit(".", 1)) for kind in MODEL_TYPES.values()
 }
 # Task: (pipeline, auto class).
 PIPELINES = {name: (task.pipeline_class(), _auto_class(name)) for name, task in TASKS.items() if task.pipeline}
 # Encoders that transformers lacks.
 ENCODERS = {
-    _import(f"modeling.{folder}", config): _import(f"modeling.{folder}", encoder)
-    for folder, record in RECORDS.items()
+    _import(package, config): _import(package, encoder)
+    for package, record in RECORDS.items()
     for config, encoder in record.encoders.items()
 }
 # Language models that transformers lacks: config, body, body with a language modeling head.
 LANGUAGE_MODELS: list[tuple[Any, Any, Any]] = []
 # What LoRA adapts in them by default, by their model types.
 LORA_TARGETS: dict[str, list[str]] = {}
-for _folder, _record in RECORDS.items():
+for _package, _record in RECORDS.items():
     for _kind in _record.language_models:
-        _config, _body, _model = (
-            _import(f"modeling.{_folder}", name) for name in (_kind.config, _kind.body, _kind.model)
-        )
+        _config, _body, _model = (_import(_package, name) for name in (_kind.config, _kind.body, _kind.model))
         LANGUAGE_MODELS.append((_config, _body, _model))
         LORA_TARGETS[_config.model_type] = list(_kind.lora_targets)
 
@@ -161,6 +159,9 @@ def _register_methods() -> None:
 
     # Each method registers with PEFT when its module is imported.
     importlib.import_module("hf_any3d.tuners")
+    for extension in EXTENSIONS.values():
+        for module in extension.tuners:
+            importlib.import_module(module)
     apply_auto_peft_patches(LORA_TARGETS)
 
 

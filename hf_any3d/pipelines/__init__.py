@@ -4,18 +4,17 @@ import importlib
 import sys
 from pathlib import Path
 
+from hf_any3d.extensions import EXTENSIONS
 from hf_any3d.tasks.chat.pipeline import PointCloudTextToTextPipeline
 from hf_any3d.tasks.classification.pipeline import PointCloudClassificationPipeline
 from hf_any3d.tasks.detection.pipeline import PointCloudObjectDetectionPipeline
 from hf_any3d.tasks.detection.room_layouts import LayoutDetectionPipeline, LayoutTextPipeline
 from hf_any3d.tasks.features.pipeline import PointCloudFeatureExtractionPipeline
 from hf_any3d.tasks.features.scene_features import scene_features
-from hf_any3d.tasks.inventory.pipeline import PointCloudInventoryPipeline
 from hf_any3d.tasks.parts_by_name.pipeline import ZeroShotPointCloudSegmentationPipeline
 from hf_any3d.tasks.reconstruction.pipeline import PointCloudReconstructionPipeline
 
 # All are imported, since those of single model types register themselves with the pipeline of their task.
-from hf_any3d.tasks.segmentation.local_features import LocalFeaturesSegmentationPipeline
 from hf_any3d.tasks.segmentation.pipeline import PointCloudSegmentationPipeline
 from hf_any3d.tasks.zero_shot_classification.pipeline import ZeroShotPointCloudClassificationPipeline
 
@@ -23,10 +22,8 @@ __all__ = [
     "DEFAULT_MODELS",
     "LayoutDetectionPipeline",
     "LayoutTextPipeline",
-    "LocalFeaturesSegmentationPipeline",
     "PointCloudClassificationPipeline",
     "PointCloudFeatureExtractionPipeline",
-    "PointCloudInventoryPipeline",
     "PointCloudObjectDetectionPipeline",
     "PointCloudReconstructionPipeline",
     "PointCloudSegmentationPipeline",
@@ -41,7 +38,6 @@ __all__ = [
 _MODULES = {
     "base": "base",
     "labeled_copies": "segmentation.labeled_copies",
-    "local_features": "segmentation.local_features",
     "point_cloud_classification": "classification.pipeline",
     "point_cloud_feature_extraction": "features.pipeline",
     "point_cloud_object_detection": "detection.pipeline",
@@ -59,8 +55,11 @@ for _name, _module in _MODULES.items():
 _PACKAGE = Path(__file__).parents[1]
 DEFAULT_MODELS = {
     "point-cloud-classification": _PACKAGE / "default_model",
-    "point-cloud-inventory": _PACKAGE / "scene_model",
 }
+for _extension in EXTENSIONS.values():
+    DEFAULT_MODELS |= {task: Path(folder) for task, folder in _extension.default_models.items()}
+    for _module in _extension.pipelines:
+        importlib.import_module(_module)
 
 
 def default_model(task: str = "point-cloud-classification") -> str:

@@ -144,7 +144,7 @@ def routes_of(task: str, pipe: Any) -> list[Route]:
             kind = record.pipeline_class()
             try:
                 also = kind(model=pipe.model, feature_extractor=pipe.feature_extractor, device=pipe.device, task=other)
-            except ValueError:  # of an inventory, for instance, for a model of objects
+            except ValueError:  # of a task that is not for models of objects
                 continue
             routes.append(Route(record.route, other, also, SETTINGS_OF[record.route]))
     return routes

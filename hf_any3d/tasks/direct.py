@@ -7,11 +7,11 @@ it is understood: each file, each setting, and each value that says more than wh
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -81,12 +81,12 @@ def open_direct(task: str, model: str, device: str | None) -> Any:
         stored = read_json_object(folder / CONFIG)
         settings = read_json_object(folder / PROCESSOR)
         kind = MODEL_TYPES[stored["model_type"]]
-        network = _import(f"modeling.{kind.package}.{kind.network}")
-        processor = _import(kind.processor)
+        network = resolve_name(f"{kind.package}.{kind.network}")
+        processor = resolve_name(kind.processor)
         if not (_understands_config(kind, network, stored) and _understands_processor(processor, settings)):
             return None
         with stored_settings(model):
-            steps = _import(f"tasks.{kind.steps[task]}")
+            steps = resolve_name(kind.steps[task])
             opened = _open_network(network, stored, folder)
             pipeline = type(f"Direct{steps.__name__}", (steps, DirectPipeline), {})
             return pipeline(task, opened, processor.from_dict(settings))
@@ -153,8 +153,3 @@ def _open_network(network: Any, config: dict[str, Any], folder: Path) -> nn.Modu
     opened.load_state_dict(weights)
     opened.name_or_path = str(folder)
     return opened.eval()
-
-
-def _import(name: str) -> Any:
-    module, _, own = name.rpartition(".")
-    return getattr(importlib.import_module(f"hf_any3d.{module}"), own)

@@ -1,4 +1,4 @@
-"""Record of a task, `about.py` of its folder, which declares it; it imports nothing that takes time."""
+"""Record of a task, `about.py` of its package, which declares it; it imports nothing that takes time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Task:
         auto_class: Class that opens any of them, of `hf_any3d.integration.auto` or of transformers.
         kind: What messages call such a model.
         command: The command of `hf-any3d` that runs it.
-        pipeline: Class of `pipeline.py` in the folder; None for tasks without a pipeline.
+        pipeline: Class of `pipeline.py` in the package; None for tasks without a pipeline.
         name: Name of the pipeline.
         settings: Dataclass of `settings.py`: what the task can be asked for.
         answers: Class of `answer.py`, by which doors show answers; None for a task with doors of its own.
@@ -26,7 +26,7 @@ class Task:
         route: Path in the service; None if it has none. Tasks with the same path share its settings.
         question: What its page asks.
         heading: What stands above the answer on its page.
-        folder: Folder in `hf_any3d/tasks/`; the registry fills it in.
+        package: That of the record; the registry fills it in.
     """
 
     auto_class: str
@@ -43,7 +43,7 @@ class Task:
     route: str | None = None
     question: str = ""
     heading: str = ""
-    folder: str = ""
+    package: str = ""
 
     def takes(self, model: Any) -> bool:
         """Return whether it takes a model of this type."""
@@ -51,8 +51,8 @@ class Task:
 
     def pipeline_class(self) -> type:
         """Return the class of the pipeline; importing it takes seconds."""
-        return getattr(importlib.import_module(f"hf_any3d.tasks.{self.folder}.pipeline"), str(self.pipeline))
+        return getattr(importlib.import_module(f"{self.package}.pipeline"), str(self.pipeline))
 
     def answers_class(self) -> Any:
         """Return the class by which answers are shown, of `hf_any3d.tasks.answers.Answers`."""
-        return getattr(importlib.import_module(f"hf_any3d.tasks.{self.folder}.answer"), str(self.answers))
+        return getattr(importlib.import_module(f"{self.package}.answer"), str(self.answers))

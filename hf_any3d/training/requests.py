@@ -15,6 +15,7 @@ from transformers import HfArgumentParser
 
 from hf_any3d.training.arguments import check_ranges, json_mapping
 from hf_any3d.training.recipes import FILE_TYPES, merge, read_recipe
+from hf_any3d.training.sources import OPTIONS_OF_COMMAND
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,14 @@ def parse_arguments(
     # Only the first word can be a recipe; later ones that end like a file are values of options.
     recipe = read_recipe(Path(words.pop(0)), kinds, others_in_file) if words and words[0].endswith(FILE_TYPES) else {}
     return build_arguments(kinds, read_words(kinds, words), recipe)
+
+
+def refuse_twice(given: Mapping[str, Any], named: Mapping[str, Any]) -> None:
+    """Refuse an argument that is given twice, by its option of `hf-any3d train` and by its own name."""
+    twice = sorted(named.keys() & given.keys())
+    if twice:
+        short = OPTIONS_OF_COMMAND.get(twice[0], twice[0].replace("_", "-"))
+        raise ValueError(f"--{short} and --{twice[0]} are one option; expected one of them")
 
 
 class ArgumentsParser(HfArgumentParser):
@@ -150,3 +159,13 @@ class Request:
     def parse(cls, argv: Sequence[str] | None = None) -> Self:
         """Build a request from words of a command line, see `parse_arguments`; by default those of this process."""
         return cls(*parse_arguments(cls.argument_classes(), sys.argv[1:] if argv is None else argv))
+
+
+class FilesRequest(Request):
+    """Request of an extension to learn files of labeled points; its `arguments` name the `output_dir`."""
+
+    arguments: Any
+
+    def learn(self, paths: Sequence[str | Path]) -> Any:
+        """Learn from files and folders of them, save the model, and return `few_scans.training.Learned`."""
+        raise NotImplementedError

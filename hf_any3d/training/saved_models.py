@@ -26,6 +26,7 @@ from hf_any3d.evaluation.segmentation import evaluate_segmentation
 from hf_any3d.evaluation.unknown import logits_with_unknown
 from hf_any3d.evaluation.voting import evaluate_by_voting
 from hf_any3d.evaluation.zero_shot import evaluate_class_names
+from hf_any3d.extensions import EXTENSIONS
 from hf_any3d.integration.auto import (
     AutoModelForPointCloudClassification,
     AutoModelForPointCloudObjectDetection,
@@ -36,7 +37,6 @@ from hf_any3d.integration.auto import (
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.modes import batch_dependent_flags
 from hf_any3d.modeling.layers.unknown_score import unknown_settings
-from hf_any3d.modeling.local_features import LocalFeaturesConfig
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.detection import DetectionTrainer, SceneRows, box_classes, collate_scenes
@@ -107,7 +107,7 @@ def evaluate_segmenter(
         the intersection over union of each class.
     """
     model, processor = _open(AutoModelForPointCloudSegmentation, model_name, hub)
-    if model.config.model_type == LocalFeaturesConfig.model_type:
+    if any(model.config.model_type in extension.file_models for extension in EXTENSIONS.values()):
         # Blocks of a scan have not the surroundings that the model was trained with, and rows no returns.
         raise ValueError(f"{model_name}: reads whole files; expected hf-any3d evaluate MODEL with labeled files")
     classes = _classes(model)

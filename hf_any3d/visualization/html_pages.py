@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def html_page(template: str, **values: Any) -> str:
-    """Return the text of a page: a file in `templates`, filled in with escaped texts.
+def html_page(template: str, *, folder: Path | None = None, **values: Any) -> str:
+    """Return the text of a page: a file in `templates`, or in `folder`, filled in with escaped texts.
 
     `title` is that of the document, and a page with `data` may run the template's own script, which reads it.
     """
-    return _templates().get_template(template).render(values)
+    return _templates(folder).get_template(template).render(values)
 
 
 def html_fragment(name: str, *values: Any) -> str:
@@ -28,11 +28,11 @@ def html_fragment(name: str, *values: Any) -> str:
 
 
 @cache
-def _templates() -> Environment:
+def _templates(folder: Path | None = None) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        loader=FileSystemLoader([Path(__file__).with_name("templates"), *([] if folder is None else [folder])]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

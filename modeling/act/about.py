@@ -68,7 +68,7 @@ RECORD = Record(
             },
             part_heads=("ActForPartSegmentation", "PointBERTForPartSegmentation"),
             network="network.ActClassifierNetwork",
-            steps={"point-cloud-classification": "classification.steps.ClassificationSteps"},
+            steps={"point-cloud-classification": "hf_any3d.tasks.classification.steps.ClassificationSteps"},
             is_point_encoder=True,
             captures_steps=True,
             # Its `embed_patches` embeds other patches of a cloud, which PPT's adapters read.

@@ -37,7 +37,7 @@ RECORD = Record(
             "MiniGPT3DConfig",
             "MiniGPT3DModel",
             {"point-cloud-text-to-text": ("MiniGPT3DForConditionalGeneration",)},
-            processor="processing.chat.MiniGPT3DProcessor",
+            processor="hf_any3d.processing.chat.MiniGPT3DProcessor",
             has_parts=True,
             says="a chat model",
             method=Method("MiniGPT-3D", "2405.01413", ("minigpt3d",)),

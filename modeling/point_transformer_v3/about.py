@@ -177,7 +177,7 @@ RECORD = Record(
                 "point-cloud-segmentation": ("PointTransformerV3ForPointCloudSegmentation",),
                 "zero-shot-point-cloud-segmentation": ("PointTransformerV3ForZeroShotPointCloudSegmentation",),
             },
-            processor="processing.voxels.PointTransformerV3Processor",
+            processor="hf_any3d.processing.voxels.PointTransformerV3Processor",
             is_point_encoder=True,
             says="a transformer of voxels, for scans of rooms and streets",
             method=Method(

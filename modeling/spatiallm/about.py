@@ -35,7 +35,7 @@ RECORD = Record(
                 "point-cloud-text-to-text": ("SpatialLMForConditionalGeneration",),
                 "point-cloud-object-detection": ("SpatialLMForConditionalGeneration",),
             },
-            processor="processing.rooms.SpatialLMProcessor",
+            processor="hf_any3d.processing.rooms.SpatialLMProcessor",
             says="a language model that writes the layout of a room",
             method=Method("SpatialLM", "2506.07491", ("spatiallm",)),
             cards={"SpatialLMForConditionalGeneration": "room layout"},

@@ -159,10 +159,10 @@ def _ours(task: str, file: Path) -> Callable[[], Any]:
         labels = read_point_cloud(file, fields=["labels"]).labels
         return lambda: write_labels(file, file.with_name(f"ours{file.suffix}"), labels)
     if task == "label":
-        from hf_any3d.cli.common import packaged_scene_model
         from hf_any3d.tasks.direct import open_direct
+        from hf_any3d_survey.about import SCENE_MODEL
 
-        pipe = open_direct("point-cloud-segmentation", packaged_scene_model(), "cpu")
+        pipe = open_direct("point-cloud-segmentation", SCENE_MODEL, "cpu")
         assert pipe is not None
         cloud = read_point_cloud(file)
         return lambda: pipe(cloud, progress=False)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import hf_any3d
-from hf_any3d.cli.common import packaged_scene_model
 from hf_any3d.data.files import supported_file_types
 from hf_any3d.integration.registration import MODELS
 from tests.cli.conftest import FILES, run
+from tests.extensions import HAS_SURVEY
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
@@ -201,7 +201,11 @@ def test_debug_prints_the_traceback_wherever_it_stands():
 def test_help_errors_and_facts_about_a_known_model_come_without_heavy_libraries(models, tmp_path):
     known = run("info", models("classifier"), "--json")
     chair = str(FILES / "chair.ply")
-    scenes = packaged_scene_model()
+    lines = ["predict {chair}", "data example new.las"]
+    if HAS_SURVEY:
+        from hf_any3d_survey.about import SCENE_MODEL
+
+        lines += ["inventory new.las", f"segment new.las --model {SCENE_MODEL}"]
     program = f"""
 import sys
 import hf_any3d_command
@@ -221,7 +225,7 @@ for words in lines:
     assert not heavy, (words, heavy)
     assert isinstance(result.exception, SystemExit) or result.exception is None, (words, result.exception)
 print(result.stdout, end="")
-for words in ("predict {chair}", "data example new.las", "inventory new.las", "segment new.las --model {scenes}"):
+for words in {[line.format(chair=chair) for line in lines]!r}:
     result = CliRunner().invoke(app, words.split())
     assert result.exit_code == 0 and "transformers.modeling_utils" not in sys.modules, (words, result.output)
 """

@@ -26,6 +26,7 @@ from hf_any3d.cli import app
 from hf_any3d.cli.outputs import output_options
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from tests.cli.conftest import FILES, run
+from tests.extensions import HAS_SURVEY
 
 pytestmark = pytest.mark.slow
 # Options and arguments with paths that are read, by the commands that have them.
@@ -73,7 +74,6 @@ TABLES = (".json", ".csv")
 VIEWS = (".html", ".png")
 _ASK = "{chair} --model {classifier}"
 _SEGMENT = "segment {cloud} --model {parts} --category table"
-_NUMBERS = "evaluate numbers {numbered} {numbered} --numbers PredInstance"
 _REPORT = "evaluate classifier {classifier} {splits} --report-facts {facts}"
 ROWS = (
     Row("predict --output", f"predict {_ASK}", (*VIEWS, *TABLES)),
@@ -88,11 +88,6 @@ ROWS = (
     Row("segment --output", f"{_SEGMENT} --resume", ("",)),
     Row("segment --output", "segment {tile} --model {parts} --category table --field part", (".las", ".laz")),
     Row("batch segment --output", "batch segment {cloud} --model {parts} --category table", ("",)),
-    Row("inventory --output", "inventory {tile}", (".laz", ".html", "")),
-    Row("inventory --table", "inventory {tile}", (".csv", ".gpkg"), also="--output"),
-    Row("inventory --table", "inventory {mapped}", (".geojson",), also="--dtm"),
-    Row("inventory --dtm", "inventory {tile}", (".tif",), also="--chm"),
-    Row("inventory --chm", "inventory {tile}", (".tif",), also="--table"),
     Row("detect --output", "detect {chair} --model {detector}", (".html", *TABLES)),
     Row("batch detect --output", "batch detect {chair} --model {detector}", (".jsonl",)),
     Row("features --output", "features {scans} --model {classifier}", (".npz", ".npy", *VIEWS, *TABLES)),
@@ -106,14 +101,8 @@ ROWS = (
     Row("data example --output", "data example chair.ply new.las ddp_cpu.yaml", ("",), is_new=True),
     Row("data convert --output", "data convert {chair} --to ply", ("",)),
     Row("batch convert --output", "batch convert {chair} --to npz", ("",)),
-    Row("data suggest --output", "data suggest {tile} --points 20", (".html", ".csv", ".las")),
     Row("evaluate labels --output", "evaluate labels {labeled} {labeled}", TABLES, also="--page"),
     Row("evaluate labels --page", "evaluate labels {labeled} {labeled}", (".html",), also="--output"),
-    Row(
-        "evaluate numbers --output",
-        "evaluate numbers {numbered} {numbered} --numbers PredInstance",
-        (*TABLES, ".html"),
-    ),
     Row("evaluate classifier --output", "evaluate classifier {classifier} {classes} --split train", TABLES),
     Row(
         "evaluate classifier --report",
@@ -124,6 +113,20 @@ ROWS = (
     Row("evaluate classifier --output-dir", "evaluate classifier {classifier} {classes} --robustness", ("",)),
     Row("train --output", "train {classes}", ("",)),
 )
+if HAS_SURVEY:
+    ROWS += (
+        Row("inventory --output", "inventory {tile}", (".laz", ".html", "")),
+        Row("inventory --table", "inventory {tile}", (".csv", ".gpkg"), also="--output"),
+        Row("inventory --table", "inventory {mapped}", (".geojson",), also="--dtm"),
+        Row("inventory --dtm", "inventory {tile}", (".tif",), also="--chm"),
+        Row("inventory --chm", "inventory {tile}", (".tif",), also="--table"),
+        Row("data suggest --output", "data suggest {tile} --points 20", (".html", ".csv", ".las")),
+        Row(
+            "evaluate numbers --output",
+            "evaluate numbers {numbered} {numbered} --numbers PredInstance",
+            (*TABLES, ".html"),
+        ),
+    )
 # Outputs that are held by tests of their own, and why they are not in the table.
 ELSEWHERE = {
     "serve --journal": "grows while the service runs: tests/serving",

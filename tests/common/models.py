@@ -39,10 +39,6 @@ from hf_any3d.modeling.any2point import (
     PointTokenizerModel,
 )
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioModel
-from hf_any3d.modeling.local_features import (
-    LocalFeaturesForPointCloudSegmentation as LocalFeaturesHead,
-    LocalFeaturesModel,
-)
 from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DForConditionalGeneration,
     MiniGPT3DModel,
@@ -91,10 +87,10 @@ from tests.common.case import (
     varied_clouds,
 )
 from tests.common.refusals import registered_classes
+from tests.extensions import HAS_SURVEY
 from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
 from tests.tiny_detr3d import CASES as DETECTORS
 from tests.tiny_features import tiny_features
-from tests.tiny_local_features import CHANNELS as LOCAL_CHANNELS, tiny_local_features
 from tests.tiny_ptv3 import CASES as VOXEL_MODELS
 from tests.tiny_recon import CASES as RECON
 from tests.tiny_spatiallm import CASES as LAYOUT_WRITERS
@@ -557,29 +553,20 @@ _BUILDERS = (
     ),
     Case(PointFeaturesModel, _features(PointFeaturesModel), _clouds(), None, "pooler_output", is_adapted=False),
     _classifier_case(FeaturesHead, _features(FeaturesHead), _clouds(), {}, "classifier", is_adapted=False),
-    Case(
-        LocalFeaturesModel,
-        functools.partial(tiny_local_features, LocalFeaturesModel),
-        _clouds(LOCAL_CHANNELS),
-        None,
-        "pooler_output",
-        is_adapted=False,
-    ),
-    Case(
-        LocalFeaturesHead,
-        functools.partial(tiny_local_features, LocalFeaturesHead),
-        _clouds(LOCAL_CHANNELS),
-        _point_labels(LABELS),
-        "logits",
-        "classifier",
-        {"dropout": 0.0},
-        is_adapted=False,
-    ),
     *VOXEL_MODELS,
     Case(ImageBindAudioModel, _imagebind, _spectrograms, None, "last_hidden_state"),
     Case(NormedPhiModel, _phi(NormedPhiModel), _tokens, None, "last_hidden_state", still_settings=_PHI_STILL),
     Case(NormedPhiForCausalLM, _phi(NormedPhiForCausalLM), _tokens, _token_labels, "logits", "lm_head", _PHI_STILL),
 )
+
+
+@functools.cache
+def _of_extensions() -> tuple[Case, ...]:
+    if not HAS_SURVEY:
+        return ()
+    from tests.survey.cases import CASES
+
+    return CASES
 
 
 def case_of(model_class: type[PreTrainedModel]) -> Case:
@@ -588,7 +575,7 @@ def case_of(model_class: type[PreTrainedModel]) -> Case:
     Raises:
         LookupError: If it has no builder.
     """
-    for case in _BUILDERS:
+    for case in (*_BUILDERS, *_of_extensions()):
         if case.model_class is model_class:
             return case
     raise LookupError(f"{model_class.__name__} is registered, but tests/common/models.py has no builder for it")

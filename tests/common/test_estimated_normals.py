@@ -15,12 +15,11 @@ import torch
 from fastapi.testclient import TestClient
 from transformers import AutoFeatureExtractor, pipeline
 
-from hf_any3d import LocalFeaturesProcessor, PointCloudProcessor, PointTransformerV3Processor
+from hf_any3d import PointCloudProcessor, PointTransformerV3Processor
 from hf_any3d.array_segmentation import segment
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.normals import with_normals
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
-from hf_any3d.modeling.local_features import LocalFeaturesForPointCloudSegmentation
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3ForPointCloudSegmentation
 from hf_any3d.processing.voxels import VOXEL_PRESETS
 from hf_any3d.serving import ServeLimits
@@ -28,10 +27,10 @@ from hf_any3d.serving.app import create_app
 from hf_any3d.serving.service import Service
 from tests.cli.conftest import run
 from tests.errors import raises
+from tests.extensions import HAS_SURVEY
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_detr3d import BOX_FRAME, tiny_detr3d
 from tests.tiny_encoders import tiny_model, tiny_scene_model, with_large_logits
-from tests.tiny_local_features import tiny_local_features
 from tests.tiny_ptv3 import tiny_find3d, tiny_ptv3
 from tests.tiny_text_towers import tiny_zero_shot_model
 
@@ -40,7 +39,6 @@ POINTS = np.random.default_rng(0).normal(size=(SIZE, 3)).astype(np.float32) * np
 COLORS = np.random.default_rng(1).random((SIZE, 3)).astype(np.float32)
 CLOUD = {"points": POINTS, "colors": COLORS}
 NORMALS = ("xyz", "normals")
-TILES = LocalFeaturesProcessor(num_points=64, features=NORMALS, unit="diagonal")
 
 
 class Reader(NamedTuple):
@@ -102,13 +100,6 @@ READERS = {
         {"candidate_labels": ["seat", "leg"]},
         ("--labels", "seat,leg"),
     ),
-    "tiles": Reader(
-        "point-cloud-segmentation",
-        "segment",
-        "/v1/segment",
-        lambda: tiny_local_features(LocalFeaturesForPointCloudSegmentation, in_channels=3 + len(TILES.names())),
-        TILES,
-    ),
     "autoencoder": Reader(
         "point-cloud-reconstruction",
         "reconstruct",
@@ -124,6 +115,18 @@ READERS = {
         PointCloudProcessor(num_points=64, features=NORMALS, **BOX_FRAME),
     ),
 }
+if HAS_SURVEY:
+    from hf_any3d import LocalFeaturesForPointCloudSegmentation, LocalFeaturesProcessor
+    from tests.survey.tiny_local_features import tiny_local_features
+
+    TILES = LocalFeaturesProcessor(num_points=64, features=NORMALS, unit="diagonal")
+    READERS["tiles"] = Reader(
+        "point-cloud-segmentation",
+        "segment",
+        "/v1/segment",
+        lambda: tiny_local_features(LocalFeaturesForPointCloudSegmentation, in_channels=3 + len(TILES.names())),
+        TILES,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import trimesh
 from transformers import AutoFeatureExtractor, AutoProcessor
 
 from hf_any3d import (
-    LocalFeaturesProcessor,
     MiniGPT3DProcessor,
     PointCloudProcessor,
     PointTransformerV3Processor,
@@ -23,6 +22,7 @@ from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.integration.registration import MODELS, PROCESSORS
 from tests.chat.tiny_tokenizers import character_tokenizer
 from tests.errors import raises
+from tests.extensions import HAS_SURVEY
 from tests.tiny_spatiallm import tiny_processor
 
 POINTS = 32
@@ -89,13 +89,6 @@ BUILDERS = {
         ("grid_size", 0.03),
         (AutoFeatureExtractor, AutoProcessor),
     ),
-    LocalFeaturesProcessor: Case(
-        lambda **settings: LocalFeaturesProcessor(**{"num_points": POINTS, "edges": (0.25, 0.5), **settings}),
-        lambda processor, given, **arguments: processor(given, **arguments),
-        ("num_points", 16),
-        (AutoFeatureExtractor, AutoProcessor),
-        channels=3 + len(LocalFeaturesProcessor(edges=(0.25, 0.5)).names()),
-    ),
     MiniGPT3DProcessor: Case(_chat, _ask, ("max_answer_tokens", 7), (AutoProcessor,)),
     SpatialLMProcessor: Case(
         # Cells so small that every point has its own.
@@ -106,6 +99,16 @@ BUILDERS = {
         keeps_all=True,
     ),
 }
+if HAS_SURVEY:
+    from hf_any3d import LocalFeaturesProcessor
+
+    BUILDERS[LocalFeaturesProcessor] = Case(
+        lambda **settings: LocalFeaturesProcessor(**{"num_points": POINTS, "edges": (0.25, 0.5), **settings}),
+        lambda processor, given, **arguments: processor(given, **arguments),
+        ("num_points", 16),
+        (AutoFeatureExtractor, AutoProcessor),
+        channels=3 + len(LocalFeaturesProcessor(edges=(0.25, 0.5)).names()),
+    )
 REGISTERED = {PROCESSORS.get(config, PointCloudProcessor) for config in MODELS} | {PointCloudProcessor}
 ALL = pytest.mark.parametrize("kind", sorted(REGISTERED, key=lambda kind: kind.__name__))
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from hf_any3d.data.class_rule import ClassRule
 from hf_any3d.data.files import read_point_cloud
 from hf_any3d.data.las_classes import CURRENT, LEGACY, Kind, kind_of, names_object, names_of
-from hf_any3d.training.tiles.labels import ClassRule
 
 laspy = pytest.importorskip("laspy")
 

@@ -9,10 +9,13 @@ from hf_any3d.integration.registration import MODELS, PIPELINES
 from hf_any3d.modeling.encoders import encoder_families, refused_encoders
 from hf_any3d.registry import DATASETS
 from tests.any_encoders import stored_verdicts
+from tests.extensions import HAS_SURVEY
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_committed_page_is_what_the_registries_give(name):
+    if name in ("models.md", "settings.md") and not HAS_SURVEY:
+        pytest.skip("what survey/ brings is on it")
     assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name](), "run `python -m docs.tools.tables`"
 
 

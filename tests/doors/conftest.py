@@ -28,7 +28,7 @@ NO_NETWORK = "http://no-network.invalid"
 """Address whose name is known nowhere, as all names are without a network."""
 NEW = {"ANYTHING": "1"}
 """A change of the environment, for which the libraries are imported anew."""
-EXTRAS = ("demo", "export", "files", "meshes", "serve", "visuals")
+EXTRAS = ("demo", "export", "files", "meshes", "serve", "survey", "visuals")
 """What a stranger has installed beside the package; not the encoder that the extra `offline` brings."""
 # Of an environment in which everything is tried, as developers have it, and others not.
 _NOT_OF_A_STRANGER = ("HF_", "HUGGING", "TRANSFORMERS_", "OMP_", "MKL_", "PYTHON", "PYTEST", "TOKENIZERS_", "TORCH")
@@ -132,9 +132,12 @@ def environment(name: str, extras: tuple[str, ...]) -> Path:
         folder = shared / "doors" / name
         python = folder / "bin" / "python"
         if not (folder / "ready").exists():
-            wheel = next(checkout.glob("dist/*.whl"), None) or release.build(release.copy_checkout(checkout))["wheel"]
+            if not checkout.exists():
+                release.build(release.copy_checkout(checkout))
+                release.build(checkout / "survey")
             release.new_environment(folder, extras=extras)
-            release.install(python, str(wheel))
+            places = [checkout, checkout / "survey"] if "survey" in extras else [checkout]
+            release.install(python, *(str(wheel) for place in places for wheel in place.glob("dist/*.whl")))
             # Python compiles a package when it is first imported, here once rather than in all first processes.
             release.run(
                 str(python), "-m", "compileall", "-q", str(next(folder.glob("lib/*/site-packages"))), cwd=folder

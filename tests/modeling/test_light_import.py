@@ -41,7 +41,7 @@ def test_a_model_runs_where_nothing_else_is_installed(tmp_path):
     # standard library alone.
     tasks = {name for name in found["own"] if name.startswith("hf_any3d.tasks.")}
     assert {name.rpartition(".")[2] for name in tasks} <= {*TASK_FOLDERS, "about", "settings", "records"}
-    beside = [f"hf_any3d.{name}" for name in ("registry", "tasks", "version")]
+    beside = [f"hf_any3d.{name}" for name in ("extensions", "registry", "tasks", "version")]
     assert [name for name in found["own"] if name not in tasks] == beside
     assert (tmp_path / "again" / "model.safetensors").is_file()
     # Packages that are not allowed are not found.

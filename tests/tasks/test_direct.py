@@ -19,6 +19,7 @@ from hf_any3d.data.files import PointCloudData
 from hf_any3d.pipelines import default_model
 from hf_any3d.tasks.direct import open_direct
 from tests.cli.conftest import run
+from tests.extensions import HAS_SURVEY
 
 CLASSIFY, SEGMENT = "point-cloud-classification", "point-cloud-segmentation"
 SCAN = PointCloudData(points=np.random.default_rng(0).uniform(0, 6, (400, 3)).astype(np.float32))
@@ -49,7 +50,7 @@ FURTHER_VALUES = {
 }
 
 
-@pytest.fixture(params=[CLASSIFY, SEGMENT])
+@pytest.fixture(params=[CLASSIFY, SEGMENT] if HAS_SURVEY else [CLASSIFY])
 def task(request):
     return request.param
 

@@ -7,6 +7,7 @@ import pytest
 from docs.tools import stubs
 from hf_any3d import registry
 from tests.errors import raises
+from tests.extensions import HAS_SURVEY
 
 
 @pytest.mark.parametrize("name", stubs.PACKAGES)
@@ -25,10 +26,12 @@ def test_names_for_type_checkers_are_there_at_run_time(name):
 
 @pytest.mark.parametrize("name", stubs.PACKAGES)
 def test_type_checkers_read_the_same_names(name):
+    if name == "hf_any3d" and not HAS_SURVEY:
+        pytest.skip("names of survey/ are among them")
     assert stubs.path_of(name).read_text(encoding="utf-8") == stubs.stub(name), "run `python -m docs.tools.stubs`"
 
 
 def test_folders_of_models_have_the_classes_of_their_records():
     for kind in registry.MODEL_TYPES.values():
-        module = importlib.import_module(f"hf_any3d.modeling.{kind.package}")
+        module = importlib.import_module(kind.package)
         assert {kind.config, *kind.models()} <= set(module.__all__)

@@ -1,0 +1,68 @@
+"""Packages beside this one that bring models, tasks, commands and more; each names itself as an entry point.
+
+    [options.entry_points]
+    hf_any3d.extensions =
+        survey = hf_any3d_survey.about:EXTENSION
+
+It is looked up whenever this package is imported: the module with an `Extension` imports nothing that takes time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+
+
+@dataclass(frozen=True)
+class Extension:
+    """Record of a package; modules are named in full, and imported when they are first used.
+
+    Attributes:
+        models: Packages whose `about.py` has a `RECORD` of models, see `hf_any3d.modeling.records`.
+        tasks: Packages whose `about.py` has the record of a `TASK`, see `hf_any3d.tasks.records`.
+        pipelines: Modules whose import registers pipelines of single model types.
+        tuners: Modules whose import registers PEFT methods.
+        commands: Module with `add_commands(app, panel)`, which adds commands to the command line; `panel` is their
+            heading in its help.
+        learning: Module that may learn labeled point files in a way of its own, by `request_for` and `ARGUMENTS`;
+            see `hf_any3d.training.asked.extensions_for_files`.
+        default_models: Task -> directory of the model that opens if none is named.
+        file_models: Type of models that read whole files, and no rows of a dataset -> module and function by which
+            `hf-any3d evaluate` judges them, as `module:function`.
+    """
+
+    models: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    pipelines: tuple[str, ...] = ()
+    tuners: tuple[str, ...] = ()
+    commands: str | None = None
+    learning: str | None = None
+    default_models: Mapping[str, str] = field(default_factory=dict)
+    file_models: Mapping[str, str] = field(default_factory=dict)
+
+
+def _installed() -> dict[str, Extension]:
+    found = {}
+    for entry in sorted(entry_points(group="hf_any3d.extensions")):
+        package = entry.module.partition(".")[0]
+        # What is left of a package that is gone, such as the folder of an editable one, is no reason to fail.
+        if find_spec(package) is not None:
+            found[package] = entry.load()
+    return found
+
+
+EXTENSIONS = _installed()
+"""By the name of the package, which has one."""
+_SURVEY = "the package hf-any3d-survey: pip install 'hf-any3d[survey]'"
+_PUBLISHED = {
+    "hf_any3d_survey": (_SURVEY, {"local_features", "inventory", "data suggest", "evaluate numbers", "points"}),
+}
+
+
+def missing_package(name: str) -> str | None:
+    """Return the package that a model type, a command or the labels of data need, if it is known and not installed."""
+    return next(
+        (said for package, (said, names) in _PUBLISHED.items() if name in names and package not in EXTENSIONS), None
+    )

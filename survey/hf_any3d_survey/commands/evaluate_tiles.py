@@ -1,0 +1,74 @@
+"""`hf-any3d evaluate MODEL DATA` of models on local features: labeled files, each of them whole."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from hf_any3d.cli.common import open_pipeline, print_error
+from hf_any3d.cli.evaluate import warn_if_learned
+from hf_any3d.cli.inputs import finish
+from hf_any3d.cli.outputs import write_results
+from hf_any3d.tasks.segmentation.about import TASK as SEGMENTATION
+from hf_any3d.utils.messages import print_line
+
+_SPLIT = "all"
+# Figures of all files together that stand for the split in JSON.
+_SHARES = ("mean_iou", "mean_iou_low", "mean_iou_high", "accuracy", "mean_class_accuracy", "places", "tiles")
+
+
+def evaluate_tiles(
+    model: str,
+    data: str,
+    output: Path | None,
+    *,
+    unit: str | None = None,
+    label_field: str | None = None,
+    use_cpu: bool = False,
+    as_json: bool = False,
+    as_csv: bool = False,
+) -> None:
+    """Compare the answers of a model with the classes in a file, or in the files of a folder.
+
+    Prints the table of `evaluate PREDICTED TRUTH`, with intervals where the files are of several places, or are
+    several tiles of one. `unit` is that of files that say none.
+    """
+    pipe = open_pipeline(SEGMENTATION.name, model, "cpu" if use_cpu else None)
+    from hf_any3d.evaluation.labels import comparison_lines
+    from hf_any3d_survey.tiles.evaluation import judge_tiles
+    from hf_any3d_survey.tiles.reading import tile_files
+
+    files = tile_files([data], "test")
+    warn_if_learned(model, Path(data).name)
+
+    def label(cloud: Any) -> Any:
+        return pipe({"points": cloud}, progress=True)["labels"]
+
+    # Bars and remarks go to stderr, so that stdout holds the table alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        processor = pipe.feature_extractor
+        judgment = judge_tiles(pipe.model.config, processor.unit, label, files, unit, label_field, processor.columns)
+    for row in judgment.files:
+        if "error" in row:
+            print_error(row["error"])
+    whole = judgment.comparison
+    # If files failed, that is the reason, and the command ends here.
+    if not whole.pairs:
+        finish(judgment.files)
+        raise ValueError(f"{data}: no point has a class that {model} has learned")
+    figures = judgment.figures()
+    # As other evaluations have it: metrics by split, then scores of classes by split.
+    facts = {
+        "metrics": {_SPLIT: {name: figures[name] for name in _SHARES if name in figures}},
+        "class_iou": {_SPLIT: {row["name"]: row["iou"] for row in figures["classes"]}},
+        **figures,
+        "files": judgment.files,
+    }
+    write_results(facts, figures["classes"], output, as_json, as_csv)
+    if not as_json and not as_csv:
+        not_counted = "without a class that the model has learned"
+        for line in comparison_lines(figures, judgment.files, whole, judgment.names, not_counted):
+            print_line(line)
+    finish(judgment.files)

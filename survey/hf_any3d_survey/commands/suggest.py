@@ -1,0 +1,77 @@
+"""`hf-any3d data suggest`: the points of a tile whose labels would help a model most."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_any3d.cli.common import (
+    Device,
+    UnitOfFiles,
+    check_model,
+    open_pipeline,
+    option,
+    output_option,
+    read_model_config,
+)
+from hf_any3d.cli.outputs import check_output
+from hf_any3d.utils.messages import counted, print_line
+from hf_any3d_survey.about import SCENE_MODEL
+
+_OUTPUTS = (".html", ".csv", ".las", ".laz")
+
+
+def suggest(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The tile, of any format of points.")],
+    model: Annotated[
+        str | None,
+        option(
+            "Directory or hub name of a model that hf-any3d train has learned from tiles; by default the one of "
+            "hf-any3d inventory."
+        ),
+    ] = None,
+    output: Annotated[
+        Path,
+        output_option(
+            "A page to label the points on (.html), a table to fill in (.csv), or a cloud of these points for a "
+            "program of your own (.las or .laz, of a .las or .laz)."
+        ),
+    ] = Path("suggested.html"),
+    points: Annotated[int, typer.Option(help="Number of points to label.", min=1)] = 200,
+    unit: UnitOfFiles = None,
+    seed: Annotated[int, typer.Option(help="Another one gives other points.", min=0)] = 0,
+    browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    device: Device = None,
+) -> None:
+    """Suggest the points of a tile whose labels would help a model most: where it is not sure, and unlike each other.
+
+    On the page a person sees each point in its surroundings and presses a key for its class; it needs no network. The
+    file that it saves is learned by `hf-any3d train answers.csv tile.laz --from MODEL`. A table has an empty column
+    for the class; a cloud has the class 0 in each point, and extra bytes with the row in the tile and the guess of the
+    model.
+    """
+    suffix = check_output(output, _OUTPUTS)
+    name = SCENE_MODEL if model is None else check_model(model, "segment")
+    model_type = read_model_config(name).get("model_type")
+    if model_type != "local_features":
+        raise ValueError(f"--model {name}: of type {model_type}; expected one that hf-any3d train learned from tiles")
+    if suffix in (".las", ".laz") and file.suffix.lower() not in (".las", ".laz"):
+        raise ValueError(f"--output {output}: {file.name} is no LAS or LAZ; expected .html or .csv")
+    pipe = open_pipeline("point-cloud-segmentation", name, device)
+    from hf_any3d.data.files import file_errors, read_point_cloud
+    from hf_any3d.data.units import with_unit
+    from hf_any3d_survey.tiles.suggested_files import write_suggestions
+    from hf_any3d_survey.tiles.suggestions import suggest_points
+
+    cloud = read_point_cloud(file, columns=pipe.feature_extractor.columns)
+    cloud = with_unit(cloud, None if unit is None else unit.value)
+    with file_errors(file):
+        found = suggest_points(pipe, cloud, points, seed)
+    write_suggestions(output, file, cloud, found, pipe)
+    print_line(f"{output}: {counted(len(found.rows), 'point')} of {file.name} to label")
+    print_line(f"then: hf-any3d train ANSWERS {file} --from {model or name}")
+    if browser and suffix == ".html":
+        webbrowser.open(output.absolute().as_uri())

@@ -1,0 +1,260 @@
+"""Maps of a scan as GeoTIFF: the height of its ground, and of its canopy."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from hf_any3d.data.options import package
+from hf_any3d.utils.atomic_files import atomic_write
+from hf_any3d_survey.local_features.ground_surface import GroundSurface
+from hf_any3d_survey.local_features.map_index import Points, blocks, bounds_of_all
+
+_BLOCK = 256  # cells along the edges of the blocks of a GeoTIFF
+_REACH = 10.0
+"""Meters from the next point beyond which there is no ground."""
+
+
+@dataclass(frozen=True)
+class Raster:
+    """Values on a grid of square cells, north up.
+
+    Attributes:
+        values: (rows, columns) float32, from north to south and from west to east; NaN where there is none.
+        corner: Map coordinates (x, y) of the upper left corner, multiples of the cells' width: grids of neighboring
+            tiles are one.
+        cell: Width of a cell in the unit of the coordinates.
+    """
+
+    values: np.ndarray
+    corner: tuple[float, float]
+    cell: float
+
+
+def terrain_raster(
+    ground: GroundSurface,
+    points: Points,
+    *,
+    cell: float | None = None,
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    meters_per_unit: float = 1.0,
+    meters_per_height: float | None = None,
+    reach: float = _REACH,
+) -> Raster:
+    """Return the height of the ground in cells that are near points.
+
+    Args:
+        ground: Ground below the points.
+        points: (points, 3) in meters, as the ground was found from.
+        cell: Width of the cells in the unit of the map; by default that of the ground's own grid.
+        offset: (3,) map coordinates of the points' origin, in the units of the map.
+        meters_per_unit: Length of a unit of x and y of the map in meters.
+        meters_per_height: Length of a unit of its heights in meters; by default that of x and y.
+        reach: Meters from the next point beyond which a cell has no ground.
+
+    Returns:
+        Heights in the unit of the map's heights, linear between the cells of the ground.
+    """
+    if meters_per_height is None:
+        meters_per_height = meters_per_unit
+    if cell is None:
+        cell = ground.cell / meters_per_unit
+    origin = np.asarray(offset, np.float64)
+    lowest, highest = bounds_of_all(points)[:, :2] / meters_per_unit + origin[:2]
+    first = np.floor(lowest / cell).astype(np.int64)
+    shape = np.floor(highest / cell).astype(np.int64) - first + 1
+    # Columns along x and rows along y, as those of the ground
+    places = []
+    for axis in (0, 1):
+        centers = (first[axis] + np.arange(shape[axis]) + 0.5) * cell
+        from_origin = (centers - origin[axis]) * meters_per_unit
+        places.append((from_origin - ground.corner[axis]) / ground.cell - 0.5)
+    grid = np.stack(np.meshgrid(*places, indexing="ij"))
+    heights = ndimage.map_coordinates(ground.heights[1], grid, order=1, mode="nearest")
+    has_points = np.zeros(shape, bool)
+    for rows in blocks(len(points)):
+        cells = np.floor((points[rows][:, :2] / meters_per_unit + origin[:2]) / cell).astype(np.int64) - first
+        has_points[tuple(cells.T)] = True
+    away = ndimage.distance_transform_edt(~has_points, sampling=cell * meters_per_unit)
+    heights = np.where(np.asarray(away) <= reach, heights / meters_per_height + origin[2], np.nan)
+    return _north_up(heights, first, cell)
+
+
+def canopy_raster(points: Points, heights: np.ndarray, cell: float) -> Raster:
+    """Return the greatest height above the ground in each cell; NaN in cells without points.
+
+    Args:
+        points: (points, 3) map coordinates.
+        heights: (points,) heights above the ground, in meters; below 0 counts as 0.
+        cell: Width of the cells in the unit of the coordinates: half a meter, or the spacing of the points if they
+            are farther apart.
+    """
+    first, last = np.floor(bounds_of_all(points)[:, :2] / cell).astype(np.int64)
+    shape = last - first + 1
+    values = np.full(int(np.prod(shape)), -np.inf, np.float32)
+    for rows in blocks(len(points)):
+        cells = np.floor(points[rows][:, :2] / cell).astype(np.int64) - first
+        place = cells[:, 0] * shape[1] + cells[:, 1]
+        np.maximum.at(values, place, np.maximum(heights[rows], 0).astype(np.float32))
+    values[np.isneginf(values)] = np.nan
+    return _north_up(values.reshape(shape), first, cell)
+
+
+def _north_up(values: np.ndarray, first: np.ndarray, cell: float) -> Raster:
+    """Return a raster of values (columns, rows), whose rows go north, and the number (2,) of their first cell."""
+    top = first[1] + values.shape[1]
+    rows = np.ascontiguousarray(values.T[::-1], np.float32)
+    return Raster(rows, (float(first[0] * cell), float(top * cell)), float(cell))
+
+
+def write_raster(
+    path: str | os.PathLike,
+    values: np.ndarray,
+    corner: tuple[float, float],
+    cell: float,
+    coordinate_system: str | None = None,
+) -> None:
+    """Write a GeoTIFF of float32, deflated, in blocks.
+
+    Args:
+        path: The file; it is replaced as a whole.
+        values: (rows, columns), north up; NaN where there is none.
+        corner: Map coordinates (x, y) of the upper left corner.
+        cell: Width of a cell in the unit of the coordinates.
+        coordinate_system: Well-known text or a name such as "EPSG:2154".
+
+    Raises:
+        ValueError: GDAL does not know the coordinate system.
+        ImportError: rasterio is missing; the extra `rasters` installs it.
+    """
+    bounds = (corner[0], corner[1] - values.shape[0] * cell, corner[0] + values.shape[1] * cell, corner[1])
+    with open_mosaic(path, bounds, cell, coordinate_system) as mosaic:
+        mosaic.add(Raster(values, corner, cell))
+
+
+@contextmanager
+def open_mosaic(
+    path: str | os.PathLike,
+    bounds: tuple[float, float, float, float],
+    cell: float,
+    coordinate_system: str | None = None,
+) -> Iterator[Mosaic]:
+    """Open a GeoTIFF that rasters of several tiles are added to; it is there when the block ends without an error.
+
+    Args:
+        path: The file; it is replaced as a whole.
+        bounds: Least x, least y, greatest x and greatest y of all rasters, in map coordinates.
+        cell: Width of their cells, a multiple of which all their corners are.
+        coordinate_system: Well-known text or a name such as "EPSG:2154".
+
+    Raises:
+        ValueError: GDAL does not know the coordinate system.
+        ImportError: rasterio is missing; the extra `rasters` installs it.
+    """
+    rasterio = package("rasterio", "survey")
+    left, bottom, right, top = bounds
+    # What is a whole number of cells but for rounding stays it.
+    columns = int(np.ceil((right - left) / cell - 1e-6))
+    rows = int(np.ceil((top - bottom) / cell - 1e-6))
+    known = None
+    if coordinate_system is not None:
+        errors = package("rasterio.errors", "survey")
+        try:
+            known = package("rasterio.crs", "survey").CRS.from_user_input(coordinate_system)
+        except errors.CRSError as error:
+            raise ValueError(f"{path}: the coordinate system {coordinate_system!r} is not known to GDAL") from error
+    profile = {
+        "driver": "GTiff",
+        "dtype": "float32",
+        "count": 1,
+        "width": max(1, columns),
+        "height": max(1, rows),
+        "nodata": float("nan"),
+        "transform": rasterio.Affine(cell, 0, left, 0, -cell, top),
+        "crs": known,
+        "compress": "deflate",
+        "predictor": 3,
+        "tiled": True,
+        "blockxsize": _BLOCK,
+        "blockysize": _BLOCK,
+        "bigtiff": "if_safer",
+        "sparse_ok": True,
+    }
+    with atomic_write(path) as unfinished:
+        with rasterio.open(unfinished, "w+", **profile) as file:
+            mosaic = Mosaic(file, (left, top), cell)
+            yield mosaic
+        mosaic.check_written(unfinished)
+
+
+class Mosaic:
+    """An open GeoTIFF that rasters are added to; see `open_mosaic`."""
+
+    def __init__(self, file: Any, corner: tuple[float, float], cell: float) -> None:
+        self._file = file
+        self._corner = corner
+        self._cell = cell
+        # Checksums of the blocks that were written, by their first row and column
+        self._written: dict[tuple[int, int], int] = {}
+
+    def add(self, raster: Raster) -> None:
+        """Fill the cells that have no value yet; what is beyond the bounds is left out.
+
+        Raises:
+            ValueError: The raster has cells of another width, or between those of the mosaic.
+        """
+        shift = (np.array([raster.corner[0], self._corner[1]]) - (self._corner[0], raster.corner[1])) / self._cell
+        first_column, first_row = np.round(shift).astype(int).tolist()
+        if raster.cell != self._cell or np.abs(shift - np.round(shift)).max() > 1e-3:
+            raise ValueError(
+                f"a raster of cells of {raster.cell:g} from {raster.corner}; expected cells of {self._cell:g} at "
+                f"multiples from {self._corner}"
+            )
+        rows, columns = raster.values.shape
+        last_row = min(first_row + rows, self._file.height)
+        last_column = min(first_column + columns, self._file.width)
+        # Block by block, so that a block is compressed once for each raster
+        for top in range(max(0, first_row) // _BLOCK * _BLOCK, last_row, _BLOCK):
+            for left in range(max(0, first_column) // _BLOCK * _BLOCK, last_column, _BLOCK):
+                north = max(top, first_row)
+                west = max(left, first_column)
+                south = min(top + _BLOCK, last_row)
+                east = min(left + _BLOCK, last_column)
+                new = raster.values[north - first_row : south - first_row, west - first_column : east - first_column]
+                if np.isnan(new).all():
+                    continue
+                values = self._read(self._file, top, left)
+                old = values[north - top : south - top, west - left : east - left]
+                np.copyto(old, new, where=np.isnan(old))
+                self._file.write(values, 1, window=self._window(self._file, top, left))
+                self._written[top, left] = zlib.crc32(values.data)
+
+    def check_written(self, unfinished: str | os.PathLike) -> None:
+        """Read the blocks of a file that is closed, since GDAL ends without an error on a disk that is full.
+
+        Raises:
+            OSError: A block is not as it was written.
+        """
+        errors = package("rasterio.errors", "survey")
+        try:
+            with package("rasterio", "survey").open(unfinished) as file:
+                for (top, left), checksum in self._written.items():
+                    if zlib.crc32(self._read(file, top, left).data) != checksum:
+                        raise OSError(f"{unfinished}: a block is not as it was written")
+        except errors.RasterioError as error:
+            raise OSError(f"{unfinished}: {error}") from error
+
+    def _read(self, file: Any, top: int, left: int) -> np.ndarray:
+        return np.ascontiguousarray(file.read(1, window=self._window(file, top, left)), np.float32)
+
+    def _window(self, file: Any, top: int, left: int) -> Any:
+        """Return the window of a block, which ends with the raster."""
+        windows = package("rasterio.windows", "survey")
+        return windows.Window(left, top, min(_BLOCK, file.width - left), min(_BLOCK, file.height - top))

@@ -1,0 +1,203 @@
+"""Tables of the things of a scan: CSV, and GeoPackage or GeoJSON with their outlines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+import struct
+import warnings
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_any3d.data.options import one_of, package
+from hf_any3d.utils.atomic_files import atomic_write
+from hf_any3d.utils.messages import listed
+from hf_any3d_survey.inventory.things import Thing
+
+DRIVERS = {".csv": None, ".geojson": "GeoJSON", ".gpkg": "GPKG"}
+"""Endings of tables -> what GDAL calls the format."""
+LAYER = "objects"
+"""Name of the layer with the things in a GeoPackage."""
+# Columns of a table, and how many digits are written after the point.
+_COLUMNS = {
+    "number": None,
+    "class": None,
+    "code": None,
+    "x": 3,
+    "y": 3,
+    "ground": 2,
+    "height": 2,
+    "area": 2,
+    "points": None,
+    "score": 3,
+}
+# Well-known binary: little-endian, and its numbers of the kinds of geometry.
+_LITTLE_ENDIAN, _POINT, _POLYGON = 1, 1, 3
+
+
+def check_table(path: str | os.PathLike, coordinate_system: str | None) -> None:
+    """Raise an error if `write_table` could not write to this path, before any work is done.
+
+    Raises:
+        ValueError: The ending is not one of `DRIVERS`, a GeoJSON has no coordinate system, or a GeoPackage that is
+            there is open in another program, cannot be read, or has another layer `LAYER`.
+        ImportError: A package is missing.
+    """
+    ending = one_of("ending of the table", Path(path).suffix.lower(), DRIVERS)
+    if ending != ".csv":
+        package("pyogrio", "survey")
+    if ending == ".geojson" and coordinate_system is None:
+        raise ValueError(
+            f"{path}: the scan has no coordinate system, and GeoJSON has longitudes and latitudes; write a .gpkg or "
+            ".csv, which have the coordinates of the scan"
+        )
+    if ending == ".gpkg" and Path(path).exists():
+        _check_geopackage(Path(path))
+
+
+def _check_geopackage(path: Path) -> None:
+    """Raise an error unless the layer of a GeoPackage can be replaced, and all others be kept."""
+    # What another program has changed and not yet moved into the file would be lost, and later be mixed with ours.
+    for ending in ("-wal", "-journal"):
+        if path.with_name(path.name + ending).exists():
+            raise ValueError(f"{path}: another program has it open; close it there, or give another path")
+    pyogrio = package("pyogrio", "survey")
+    errors = package("pyogrio.errors", "survey")
+    try:
+        layers = [name for name, _ in pyogrio.list_layers(path)]
+        fields = pyogrio.read_info(path, layer=LAYER)["fields"] if LAYER in layers else _COLUMNS
+    except errors.DataSourceError as error:
+        raise ValueError(f"{path}: exists, and is no GeoPackage that can be read; expected another path") from error
+    if list(fields) != list(_COLUMNS):
+        raise ValueError(
+            f"{path}: its layer {LAYER!r} has other columns ({listed(list(fields))}) and would be lost; rename it, or "
+            "give another path"
+        )
+
+
+def write_table(path: str | os.PathLike, things: Sequence[Thing], coordinate_system: str | None = None) -> None:
+    """Write a row for each thing: number, class, code, x, y, ground, height, area, points, score.
+
+    The columns are the attributes of `Thing`, rounded to millimeters in x and y and to centimeters in heights; scores
+    that are NaN are empty. In GeoPackage and GeoJSON a thing is the polygon of its outline, or a point where it has
+    none. A GeoPackage has the coordinates of the scan. Outlines in GeoJSON are in longitude and latitude (WGS 84), as
+    RFC 7946 demands: map programs in browsers read nothing else, and QGIS and GDAL read that too. Its columns x and y
+    are those of the scan.
+
+    Args:
+        path: A file that ends in .csv, .geojson or .gpkg. It is replaced as a whole, but a GeoPackage keeps its other
+            layers: a copy of it gets the layer `LAYER`, and takes its place when it is complete.
+        things: The things.
+        coordinate_system: Well-known text or a name such as "EPSG:2154".
+
+    Raises:
+        ValueError: The ending is another one, a GeoJSON has no coordinate system, or GDAL does not know it.
+        ImportError: pyogrio is missing; the extra `maps` installs it.
+    """
+    check_table(path, coordinate_system)
+    path = Path(path)
+    if path.suffix.lower() == ".csv":
+        with atomic_write(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_COLUMNS)
+            for thing in things:
+                cells = []
+                for value, digits in zip(_values(thing), _COLUMNS.values(), strict=True):
+                    if digits is None:
+                        cells.append(str(value))
+                    else:
+                        cells.append("" if np.isnan(value) else f"{value:.{digits}f}")
+                writer.writerow(cells)
+        return
+    with atomic_write(path) as unfinished:
+        if path.suffix.lower() == ".gpkg" and path.exists():
+            shutil.copyfile(path, unfinished)
+            _write_layer(unfinished, path, things, coordinate_system)
+            _check_layer(unfinished, len(things))
+        else:
+            # In memory, since GDAL ends without an error on a disk that is full
+            content = io.BytesIO()
+            _write_layer(content, path, things, coordinate_system)
+            unfinished.write_bytes(content.getvalue())
+
+
+def _check_layer(unfinished: Path, count: int) -> None:
+    """Raise an error unless a GeoPackage is whole."""
+    import sqlite3  # here, as Python may be built without it
+
+    try:
+        # Closed at the end of the block
+        with closing(sqlite3.connect(unfinished)) as database:
+            (state,) = database.execute("PRAGMA integrity_check").fetchone()
+            (rows,) = database.execute(f"SELECT COUNT(*) FROM {LAYER}").fetchone()
+    except sqlite3.Error as error:
+        raise OSError(f"{unfinished}: {error}") from error
+    if state != "ok" or rows != count:
+        raise OSError(f"{unfinished}: {rows} of {count} rows were written ({state})")
+
+
+def _values(thing: Thing) -> tuple:
+    return (
+        thing.number,
+        thing.label,
+        thing.code,
+        thing.x,
+        thing.y,
+        thing.ground,
+        thing.height,
+        thing.area,
+        thing.points,
+        thing.score,
+    )
+
+
+def _write_layer(target: Any, path: Path, things: Sequence[Thing], coordinate_system: str | None) -> None:
+    """Write the things into a GeoPackage or GeoJSON that will be `path`."""
+    raw = package("pyogrio.raw", "survey")
+    errors = package("pyogrio.errors", "survey")
+    driver = DRIVERS[path.suffix.lower()]
+    columns = []
+    values = zip(*map(_values, things), strict=True) if things else [[] for _ in _COLUMNS]
+    for (name, digits), column in zip(_COLUMNS.items(), values, strict=True):
+        if digits is not None:
+            columns.append(np.round(np.array(column, np.float64), digits))
+        else:
+            columns.append(np.array(column, object if name == "class" else np.int64))
+    shapes = []  # outlines, or places of things without one, as well-known binary
+    for thing in things:
+        if thing.outline is None:
+            shapes.append(struct.pack("<BIdd", _LITTLE_ENDIAN, _POINT, thing.x, thing.y))
+        else:
+            header = struct.pack("<BIII", _LITTLE_ENDIAN, _POLYGON, 1, len(thing.outline))
+            shapes.append(header + np.ascontiguousarray(thing.outline, "<f8").tobytes())
+    has_points = any(thing.outline is None for thing in things)
+    options = {"RFC7946": "YES"} if driver == "GeoJSON" else {}
+    try:
+        with warnings.catch_warnings():
+            # That a file with a temporary name is a GeoPackage
+            warnings.filterwarnings("ignore", ".*file(name)? extension", RuntimeWarning)
+            # That a scan without a coordinate system has a layer without one
+            warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+            raw.write(
+                target,
+                np.array(shapes, object),
+                columns,
+                list(_COLUMNS),
+                layer=LAYER,
+                driver=driver,
+                geometry_type="Unknown" if has_points else "Polygon",
+                crs=coordinate_system,
+                encoding="UTF-8",
+                layer_options=options,
+            )
+    except errors.CRSError as error:
+        raise ValueError(f"{path}: the coordinate system {coordinate_system!r} is not known to GDAL") from error
+    except (errors.DataSourceError, errors.DataLayerError, errors.FeatureError) as error:
+        # Such as places that have no longitude and latitude, or a full disk
+        raise ValueError(f"{path}: {error}") from error

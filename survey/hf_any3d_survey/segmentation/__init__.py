@@ -1,0 +1,1 @@
+"""Segmentation of points by features of their surroundings: steps and pipeline."""

@@ -1,0 +1,1 @@
+"""Page on which suggested points are labeled."""

@@ -1,0 +1,280 @@
+"""Inventory of made places: heights, classes and numbers, in arrays and in the files that went in."""
+
+import shutil
+import warnings
+from dataclasses import replace
+
+import laspy
+import numpy as np
+import pytest
+from transformers import pipeline
+
+import hf_any3d  # noqa: F401  registers the pipeline
+from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, write_point_cloud
+from hf_any3d.data.generated.tiles import draw_tile, las_bytes
+from hf_any3d.pipelines import default_model
+from hf_any3d.tasks.direct import open_direct
+from hf_any3d_survey.inventory.files import HEIGHT, NUMBER, SCORE, Outputs, take_inventory
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SEGMENT = "point-cloud-segmentation"
+SIZE = 60.0
+FOOT = 0.3048
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return pipeline("point-cloud-inventory")
+
+
+@pytest.fixture(scope="module")
+def tile():
+    return draw_tile(5, SIZE, houses=3, trees=8, bushes=6)
+
+
+@pytest.fixture(scope="module")
+def found(pipe, tile):
+    return pipe(cloud_of(tile))
+
+
+def cloud_of(tile, rows=slice(None)):
+    returns = {"return_number": tile.return_numbers[rows], "number_of_returns": tile.return_counts[rows]}
+    return PointCloudData(tile.points[rows], **returns, meters_per_unit=1.0)
+
+
+def terrain_below(tile):
+    """Height of the made ground below each point, by the nearest points of ground."""
+    from scipy.interpolate import griddata
+
+    is_ground = tile.classes == 2
+    flat = tile.points[:, :2]
+    return griddata(flat[is_ground], tile.points[is_ground, 2], flat, "nearest")
+
+
+def test_heights_are_those_above_the_made_ground(tile, found):
+    heights = tile.points[:, 2] - terrain_below(tile)
+    away = np.abs(found["heights"] - heights)
+    # Of what lies on open ground; below a house nobody has seen any.
+    assert np.quantile(away[tile.classes != 6], 0.95) < 0.15
+    assert np.median(away[tile.classes == 6]) < 0.5
+
+
+def test_classes_are_those_of_asprs(tile, found):
+    classes = found["classes"]
+    assert classes.dtype == np.uint8 and set(np.unique(classes)) <= {2, 3, 4, 5, 6, 7}
+    for own, made in ((classes == 2, tile.classes == 2), (classes == 6, tile.classes == 6)):
+        assert (own & made).sum() / (own | made).sum() > 0.8
+    plants = np.isin(classes, (3, 4, 5))
+    assert (classes[plants] == np.array([3, 4, 5])[np.digitize(found["heights"][plants], [0.5, 1.5])]).all()
+
+
+def test_things_have_consecutive_numbers_and_what_their_points_say(found):
+    numbers, things = found["numbers"], found["things"]
+    assert [thing.number for thing in things] == list(range(1, numbers.max() + 1))
+    for thing in things:
+        own = numbers == thing.number
+        assert own.sum() == thing.points
+        if thing.label == "tree":
+            assert thing.height == pytest.approx(found["heights"][own].max())
+            top = found["points"][own][np.argmax(found["heights"][own])]
+            assert (thing.x, thing.y) == pytest.approx(tuple(top[:2]))
+            assert thing.ground == pytest.approx(top[2] - thing.height, abs=1e-3)
+        else:
+            assert set(found["classes"][own]) == {6}
+        assert 0 < thing.area < SIZE**2 and 0 <= thing.score <= 1
+    assert (found["scores"][numbers == 0] == 0).all()
+
+
+def test_houses_are_blocks(tile, found):
+    blocks = [thing for thing in found["things"] if thing.label == "building"]
+    for block in blocks:
+        own = found["points"][found["numbers"] == block.number][:, :2]
+        # Walls lean out of their cells by less than the width of one.
+        for place in ([block.x, block.y], *block.outline):
+            assert (place > own.min(axis=0) - 1).all() and (place < own.max(axis=0) + 1).all()
+    from scipy import ndimage
+
+    cells = np.floor(tile.points[tile.classes == 6, :2]).astype(int)
+    cells -= cells.min(axis=0)
+    grid = np.zeros(cells.max(axis=0) + 1, bool)
+    grid[tuple(cells.T)] = True
+    assert len(blocks) == ndimage.label(grid, np.ones((3, 3)))[1]
+    assert sum(block.area for block in blocks) == pytest.approx(grid.sum(), rel=0.25)
+
+
+def test_commands_open_the_packaged_model_without_transformers_and_answer_the_same(tile, found, tmp_path):
+    model = shutil.copytree(default_model("point-cloud-inventory"), tmp_path / "model")
+    answer = open_direct("point-cloud-inventory", str(model), "cpu")(cloud_of(tile))
+    assert [thing.number for thing in answer.pop("things")] == [thing.number for thing in found["things"]]
+    assert answer.keys() < found.keys() and all(np.array_equal(answer[name], found[name]) for name in answer)
+    pipes = (open_direct(SEGMENT, str(model), "cpu"), pipeline(SEGMENT, str(model), device="cpu"))
+    labels = [pipe(cloud_of(tile)) for pipe in pipes]
+    assert all(np.array_equal(labels[0][name], labels[1][name]) for name in ("labels", "scores", "unknown"))
+    config = (model / "config.json").read_text()
+    for changed in (config.replace("float32", "bfloat16"), config.replace('"in_channels"', '"gone"'), "no JSON"):
+        (model / "config.json").write_text(changed)
+        assert open_direct(SEGMENT, str(model), "cpu") is None
+
+
+def test_feet_are_meters(pipe, tile, found):
+    cloud = cloud_of(tile)
+    feet = replace(cloud, points=tile.points / FOOT, offset=None, meters_per_unit=FOOT)
+    other = pipe(feet)
+    assert (other["classes"] == found["classes"]).mean() > 0.99
+    np.testing.assert_allclose(other["heights"], found["heights"], atol=0.02)
+    assert len(other["things"]) == len(found["things"])
+    for own, same in zip(other["things"], found["things"], strict=True):
+        assert own.x * FOOT == pytest.approx(same.x, abs=0.5) and own.height == pytest.approx(same.height, abs=0.1)
+
+
+@pytest.fixture(scope="module")
+def las(tmp_path_factory, tile):
+    path = tmp_path_factory.mktemp("place") / "tile.las"
+    path.write_bytes(las_bytes(tile, labeled=True))
+    points = laspy.read(path)
+    # Half of the points have no class yet.
+    codes = np.array(points.classification)
+    codes[::2] = np.arange(len(codes[::2])) % 2
+    points.classification = codes
+    points.write(path)
+    return path
+
+
+@pytest.mark.parametrize("classes", ["unclassified", "all", "none"])
+def test_every_other_byte_of_a_copy_is_that_of_the_file(pipe, las, tmp_path, classes, found):
+    copy = tmp_path / "copy.las"
+    take_inventory(pipe, [las], Outputs([copy], classes=classes))
+    old, new = laspy.read(las), laspy.read(copy)
+    for name in old.point_format.dimension_names:
+        if name != "classification":
+            np.testing.assert_array_equal(np.array(old[name]), np.array(new[name]))
+    columns = set(new.point_format.extra_dimension_names) - set(old.point_format.extra_dimension_names)
+    assert columns == {HEIGHT, NUMBER, SCORE}
+    before, after = np.array(old.classification), np.array(new.classification)
+    is_free = np.isin(before, (0, 1)) if classes == "unclassified" else np.full(len(before), classes == "all")
+    np.testing.assert_array_equal(after[~is_free], before[~is_free])
+    if is_free.any():
+        assert set(after[is_free]) <= {2, 3, 4, 5, 6, 7}
+        assert (after[is_free] == found["classes"][is_free]).mean() > 0.98
+    assert np.array(new[HEIGHT]).dtype == np.float32 and np.array(new[NUMBER]).dtype == np.int32
+
+
+def test_a_scan_is_held_once(pipe, las, tile):
+    opened, own = pipe.open(las), cloud_of(tile)
+    pipe.open(own)
+    assert opened.intensity is None and opened.return_number.dtype == np.uint8
+    assert own.return_number.dtype == np.float32
+
+
+def test_a_border_cuts_nothing(pipe, tile, tmp_path):
+    """Two halves of a tile have the things of the whole, and those on the border one number in both."""
+    middle = np.median(tile.points[:, 0])
+    halves = [tile.points[:, 0] < middle, tile.points[:, 0] >= middle]
+    paths = []
+    for number, rows in enumerate(halves):
+        path = tmp_path / f"half{number}.las"
+        path.write_bytes(las_bytes(type(tile)(*(values[rows] for values in tile)), labeled=False))
+        paths.append(path)
+    whole = tmp_path / "whole.las"
+    whole.write_bytes(las_bytes(tile, labeled=False))
+    single = take_inventory(pipe, [whole], Outputs([tmp_path / "whole_numbered.las"]))
+    copies = [tmp_path / f"numbered{number}.las" for number in range(2)]
+    both = take_inventory(pipe, paths, Outputs(copies))
+    assert both.points == [int(rows.sum()) for rows in halves]
+    kinds = [[thing.label for thing in found.things] for found in (single, both)]
+    assert kinds[0] == kinds[1]
+    numbers = [np.array(laspy.read(copy)[NUMBER]) for copy in copies]
+    counts = np.bincount(np.concatenate(numbers), minlength=len(both.things) + 1)[1:]
+    # Points of a tree that another one has taken first, beyond a border, are few.
+    told = np.array([thing.points for thing in both.things])
+    assert np.abs(counts - told).sum() < 0.05 * counts.sum()
+    on_border = {*numbers[0].tolist()} & {*numbers[1].tolist()} - {0}
+    at_middle = [thing for thing in single.things if thing.outline[:, 0].min() < middle < thing.outline[:, 0].max()]
+    assert len(on_border) >= min(1, len(at_middle))
+
+
+@pytest.mark.parametrize("ending", ["ply", "pcd"])
+def test_other_formats_get_the_same_columns(pipe, tile, tmp_path, ending):
+    path, copy = tmp_path / f"tile.{ending}", tmp_path / f"copy.{ending}"
+    cloud = PointCloudData(tile.points, meters_per_unit=1.0)
+    if ending == "ply":
+        write_point_cloud(path, cloud)
+    else:
+        rows = cloud.points
+        head = (
+            f"VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH {len(rows)}\nHEIGHT 1\n"
+            f"VIEWPOINT 0 0 0 1 0 0 0\nPOINTS {len(rows)}\nDATA binary\n"
+        )
+        path.write_bytes(head.encode() + rows.astype("<f4").tobytes())
+    take_inventory(pipe, [path], Outputs([copy]))
+    read = hf_any3d.read_point_cloud(copy, columns=[HEIGHT if ending == "pcd" else f"scalar_{HEIGHT}"])
+    assert read.labels is not None and set(np.unique(read.labels)) <= {2, 3, 4, 5, 6, 7}
+    (heights,) = read.further.values()
+    assert np.isfinite(heights).all() and heights.max() > 3
+
+
+class TestErrors:
+    """One clear word for what cannot be answered."""
+
+    def test_a_room_is_no_place(self, pipe):
+        generator = np.random.default_rng(0)
+        walls = generator.random((20_000, 3)) * (4, 5, 3)
+        walls[:, 0] = np.where(generator.random(len(walls)) < 0.5, 0, 4)
+        walls[:, 2] += 0.5
+        with pytest.raises(PointCloudError, match="4.0 × 5.0 m; an inventory needs a place seen from above"):
+            pipe(PointCloudData(walls, meters_per_unit=1.0))
+
+    def test_degrees_are_refused(self, pipe, tile):
+        degrees = tile.points * (1e-5, 1e-5, 1) + (6, 45, 0)
+        with pytest.raises(PointCloudError, match="degree"):
+            pipe(PointCloudData(degrees, in_degrees=True))
+
+    def test_numbers_that_are_there_stay(self, pipe, las, tmp_path):
+        first = tmp_path / "first.las"
+        take_inventory(pipe, [las], Outputs([first]))
+        with pytest.raises(PointCloudFileError, match=f"has a dimension '{HEIGHT}' already"):
+            take_inventory(pipe, [first], Outputs([tmp_path / "second.las"]))
+        assert not (tmp_path / "second.las").exists()
+
+    def test_a_mesh_is_no_scan(self, pipe):
+        mesh = PointCloudData(np.eye(3), faces=np.array([[0, 1, 2]]))
+        with pytest.raises(ValueError, match="is a mesh"):
+            pipe(mesh)
+
+    def test_tiles_of_two_units_are_refused(self, pipe, tile, tmp_path):
+        paths = [tmp_path / "a.las", tmp_path / "b.las"]
+        for path in paths:
+            path.write_bytes(las_bytes(tile, labeled=False))
+        opened = pipe.open
+
+        def other_unit(path, unit=None, columns=()):
+            cloud = opened(path, unit, columns)
+            return replace(cloud, meters_per_unit=FOOT) if str(path).endswith("b.las") else cloud
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipe, "open", other_unit)
+            with pytest.raises(PointCloudFileError, match="expected one in all"):
+                take_inventory(pipe, paths, Outputs())
+
+
+def test_a_place_without_trees_or_houses_has_no_things(pipe):
+    generator = np.random.default_rng(0)
+    flat = generator.random((8000, 2)) * 50
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = pipe(PointCloudData(np.column_stack([flat, 0.02 * flat[:, 0]]), meters_per_unit=1.0))
+    assert found["things"] == [] and not found["numbers"].any()
+    assert any("nothing rises" in str(warning.message) for warning in told)
+
+
+@pytest.mark.parametrize("arguments", [{"smoothing": -1.0}, {"least_area": float("nan")}, {"votes": True}])
+def test_arguments_are_checked(pipe, arguments):
+    with pytest.raises((ValueError, TypeError), match=next(iter(arguments))):
+        pipe(np.zeros((10, 3)), **arguments)
+
+
+def test_a_sparse_scan_has_no_numbered_trees(pipe, tile):
+    rows = np.random.default_rng(0).choice(len(tile.points), int(0.4 * SIZE**2), replace=False)
+    with pytest.warns(UserWarning, match="too few to tell trees apart"):
+        found = pipe(cloud_of(tile, rows))
+    assert not [thing for thing in found["things"] if thing.label == "tree"]

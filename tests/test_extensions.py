@@ -1,0 +1,58 @@
+"""Packages beside this one: what is said where one that is known is not installed."""
+
+import numpy as np
+import pytest
+from transformers import AutoConfig
+
+from hf_any3d import AutoModelForPointCloudSegmentation, extensions, registry
+from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.training import asked
+from hf_any3d.training.sources import find_source
+from tests.cli.conftest import run
+from tests.errors import raises
+
+HOW = "pip install 'hf-any3d[survey]'"
+
+
+@pytest.fixture(autouse=True)
+def nothing_beside(monkeypatch):
+    for module in (extensions, asked):
+        monkeypatch.setattr(module, "EXTENSIONS", {})
+
+
+@pytest.mark.parametrize("line", ["inventory a.las", "data suggest a.las", "evaluate numbers a.las b.las"])
+def test_a_command_names_its_package(line):
+    done = run(*line.split())
+    assert done.code == 1 and HOW in done.err and done.err.count("\n") == 1
+
+
+def test_an_option_names_its_package(tmp_path):
+    done = run("evaluate", "a.las", "b.las", "--numbers", "treeID")
+    assert done.code == 1 and HOW in done.err and "--numbers" in done.err
+
+
+def test_a_stored_model_names_its_package(monkeypatch):
+    monkeypatch.setattr(registry, "MODEL_TYPES", {})
+    with raises(ValueError, naming=HOW):
+        registry.check_model_type("outputs/tiles", "local_features")
+    with raises(ValueError, naming="not of this package"):
+        registry.check_model_type("outputs/other", "other")
+
+
+def test_opening_a_model_in_python_names_its_package(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "local_features"}')
+    for open_config in (AutoConfig.from_pretrained, AutoModelForPointCloudSegmentation.from_pretrained):
+        with raises(OSError, naming=HOW):
+            open_config(tmp_path)
+
+
+def test_labeled_points_name_the_package_that_learns_them_and_the_way_that_needs_none(tmp_path):
+    for name in ("a", "b"):
+        points = np.random.default_rng(0).random((20, 3))
+        write_point_cloud(tmp_path / f"{name}.ply", PointCloudData(points, labels=np.arange(20) % 2))
+    source = find_source(str(tmp_path))
+    for way in (None, "features"):
+        with raises(ValueError, naming=f"{HOW}; a network by --way trained"):
+            asked.build_request(source, {}, [], way, dict)
+    request, _ = asked.build_request(source, {}, [], asked.Way.TRAINED, dict)
+    assert type(request).__name__ == "Segmentation"
