@@ -1,7 +1,5 @@
 """Conversations about point clouds: prompts, processor, generation and sessions; see `hf_any3d.tasks.chat`."""
 
-import sys
-
 from hf_any3d.processing.chat import RELEASED_POINTS, MiniGPT3DProcessor
 from hf_any3d.processing.chat_messages import (
     clean_question,
@@ -10,12 +8,8 @@ from hf_any3d.processing.chat_messages import (
     training_messages,
 )
 from hf_any3d.processing.chat_templates import END_MARK, PLACE_MARK, Prompt, published_templates
-from hf_any3d.tasks.chat import generation, session
 from hf_any3d.tasks.chat.generation import PUBLISHED_GENERATION
 from hf_any3d.tasks.chat.session import ChatSession
-
-# By their names before tasks had folders
-sys.modules |= {f"{__name__}.generation": generation, f"{__name__}.session": session}
 
 __all__ = [
     "END_MARK",

@@ -1,7 +1,6 @@
 """Pipelines of all tasks, which are in the folders of `hf_any3d.tasks`, and the models that open without a name."""
 
 import importlib
-import sys
 from pathlib import Path
 
 from hf_any3d.extensions import EXTENSIONS
@@ -33,23 +32,6 @@ __all__ = [
     "default_model",
     "scene_features",
 ]
-
-# Module before tasks had folders -> where it is now, by which programs of then still import it.
-_MODULES = {
-    "base": "base",
-    "labeled_copies": "segmentation.labeled_copies",
-    "point_cloud_classification": "classification.pipeline",
-    "point_cloud_feature_extraction": "features.pipeline",
-    "point_cloud_object_detection": "detection.pipeline",
-    "point_cloud_reconstruction": "reconstruction.pipeline",
-    "point_cloud_segmentation": "segmentation.pipeline",
-    "point_cloud_text_to_text": "chat.pipeline",
-    "room_layouts": "detection.room_layouts",
-    "zero_shot_point_cloud_classification": "zero_shot_classification.pipeline",
-    "zero_shot_point_cloud_segmentation": "parts_by_name.pipeline",
-}
-for _name, _module in _MODULES.items():
-    sys.modules[f"{__name__}.{_name}"] = globals()[_name] = importlib.import_module(f"hf_any3d.tasks.{_module}")
 
 # Task -> the model that opens if none is named.
 _PACKAGE = Path(__file__).parents[1]
