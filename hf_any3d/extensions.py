@@ -55,14 +55,18 @@ def _installed() -> dict[str, Extension]:
 
 EXTENSIONS = _installed()
 """By the name of the package, which has one."""
-_SURVEY = "the package hf-any3d-survey: pip install 'hf-any3d[survey]'"
-_PUBLISHED = {
-    "hf_any3d_survey": (_SURVEY, {"local_features", "inventory", "data suggest", "evaluate numbers", "points"}),
+# Package -> how an error names it, and what is of it: types of models, commands, what the labels of files belong to.
+_KNOWN = {
+    "hf_any3d_survey": (
+        "the package hf-any3d-survey: pip install 'hf-any3d[survey]'",
+        {"local_features", "inventory", "data suggest", "evaluate numbers", "points"},
+    ),
 }
 
 
 def missing_package(name: str) -> str | None:
-    """Return the package that a model type, a command or the labels of data need, if it is known and not installed."""
-    return next(
-        (said for package, (said, names) in _PUBLISHED.items() if name in names and package not in EXTENSIONS), None
-    )
+    """Return the package that a type of models, a command or labels need, in words; None if it is here, or unknown."""
+    for package, (words, names) in _KNOWN.items():
+        if name in names and package not in EXTENSIONS:
+            return words
+    return None

@@ -160,7 +160,7 @@ def evaluate(
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     model = check_model(model, *_SCORES)
     config = read_model_config(model)
-    model_type = config.get("model_type")
+    model_type = str(config.get("model_type"))
     # Features of such models are of the whole file around a point; blocks and rows have no such surroundings.
     judge_files = next(
         (one.file_models[model_type] for one in EXTENSIONS.values() if model_type in one.file_models), None
