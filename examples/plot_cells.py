@@ -24,7 +24,7 @@ from hf_any3d.modeling.kernels.cells import Membership
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.tuners.guided_adapter.module import CellAttention
+from hf_any3d.tuners.guided_adapter.method import CellAttention
 from hf_any3d.visualization.show import write_views
 from hf_any3d.visualization.viewer import CloudView
 
@@ -123,7 +123,10 @@ def views_of_guidance(model: Any, points: torch.Tensor, layer: int = -1) -> tupl
     weights: list[torch.Tensor] = []
 
     def keep(attention: CellAttention, inputs: tuple[torch.Tensor, Membership]) -> None:
-        weights.append(attention.attention_weights(*inputs))
+        tokens, cells = inputs
+        query, key, _ = attention.project(tokens)  # (batch, views, heads, tokens, head width) each
+        scores = query @ key.transpose(-2, -1) * attention.scale + cells.apart
+        weights.append(scores.softmax(dim=-1))  # rows sum to 1, with 0 for tokens of other cells
 
     hooks = [part.register_forward_pre_hook(keep) for part in model.modules() if isinstance(part, CellAttention)]
     try:

@@ -22,7 +22,9 @@ _EXCEPTIONS = {
 
 # Optional arguments that may stay unread: others call these functions with them, or they are part of another argument.
 _UNREAD = {
-    "modeling/kernels/pair_attention.py": {"pair_attention_fused(dropout)"},  # chosen only where there is none
+    "modeling/kernels/guided_aggregation/pairs.py": {
+        "pair_attention_fused(dropout)"
+    },  # chosen only where there is none
     "modeling/point_transformer_v3/modeling_point_transformer_v3.py": {"forward(inverse)"},
     # Called by libraries.
     "hf_any3d/data/torch_datasets.py": {"__get__(owner)"},

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from hf_any3d.modeling.layers.compilation import compile_methods
 from hf_any3d.training.arguments import CAPTURED
 from hf_any3d.tuners.targets import layer_stack
 
@@ -24,11 +25,9 @@ def compile_layers(model: nn.Module, **options: Any) -> int:
     layers = layer_stack(model).layers
     for layer in layers:
         layer.compile(**options)
+    # What precedes and follows the layers
     for module in model.modules():
-        # The class, not the module: adapters look up unknown attributes in the module that they wrap.
-        compile_surroundings = getattr(type(module), "compile_surroundings", None)
-        if compile_surroundings is not None:
-            compile_surroundings(module, **options)
+        compile_methods(module, **options)
     return len(layers)
 
 

@@ -12,7 +12,7 @@ from transformers import Trainer
 
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.training.processes import joining_norms
-from hf_any3d.tuners.guided_adapter.module import CellNorm
+from hf_any3d.tuners.guided_adapter.method import CellNorm
 
 Norm = nn.modules.batchnorm._BatchNorm | CellNorm
 

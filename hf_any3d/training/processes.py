@@ -21,8 +21,23 @@ from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_any3d.modeling.kernels.joined_batches import JoinedBatchNorm
-from hf_any3d.tuners.guided_adapter.module import CellNorm, JoinedCellNorm
+from hf_any3d.modeling.kernels.joined_batches import JoinedBatchNorm, joined_norm, summed_over_processes
+from hf_any3d.tuners.guided_adapter.method import CellNorm
+
+
+class JoinedCellNorm(CellNorm):
+    """`CellNorm` whose batch statistics are those of all processes; see `joined_batches`."""
+
+    def normalize(
+        self, rows: torch.Tensor, occupied: torch.Tensor, count: torch.Tensor, total: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the normalized rows, mean and variance of all batches, and the number of their rows."""
+        # In one message: each one costs the time of a round between the processes.
+        count, total = summed_over_processes(torch.stack([count, total]))
+        table = rows.transpose(0, 1).flatten(1, 2)  # (views, batch * rows, hidden)
+        inside = occupied.transpose(0, 1).flatten(1)
+        normed, mean, variance = joined_norm(table, inside, self.weight, self.bias, count, total, self.eps)
+        return normed.unflatten(1, (len(rows), -1)).transpose(0, 1), mean, variance, total
 
 
 @contextmanager

@@ -5,11 +5,11 @@ from hf_any3d.modeling.any2point.modeling_any2point import (
     Any2PointForPartSegmentation,
     Any2PointForPointCloudClassification,
     Any2PointForSemanticSegmentation,
-    Any2PointForZeroShotPointCloudClassification,
     Any2PointModel,
     Any2PointOutput,
     Any2PointPreTrainedModel,
 )
+from hf_any3d.modeling.any2point.modeling_any2point_zero_shot import Any2PointForZeroShotPointCloudClassification
 from hf_any3d.modeling.any2point.modeling_point_tokenizer import (
     PointTokenizerForPointCloudClassification,
     PointTokenizerModel,

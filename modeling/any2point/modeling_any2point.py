@@ -17,12 +17,11 @@ output norm ─► pooling (batch, width) ─┬─► class scores
 from __future__ import annotations
 
 import copy
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -37,7 +36,6 @@ from hf_any3d.modeling.any2point.point_index import PointIndexer, check_point_in
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS, PointTokens
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_SEGMENTATION, fill_in
 from hf_any3d.modeling.any2point.virtual_projection import Projection, project
-from hf_any3d.modeling.config_checks import check_built
 from hf_any3d.modeling.encoders import (
     FrozenEncoderMixin,
     LayerPass,
@@ -48,31 +46,20 @@ from hf_any3d.modeling.encoders import (
     unfreeze,
 )
 from hf_any3d.modeling.layers.adapted_layers import asks_of, enter_layer, may_run_again
-from hf_any3d.modeling.layers.compilation import code_for
+from hf_any3d.modeling.layers.compilation import compilable, is_compiled
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
 from hf_any3d.modeling.layers.heads import (
     SEQUENCE_POOLING,
     ClassificationHead,
     ClassToken,
     HeadNorm,
-    in_precision_of,
     pool,
     precision_of,
 )
 from hf_any3d.modeling.layers.losses import classification_loss, point_loss
 from hf_any3d.modeling.layers.tasks import check_categories, checked_category, refuse_problem_type, restrict_to_parts
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore, UnknownScoreMixin
-from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import TextAlignment
-from hf_any3d.modeling.point_encoders.text_towers import (
-    TextTower,
-    open_text_tower,
-    own_projection,
-    store_text_tower,
-    text_tower_settings,
-)
-from hf_any3d.modeling.point_encoders.zero_shot import LARGEST_SCALE, CloudsAndTextsMixin
-from hf_any3d.modeling.point_ops import in_full_precision, three_nearest_interpolate
-from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
+from hf_any3d.modeling.point_ops import Geometry, in_full_precision, normalize_centers, three_nearest_interpolate
 
 
 class _Embedded(NamedTuple):
@@ -214,13 +201,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self.point_tokenizer.start()
         if encoder is not None:
             self._start_from_encoder()
-        self._compiled_embed: Callable[..., _Embedded] | None = None
-        self._compiled_finish: Callable[..., Any] | None = None
-
-    def compile_surroundings(self, **options: Any) -> None:
-        """Let torch compile what precedes and follows the layers in training, by options of `torch.compile`."""
-        self._compiled_embed = torch.compile(Any2PointModel._embed, **options)
-        self._compiled_finish = torch.compile(Any2PointModel._finish, **options)
 
     @torch.no_grad()
     def _start_from_encoder(self) -> None:
@@ -257,14 +237,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
         wanted: dict[str, Any] = {"with_levels": True} if output_levels else {}
         if point_index is not None:
             wanted["point_index"] = point_index
-        compiled = self._compiled_embed if self.training else None
-        if compiled is not None and point_index is not None:
-            check_point_index(point_index, points[..., :3], config)  # compiled code leaves values unchecked
-        embed = code_for(compiled, Any2PointModel._embed, points, point_index)
+            if is_compiled(self):
+                check_point_index(point_index, points[..., :3], config)  # compiled code leaves values unchecked
         # Methods that learn where tokens are do without the places in the views.
         layers = self.family.layers_of(self.encoder)
         is_projected = not any(asks_of(layer).replaces_positions for layer in layers)
-        tokens, centers, projection, hidden_states, positions = embed(self, points, wanted, is_projected)
+        tokens, centers, projection, hidden_states, positions = self._embed(points, wanted, is_projected)
         geometry = Geometry(
             centers,
             projection.view_positions,
@@ -280,9 +258,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             states = [] if return_hidden else None
             hidden_states, added = self._run_layers(hidden_states, positions, geometry, projection.places, states)
             attentions = recorder.weights if return_attentions else None
-        compiled = self._compiled_finish if self.training else None
-        finish = code_for(compiled, Any2PointModel._finish, hidden_states)
-        hidden_states, pooled = finish(self, hidden_states, added)
+        hidden_states, pooled = self._finish(hidden_states, added)
         levels = tuple((level.features, level.centers) for level in tokens.levels) if output_levels else None
         return Any2PointOutput(
             hidden_states,
@@ -294,6 +270,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             attentions,
         )
 
+    @compilable
     def _embed(self, points: torch.Tensor, wanted: dict[str, Any], is_projected: bool) -> _Embedded:
         """Compute the input of the layers and the places of its tokens.
 
@@ -331,6 +308,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         norm = self.family.norm_of(self.encoder, self.family.input_norm)
         return hidden_states if norm is None else norm(hidden_states)
 
+    @compilable
     def _finish(self, hidden_states: torch.Tensor, added: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Apply the final norm to the output of the layers, and pool the tokens, with those that adapters added."""
         # Trained parts run in their own precision, whatever that of the frozen encoder.
@@ -434,12 +412,7 @@ class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead
             features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
         )
         self.unknown_score = UnknownScore.of_config(config, features)
-        self._compiled_classify: Callable[..., Any] | None = None
         self.post_init()
-
-    def compile_surroundings(self, **options: Any) -> None:
-        """Let torch compile head and loss in training, by options of `torch.compile`."""
-        self._compiled_classify = torch.compile(Any2PointForPointCloudClassification._classify, **options)
 
     @strict_forward
     def forward(
@@ -451,12 +424,11 @@ class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead
     ) -> PointCloudClassifierOutput:
         """Return `logits (batch, labels)`, and `unknown (batch,)` if `config.unknown` has rows."""
         output = self.any2point(points, point_index=point_index, **kwargs, return_dict=True)
-        compiled = self._compiled_classify if self.training else None
-        classify = code_for(compiled, Any2PointForPointCloudClassification._classify, output.pooler_output, labels)
-        logits, loss = classify(self, output.pooler_output, labels)  # (batch, labels)
+        logits, loss = self._classify(output.pooler_output, labels)  # (batch, labels)
         unknown = self.score_unknown(output.pooler_output, logits)
         return PointCloudClassifierOutput(loss, logits, output.hidden_states, output.attentions, unknown)
 
+    @compilable
     def _classify(self, pooled: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return logits `(batch, labels)` of pooled features, and their loss."""
         logits = self.classifier(pooled)
@@ -617,96 +589,3 @@ class Any2PointForPartSegmentation(Any2PointSegmenter):
         if self.config.restrict_to_category_parts:
             logits = restrict_to_parts(logits, self.config.category_parts, category)
         return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
-
-
-class PointTextAlignment(TextAlignment):
-    """Project the features of clouds into the space of the texts; has the learned temperature."""
-
-    def __init__(self, config: Any2PointConfig):
-        # As CLIP limits it: a larger scale makes training unstable.
-        super().__init__(config.temperature, LARGEST_SCALE)
-        self.projection = nn.Linear(len(config.pooling) * config.encoder_config.hidden_size, config.text_width)
-
-    def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return unit vectors `(clouds, text_width)` of pooled features, and the scale of the cosines."""
-        # Clouds enter the space of texts here; the frozen encoder's own space is another one in general.
-        return super().forward(self.projection(in_precision_of(self.projection, pooled)))
-
-
-class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2PointPreTrainedModel):
-    """`Any2PointModel` that compares clouds with texts, as `CLIPModel` compares images with texts.
-
-    The texts are encoded by the frozen text tower of the encoder's checkpoint. It is loaded when first needed, by the
-    recorded name, revision and checksum, and is not part of the model: it is neither stored nor adapted, and its
-    parameters do not count. Train the model on pairs of clouds and texts before use.
-
-    Example:
-        ```python
-        import torch
-        from transformers import BertConfig
-        from hf_any3d import Any2PointConfig, Any2PointForZeroShotPointCloudClassification
-
-        encoder = BertConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=4)
-        config = Any2PointConfig(encoder_config=encoder, num_tokens=32, text_width=48)
-        model = Any2PointForZeroShotPointCloudClassification(config)
-        points = torch.rand(2, 256, 3)  # xyz
-        model(points=points, text_embeds=torch.rand(5, 48)).logits_per_point_cloud.shape  # (2, 5)
-        ```
-    """
-
-    def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
-        super().__init__(config)
-        check_built(config, "text_width", "from_encoder_pretrained(name_or_path)")
-        self.any2point = Any2PointModel(config, encoder)
-        self.alignment = PointTextAlignment(config)
-        self.post_init()
-
-    @classmethod
-    def from_encoder_pretrained(
-        cls,
-        encoder_name_or_path: str | os.PathLike | None = None,
-        *,
-        config: Any2PointConfig | None = None,
-        revision: str | None = None,
-        text_pooling: str | None = None,
-        **kwargs: Any,
-    ) -> Any2PointForZeroShotPointCloudClassification:
-        """Build a model on an encoder with an aligned text tower; see `Any2PointModel.from_encoder_pretrained`.
-
-        The projection is initialized from the checkpoint's linear projection if there is one (CLIP, the texts of
-        SigLIP), as the identity for sentence encoders, else at random. `text_pooling` is "mean", "cls" or "max" for a
-        sentence encoder whose files do not define it.
-
-        Raises:
-            UnsupportedEncoder: If the encoder is not supported or has no aligned text tower.
-        """
-        weights = kwargs.get("encoder_weights", "pretrained")
-        if weights != "pretrained":
-            raise ValueError(f"encoder_weights={weights!r}; expected 'pretrained', as texts are compared in its space")
-        if encoder_name_or_path is not None and config is None:
-            # Before the encoder is loaded, as one without a text tower is refused.
-            kwargs |= text_tower_settings(encoder_name_or_path, revision, text_pooling)
-        model = super().from_encoder_pretrained(encoder_name_or_path, config=config, revision=revision, **kwargs)
-        if config is None and (weight := own_projection(model.config)) is not None:
-            # The map `(text_width, hidden)` of the mean of all poolings.
-            projection = model.alignment.projection
-            pools = len(model.config.pooling)
-            with torch.no_grad():
-                projection.weight.copy_(weight.repeat(1, pools) / pools)
-                projection.bias.zero_()
-        return model
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, PointTextAlignment):
-            init.constant_(module.logit_scale, math.log(1 / self.config.temperature))
-
-    @cached_property
-    def text_tower(self) -> TextTower:
-        """The frozen text encoder and its tokenizer, loaded at first use."""
-        return open_text_tower(self.config)
-
-    def save_beside(self, directory: str | os.PathLike) -> None:
-        """Store a text tower that came from a directory."""
-        store_text_tower(self.config, directory)

@@ -2,8 +2,8 @@
 
 Models and point operations call `kernels.knn(...)` and so on. Each operation has a file with a fused and a plain
 implementation, forward and backward; the plain one documents the arguments. `set_kernels("torch")`, or
-HF_ANY3D_KERNELS=torch, selects the plain ones everywhere. All autograd functions and operators of this package are
-here.
+HF_ANY3D_KERNELS=torch, selects the plain ones everywhere; "reference" also the definition of the guided aggregation.
+All autograd functions and operators of this package are here.
 """
 
 from hf_any3d.modeling.kernels.bottleneck import bottleneck_fused, bottleneck_plain
@@ -13,14 +13,10 @@ from hf_any3d.modeling.kernels.farthest_point_sample import (
     farthest_point_sample_plain,
     farthest_point_sample_traced,
 )
-from hf_any3d.modeling.kernels.guided_table import (
-    table_aggregation_fused,
-    table_aggregation_plain,
-    table_aggregation_traced,
-)
+from hf_any3d.modeling.kernels.guided_aggregation.ensemble import normed_ensemble
+from hf_any3d.modeling.kernels.guided_aggregation.pairs import pair_attention
+from hf_any3d.modeling.kernels.guided_aggregation.table import table_aggregation
 from hf_any3d.modeling.kernels.knn import has_many_points, knn_fused, knn_plain, knn_traced
-from hf_any3d.modeling.kernels.normed_ensemble import normed_ensemble_fused, normed_ensemble_plain
-from hf_any3d.modeling.kernels.pair_attention import has_no_dropout, pair_attention_fused, pair_attention_plain
 from hf_any3d.modeling.kernels.pooled_blocks import blocks_are_plain, pooled_blocks_fused, pooled_blocks_plain
 from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain, pooled_patches_fused, pooled_patches_plain
 from hf_any3d.modeling.kernels.quick_gelu import quick_gelu_fused, quick_gelu_plain
@@ -60,23 +56,6 @@ pooled_blocks = Kernel(
 )
 
 # Any2Point: the guided adapter
-pair_attention = Kernel(pair_attention_plain, pair_attention_fused, "Not with dropout.", condition=has_no_dropout)
-normed_ensemble = Kernel(
-    normed_ensemble_plain,
-    normed_ensemble_fused,
-    "In training; not with statistics of several processes, hooks or half precision weights, nor on a GPU or in "
-    "compiled code, where a few products are faster than sums by index.",
-    devices=("cpu",),
-    compiles=False,
-)
-table_aggregation = Kernel(
-    table_aggregation_plain,
-    table_aggregation_fused,
-    "On accelerators, in training, in place of `normed_ensemble` and what comes before it; not with statistics of "
-    "several processes, hooks, half precision weights or maxima over cells. Compilers get a form of few kernels.",
-    devices=ACCELERATORS,
-    traced=table_aggregation_traced,
-)
 bottleneck = Kernel(
     bottleneck_plain,
     bottleneck_fused,

@@ -10,6 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from hf_any3d.modeling.kernels.pooling import segment_maximum
+
 
 @dataclass
 class Links:
@@ -127,6 +129,12 @@ class FlatCells(Visited):
         return counts.scatter_add_(1, self.row, torch.ones_like(self.row))
 
     @cached_property
+    def in_one_list(self) -> Tensor:
+        """`(views, tokens)`, the number of each token's cell among the cells of all views."""
+        views, rows = self.counts.shape
+        return self.row + torch.arange(views, device=self.row.device)[:, None] * rows
+
+    @cached_property
     def occupied(self) -> Tensor:
         """`(1, views, rows)`, True for cells that contain a token."""
         return self.counts[None] > 0
@@ -187,3 +195,18 @@ def max_in_cells(values: Tensor, members: Membership) -> Tensor:
         largest = torch.segment_reduce(rows, "max", lengths=lengths, axis=0, unsafe=True)
         largest = largest.view(views, batch, -1, hidden_size).transpose(0, 1)
     return largest.masked_fill(~members.occupied.unsqueeze(-1), 0)
+
+
+def mean_in_flat_cells(values: Tensor, cells: FlatCells) -> Tensor:
+    """Average over the tokens of each cell: `(views, tokens, hidden)` to `(views, rows, hidden)`, zeros if empty."""
+    views, rows = cells.counts.shape
+    wide = values.to(torch.promote_types(values.dtype, torch.float32)).flatten(0, 1)
+    total = wide.new_zeros(views * rows, wide.shape[1]).index_add(0, cells.in_one_list.flatten(), wide)
+    return (total.view(views, rows, -1) / cells.counts.clamp_min(1).unsqueeze(-1)).to(values.dtype)
+
+
+def max_in_flat_cells(values: Tensor, cells: FlatCells) -> Tensor:
+    """Take the maximum over the tokens of each cell, as `mean_in_flat_cells`; equal maxima share the gradient."""
+    views, rows = cells.counts.shape
+    largest = segment_maximum(values.flatten(0, 1), cells.in_one_list.flatten(), views * rows)
+    return largest.view(views, rows, -1)

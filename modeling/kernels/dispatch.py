@@ -15,7 +15,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 VARIABLE = "HF_ANY3D_KERNELS"
-SETTINGS = ("auto", "torch", "accelerator")
+SETTINGS = ("auto", "torch", "accelerator", "reference")
 ACCELERATORS = ("cuda", "xpu", "meta")
 """Devices on which the number of operations decides; "meta" stands for them where operations are counted."""
 
@@ -26,8 +26,9 @@ def set_kernels(setting: str) -> str:
     Args:
         setting: "auto" uses fused implementations wherever the table of `hf_any3d.modeling.kernels` allows it;
             "torch" the plain ones everywhere, for instance to find out whether a fused one causes a problem;
-            "accelerator" those of a GPU on any device, to compare them without one. Code that `torch.compile` has
-            traced keeps what it was traced with.
+            "accelerator" those of a GPU on any device, to compare them without one; "reference" the plain ones, and
+            the guided aggregation as it is defined in `hf_any3d/tuners/guided_adapter/method.py`. Code that
+            `torch.compile` has traced keeps what it was traced with.
 
     Returns:
         The previous setting.
@@ -39,6 +40,11 @@ def set_kernels(setting: str) -> str:
     previous = _setting
     _setting = _checked(setting, "setting")
     return previous
+
+
+def runs_reference() -> bool:
+    """Return whether what has a definition of its own is computed by that."""
+    return _setting == "reference"
 
 
 def _checked(setting: str, name: str) -> str:
@@ -156,7 +162,7 @@ class Kernel(Generic[P, R]):
     def is_chosen_on(self, device: torch.device) -> bool:
         """Return whether the setting and the device, if not the arguments, allow the fused implementation."""
         # The setting counts before the device: "accelerator" stands for a GPU, whatever the device is.
-        if _setting == "torch" or (torch.compiler.is_compiling() and not self.compiles):
+        if _setting in ("torch", "reference") or (torch.compiler.is_compiling() and not self.compiles):
             return False
         return self.devices is None or ("cuda" if _setting == "accelerator" else device.type) in self.devices
 

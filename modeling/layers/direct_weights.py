@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import nn
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @contextmanager
@@ -66,6 +69,18 @@ def gathered(weight: torch.Tensor) -> torch.Tensor:
     if full.requires_grad:
         full.register_hook(lambda gradient: gradient / mesh.size())
     return full
+
+
+def with_gathered_weights(module: Module, dtype: torch.dtype) -> Module:
+    """Return a module of a layer that runs at another time, with its weights in `dtype` if FSDP2 has sharded them.
+
+    FSDP2 gathers the weights of a layer only while that layer runs. The copy is shallow: the module keeps its shards.
+    """
+    if not any(is_sharded(parameter) for parameter in module.parameters()):
+        return module
+    copied = copy.copy(module)
+    copied._parameters = {name: gathered(weight).to(dtype) for name, weight in module.named_parameters()}
+    return copied
 
 
 def is_unmodified(*modules: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE
 from hf_any3d.modeling.point_ops.chamfer import chamfer_distance, reconstruction_scores
-from hf_any3d.modeling.point_ops.geometry import scatter_max, scatter_mean, voxel_cells
+from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers, scatter_max, scatter_mean, voxel_cells
 from hf_any3d.modeling.point_ops.grouping import (
     ball_query,
     gather_points,
@@ -24,6 +24,7 @@ from hf_any3d.modeling.point_ops.voxels import (
 __all__ = [
     "CURVES",
     "LARGEST_COORDINATE",
+    "Geometry",
     "PatchGroups",
     "ball_query",
     "chamfer_distance",
@@ -36,6 +37,7 @@ __all__ = [
     "in_full_precision",
     "knn",
     "neighbor_table",
+    "normalize_centers",
     "patch_table",
     "reconstruction_scores",
     "scatter_max",

@@ -11,7 +11,7 @@ from torch import Tensor
 from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.kernels.cells import FlatCells, Membership, membership
 from hf_any3d.modeling.kernels.dispatch import is_exporting
-from hf_any3d.modeling.kernels.guided_table import GuidedTable, guided_table
+from hf_any3d.modeling.kernels.guided_aggregation.table import GuidedTable, guided_table
 from hf_any3d.modeling.kernels.pooling import count_index, segment_maximum
 from hf_any3d.modeling.point_ops.grouping import flatten_index
 

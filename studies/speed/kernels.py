@@ -43,8 +43,8 @@ from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_ADAPTER
 from hf_any3d.modeling.encoders import freeze
 from hf_any3d.modeling.kernels import TABLE, Kernel
-from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm
-from hf_any3d.tuners.guided_adapter.module import CellNorm
+from hf_any3d.modeling.kernels.guided_aggregation.ensemble import BatchNorm
+from hf_any3d.tuners.guided_adapter.method import CellNorm
 from hf_any3d.utils.atomic_files import write_json
 from studies.speed._measure import saved_bytes, storages
 

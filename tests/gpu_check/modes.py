@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from hf_any3d.modeling.kernels.guided_aggregation import table_form
 from hf_any3d.training.faster_steps import CapturedSteps, compile_layers
 from studies.speed._any2point_transcription import training_loss
 from studies.speed.any2point_wrapper import PRESETS, TRANSCRIBED, Built, build
@@ -67,7 +68,7 @@ def _in_all_modes(run: Run, name: str, makers: dict[str, Callable[[], Loss]], co
     expected = float(makers["plain"]().detach())
     for mode, loss in makers.items():
         # Without a GPU nothing is captured, and a CPU would compile the large model for minutes.
-        if run.on_gpu or mode == "plain" or (mode == "compiled" and name.startswith("minilm")):
+        if run.on_gpu or mode.startswith("plain") or (mode == "compiled" and name.startswith("minilm")):
             row = partial(_measured, run, loss, expected, CLOUDS)
             add = {"counted": counted} if mode == "plain" else {}
             run.check(f"{name}, {mode}", lambda row=row, add=add: row() | add)
@@ -114,18 +115,25 @@ def _bare_losses(built: Built, run: Run) -> dict[str, Loss]:
 def _step_losses(built: Built, run: Run) -> dict[str, Loss]:
     """Return the loss of a training step in each mode, with points indexed before."""
     inputs = {"points": built.clouds, "labels": built.labels, "point_index": built.point_index}
-    plain, captured, compiled = built.model, copy.deepcopy(built.model), copy.deepcopy(built.model)
+    plain, captured, apart, compiled = built.model, *(copy.deepcopy(built.model) for _ in range(3))
     compile_layers(compiled.get_base_model(), backend=_backend(run))
-    steps = CapturedSteps(captured, captured.get_base_model())
+    steps = {model: CapturedSteps(model, model.get_base_model()) for model in (captured, apart)}
 
     def run_model(model: nn.Module) -> Tensor:
         # As a Trainer does before each step.
         model.zero_grad(set_to_none=True)
-        return steps.loss(inputs) if model is captured else model(**inputs).loss
+        return steps[model].loss(inputs) if model in steps else model(**inputs).loss
+
+    def without_table(model: nn.Module) -> Tensor:
+        # What the table alone is worth: in a captured step, launches are one.
+        with patch.object(table_form, "is_chosen", lambda *_: False):
+            return run_model(model)
 
     return {
         "plain": lambda: run_model(plain),
+        "plain, no table": lambda: without_table(plain),
         "captured": lambda: run_model(captured),
+        "captured, no table": lambda: without_table(apart),
         "compiled": lambda: run_model(compiled),
     }
 

@@ -13,7 +13,7 @@ from hf_any3d.modeling.kernels.cells import membership
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, encode_offsets, offset_frequencies
 from hf_any3d.modeling.point_ops import chamfer_distance, farthest_point_sample, knn, three_nearest_interpolate
 from hf_any3d.modeling.point_ops.geometry import normalize_centers
-from hf_any3d.tuners.guided_adapter.module import CellNorm
+from hf_any3d.tuners.guided_adapter.method import CellNorm
 from tests.modeling.rounded_products import RoundedProducts, rounded
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import clouds, tiny_scene_model

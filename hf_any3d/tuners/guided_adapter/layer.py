@@ -1,33 +1,32 @@
 """Frozen layer with guided adapters."""
 
-import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from hf_any3d.modeling.encoders import hidden_of
-from hf_any3d.modeling.kernels.guided_table import mark_batch
-from hf_any3d.modeling.layers.direct_weights import gathered, is_sharded
-from hf_any3d.modeling.point_ops.geometry import FlatGeometry, Geometry, table_of_places
+from hf_any3d.modeling.kernels.guided_aggregation.choice import guided_aggregation
+from hf_any3d.modeling.layers.direct_weights import with_gathered_weights
+from hf_any3d.modeling.point_ops.geometry import FlatGeometry, Geometry
+from hf_any3d.tuners.guided_adapter import method
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
-from hf_any3d.tuners.guided_adapter.module import (
-    CellAttention,
-    CellNorm,
-    Guidance,
-    LayerGate,
-    LayerTable,
-    TableCode,
-    add_bottleneck,
-    aggregate_by_table,
-    guided_aggregation,
-    guided_aggregation_flat,
-    prepare_table,
-    takes_table,
-    update_statistics,
-)
+from hf_any3d.tuners.guided_adapter.faster import CompiledPass, add_bottleneck
+from hf_any3d.tuners.guided_adapter.method import CellAttention, CellNorm, Guidance
 from hf_any3d.tuners.tuners_utils import WrappedModule
+
+
+class LayerGate(nn.Module):
+    """Learned interpolation, for each channel, from the input of a frozen layer (0) to its output (1)."""
+
+    def __init__(self, hidden_size: int, start: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((hidden_size,), float(start)))
+
+    def forward(self, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        """Interpolate between two `(..., hidden)` tensors."""
+        # One tensor is kept for the backward pass; `lerp` would keep both.
+        return torch.addcmul(inputs, outputs - inputs, self.weight.to(outputs.dtype))
 
 
 class GuidedAdapterLayer(WrappedModule):
@@ -52,8 +51,7 @@ class GuidedAdapterLayer(WrappedModule):
         for name in (*self.adapter_layer_names, "guided_adapter_dropout"):
             setattr(self, name, nn.ModuleDict())
         self.guidance: dict[str, Guidance] = {}
-        self._compiled_pass: Callable[..., Any] | None = None
-        self._table_code = TableCode()
+        self._compiled: CompiledPass | None = None
         # Only a hook can add to the branch before the residual sum inside the layer.
         self.hooks = [base_layer.get_submodule(branch).register_forward_hook(self._add_bottlenecks)]
 
@@ -100,16 +98,8 @@ class GuidedAdapterLayer(WrappedModule):
                     nn.init.xavier_uniform_(weight)
 
     def compile(self, **options: Any) -> None:
-        """Let torch compile training passes of the frozen layer with its adapters, by options of `torch.compile`.
-
-        Places, cells and shared weights are prepared before, so that one compiled region serves all layers of a model.
-        Passes without a table of all cells, such as those in evaluation, are not compiled.
-        """
-        self._compiled_pass = torch.compile(GuidedAdapterLayer._pass, fullgraph=True, **options)
-        self._table_code = TableCode(
-            torch.compile(table_of_places, fullgraph=True, **options),
-            torch.compile(CellAttention.folded, fullgraph=True, **options),
-        )
+        """Let torch compile training passes of the frozen layer with its adapters, by options of `torch.compile`."""
+        self._compiled = CompiledPass(**options)
 
     def forward(
         self,
@@ -120,93 +110,29 @@ class GuidedAdapterLayer(WrappedModule):
         **kwargs: Any,
     ) -> torch.Tensor:
         """Add the positions, if any, then run the frozen layer and the active adapters in order."""
-        running = self._running_adapters()
-        # Prepared before the layer runs, so that compiled code finds them ready
-        guided = [name for name in running if name in self.guidance]
-        tables = {}  # of all cells; the plain form of the aggregation needs none
-        if not isinstance(geometry, FlatGeometry):
-            for name in guided:
-                modules = self._modules_of(name)
-                if takes_table(hidden_states, *modules, self.guidance[name], self._compiled_pass is not None):
-                    code = self._table_code if self.training else TableCode()
-                    tables[name] = prepare_table(*modules, geometry, self.guidance[name], code)
-        run = GuidedAdapterLayer._pass
-        places: Geometry | FlatGeometry | None = geometry
-        have_tables = len(tables) == len(guided)
-        if self._compiled_pass and self.training and running and have_tables and isinstance(geometry, Geometry):
-            run = self._compiled_pass
-            places = None  # all that code needs of them is in the tables
-            # Batches of any size run the same code.
-            for of_batch in (hidden_states, positions):
-                if of_batch is not None:
-                    torch._dynamo.maybe_mark_dynamic(of_batch, 1 if geometry.batch_second else 0)
-            for prepared in tables.values():
-                mark_batch(prepared.table)
-        hidden_states, statistics = run(self, hidden_states, positions, places, tables, args, kwargs)
-        # Tables alone return them; the norms of the plain form update their own.
-        for name, of_batch in statistics.items():
-            norms = self.guided_adapter_view_norm[name], self.guided_adapter_voxel_norm[name]
-            update_statistics(*norms, tables[name], *of_batch)
-        return hidden_states
-
-    def _modules_of(self, name: str) -> tuple[CellAttention, CellNorm, CellNorm]:
-        """Return the attention of an adapter, which may be that of an earlier layer, and its two norms."""
-        view_norm = self.guided_adapter_view_norm[name]
-        attention = self._owner_for(name).guided_adapter_attention[name]
-        if name in self.earlier and any(is_sharded(parameter) for parameter in attention.parameters()):
-            # FSDP2 gathers the weights of a layer only while that layer runs, so shared ones are gathered here again,
-            # in a shallow copy: the layer that owns them keeps its shards.
-            sharded = attention
-            attention = copy.copy(attention)
-            dtype = view_norm.weight.dtype
-            attention._parameters = {key: gathered(weight).to(dtype) for key, weight in sharded.named_parameters()}
-        return attention, view_norm, self.guided_adapter_voxel_norm[name]
-
-    def _pass(
-        self,
-        hidden_states: torch.Tensor,
-        positions: torch.Tensor | None,
-        geometry: Geometry | FlatGeometry | None,
-        tables: dict[str, LayerTable],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-        """Run the frozen layer and the active adapters.
-
-        `tables` has those that aggregate by a table, and `geometry` serves the others.
-
-        Returns:
-            The hidden states, and the statistics of the batch of adapters with tables; see `aggregate_by_table`.
-        """
+        if self._compiled is not None and self._compiled.takes(self, geometry):
+            return self._compiled(self, hidden_states, positions, geometry, args, kwargs)
         if positions is not None:
             hidden_states = hidden_states + positions
         # A gate mixes what went into the frozen layer with what came out, positions included.
         inputs = hidden_states
-        statistics = {}
         hidden_states = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
         for name in self._running_adapters():
             if name in self.guided_adapter_gate:
                 hidden_states = self.guided_adapter_gate[name](inputs, hidden_states)
-            if name not in self.guidance:
-                continue
-            guidance = self.guidance[name]
-            if name in tables:
-                norms = self.guided_adapter_view_norm[name], self.guided_adapter_voxel_norm[name]
-                hidden_states, *of_batch = aggregate_by_table(hidden_states, *norms, tables[name], guidance.scale)
-                statistics[name] = tuple(of_batch)
-                continue
-            modules = self._modules_of(name)
-            if isinstance(geometry, FlatGeometry):
-                # Tokens of all clouds in one list: matrices of all pairs would be of thousands of tokens squared.
-                cells = geometry.view_cells(guidance.cell_size), geometry.voxels(guidance.voxel_size)
-                hidden_states = guided_aggregation_flat(hidden_states, *modules, *cells, guidance)
-                continue
-            assert geometry is not None
-            # Adapters have the batch first, whatever the order of the encoder's axes is.
-            tokens = hidden_states.transpose(0, 1) if geometry.batch_second else hidden_states
-            tokens = guided_aggregation(tokens, *modules, geometry, guidance)
-            hidden_states = tokens.transpose(0, 1) if geometry.batch_second else tokens
-        return hidden_states, statistics
+            if name in self.guidance:
+                modules = self.modules_of(name)
+                places = geometry, self.guidance[name]
+                hidden_states = guided_aggregation(method.guided_aggregation, hidden_states, *modules, *places)
+        return hidden_states
+
+    def modules_of(self, name: str) -> tuple[CellAttention, CellNorm, CellNorm]:
+        """Return the attention of an adapter, which may be that of an earlier layer, and its two norms."""
+        view_norm = self.guided_adapter_view_norm[name]
+        attention = self._owner_for(name).guided_adapter_attention[name]
+        if name in self.earlier:
+            attention = with_gathered_weights(attention, view_norm.weight.dtype)
+        return attention, view_norm, self.guided_adapter_voxel_norm[name]
 
     def _add_bottlenecks(self, module: nn.Module, args: tuple, output: Any) -> Any:
         # Mixtures of experts return the scores of their router beside the branch.

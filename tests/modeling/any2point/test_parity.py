@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from hf_any3d.modeling.any2point.virtual_projection import project
-from hf_any3d.modeling.kernels.normed_ensemble import view_voxel_cosine
+from hf_any3d.modeling.kernels.guided_aggregation.dense import pool_views
+from hf_any3d.modeling.kernels.guided_aggregation.ensemble import view_voxel_cosine
 from hf_any3d.modeling.point_ops.geometry import line_cells, plane_cells
-from hf_any3d.tuners.guided_adapter.module import pool_views
 from tests.modeling.any2point.reference_case import ReferenceCase
 from tests.reference.fill import fill
 
@@ -95,12 +95,12 @@ def cosine(layer, tokens, geometry):
     guidance = layer.guidance["default"]
     members, voxels = geometry.view_cells(guidance.cell_size), geometry.voxels(guidance.voxel_size)
     rows = pool_views(tokens, layer.guided_adapter_attention["default"], members, guidance.pooling)
-    rows = torch.nn.functional.gelu(layer.guided_adapter_view_norm["default"](rows, members))
+    rows = layer.guided_adapter_view_norm["default"](rows, members)
     low = torch.full((len(tokens), tokens.shape[1], tokens.shape[2]), -torch.inf)
     index = voxels.row.squeeze(1).unsqueeze(-1).expand_as(tokens)
     low = low.scatter_reduce(1, index, tokens, "amax").unsqueeze(1)
     low = torch.where(voxels.occupied.unsqueeze(-1), low, 0.0) + voxels.pool @ tokens.unsqueeze(1)
-    reference = torch.nn.functional.gelu(layer.guided_adapter_voxel_norm["default"](low, voxels)).squeeze(1)
+    reference = layer.guided_adapter_voxel_norm["default"](low, voxels).squeeze(1)
     return view_voxel_cosine(rows, reference, members, voxels)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.kernels.cells import max_in_cells, membership
-from hf_any3d.modeling.kernels.normed_ensemble import view_ensemble, view_voxel_cosine
+from hf_any3d.modeling.kernels.guided_aggregation.ensemble import view_ensemble, view_voxel_cosine
 
 CLOUDS, VIEWS, TOKENS, CELLS, HIDDEN, WIDTH = 2, 3, 10, 7, 5, 4
 

@@ -13,9 +13,9 @@ from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
 from hf_any3d.modeling.any2point.point_tokenizer import ResidualBlock
 from hf_any3d.modeling.kernels import dispatch
 from hf_any3d.modeling.kernels.cells import FlatCells, membership
-from hf_any3d.modeling.kernels.guided_table import guided_table
+from hf_any3d.modeling.kernels.guided_aggregation.ensemble import BatchNorm
+from hf_any3d.modeling.kernels.guided_aggregation.table import guided_table
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
-from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm
 from hf_any3d.modeling.point_encoders.patches import PatchEncoder
 from hf_any3d.modeling.point_ops import neighbor_table
 from tests.errors import raises

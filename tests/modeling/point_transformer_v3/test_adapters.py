@@ -11,15 +11,7 @@ from hf_any3d import (
     PromptTokensConfig,
     SideTuningConfig,
 )
-from hf_any3d.modeling.kernels.cells import FlatCells, membership
 from hf_any3d.modeling.point_ops.geometry import GRIDS, FlatGeometry
-from hf_any3d.tuners.guided_adapter.module import (
-    CellAttention,
-    CellNorm,
-    Guidance,
-    guided_aggregation,
-    guided_aggregation_flat,
-)
 from hf_any3d.tuners.targets import layer_stack
 from tests.common.case import spread_weights, varied_clouds
 from tests.tiny_ptv3 import tiny_ptv3
@@ -47,42 +39,6 @@ def test_clouds_of_a_batch_do_not_change_each_other(config):
     together = model(points=clouds).logits
     for cloud, logits in zip(clouds, together, strict=True):
         torch.testing.assert_close(logits[: len(cloud)], model(points=[cloud]).logits[0], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("pooling", ["mean", "max_mean"])
-def test_flat_aggregation_equals_that_with_matrices(pooling):
-    generator = torch.Generator().manual_seed(0)
-    row = torch.randint(5, (GRIDS, 20), generator=generator)
-    row[:, :5] = torch.arange(5)  # no empty cells
-    voxel = torch.cat([torch.arange(7), torch.randint(7, (13,), generator=generator)])
-    attention = CellAttention(8, GRIDS, 6, 3)
-    spread_weights(attention)
-    norms = CellNorm(GRIDS, 8), CellNorm(1, 8)
-    modules = torch.nn.ModuleList([attention, *norms]).double().train()
-    tokens = torch.randn(20, 8, generator=generator, dtype=torch.float64, requires_grad=True)
-    guidance = Guidance(0.7, None, 0.2, pooling)
-
-    class Cells:
-        special_tokens = 0
-
-        def view_cells(self, size):
-            return membership(row[None], 5)
-
-        def voxels(self, size):
-            return membership(voxel[None, None], 7)
-
-    def run(flat):
-        modules.zero_grad()
-        tokens.grad = None
-        if flat:
-            found = guided_aggregation_flat(tokens, *modules, FlatCells(row), FlatCells(voxel[None]), guidance)
-        else:
-            found = guided_aggregation(tokens[None], *modules, Cells(), guidance)[0]
-        (found * torch.arange(160.0).sin().view(20, 8)).sum().backward()
-        return [found, tokens.grad, *(parameter.grad for parameter in modules.parameters())]
-
-    for flat, dense in zip(run(True), run(False), strict=True):
-        torch.testing.assert_close(flat, dense)
 
 
 def test_cells_are_voxels_of_larger_shifted_grids_in_each_cloud():

@@ -11,16 +11,16 @@ from studies.speed.launches import BACKWARD, FORWARD, count_compiled, count_pres
 BUDGETS = {
     "minilm": {
         "step": (550, 635),
-        "modeling/kernels/guided_table.py": (230, 285),
-        "hf_any3d/tuners/guided_adapter/module.py": (50, 115),
+        "modeling/kernels/guided_aggregation/table.py": (230, 285),
+        "modeling/kernels/guided_aggregation/table_form.py": (50, 115),
         "modeling/kernels/bottleneck.py": (30, 54),
         "modeling/point_ops/geometry.py": (32, 0),
         "modeling/kernels/cells.py": (32, 0),
     },
     "clip-scan": {
         "step": (1060, 1190),
-        "modeling/kernels/guided_table.py": (445, 565),
-        "hf_any3d/tuners/guided_adapter/module.py": (70, 140),
+        "modeling/kernels/guided_aggregation/table.py": (445, 565),
+        "modeling/kernels/guided_aggregation/table_form.py": (70, 140),
         "modeling/kernels/bottleneck.py": (60, 120),
         "modeling/any2point/point_tokenizer.py": (80, 60),
     },
@@ -45,18 +45,18 @@ def test_a_step_stays_within_its_budget_of_launches(preset):
 # Launches of a call, forward and backward, of each compiled region, and of the step outside of them with two layers.
 COMPILED_BUDGETS = {
     "minilm": {
-        "GuidedAdapterLayer._pass": (31, 52),
+        "run_with_tables": (31, 52),
         "table_of_places": (23, 0),
-        "CellAttention.folded": (4, 3),
+        "fold": (4, 3),
         "Any2PointForPointCloudClassification._classify": (8, 11),
         "Any2PointModel._embed": (38, 38),
         "Any2PointModel._finish": (4, 5),
         "outside": (14, 6),
     },
     "clip-scan": {
-        "GuidedAdapterLayer._pass": (37, 50),
+        "run_with_tables": (37, 50),
         "table_of_places": (30, 0),
-        "CellAttention.folded": (4, 3),
+        "fold": (4, 3),
         "Any2PointForPointCloudClassification._classify": (12, 17),
         "Any2PointModel._embed": (95, 89),
         "Any2PointModel._finish": (4, 5),
@@ -80,4 +80,4 @@ def test_compiled_regions_stay_within_their_budgets_of_launches(preset):
     }
     assert not over
     calls = {of.name: of.calls for of in regions}
-    assert calls.pop("GuidedAdapterLayer._pass") == 2 and set(calls.values()) == {1}
+    assert calls.pop("run_with_tables") == 2 and set(calls.values()) == {1}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_any3d.modeling.kernels.cells import Pairs
-from hf_any3d.modeling.kernels.dispatch import without_autocast
+from hf_any3d.modeling.kernels.dispatch import Kernel, without_autocast
 
 
 def pair_attention_plain(qkv: Tensor, pairs: Pairs, heads: int, scale: float, dropout: float = 0.0) -> Tensor:
@@ -107,3 +107,6 @@ def _sum_heads(rows: Tensor, heads: int) -> Tensor:
     """Sum `(rows, width)` over the channels of each head: `(rows, heads)`."""
     # Heads are narrow: adding one channel of all heads at a time is faster than a sum or a product.
     return functools.reduce(torch.add, rows.view(len(rows), heads, -1).unbind(-1))
+
+
+pair_attention = Kernel(pair_attention_plain, pair_attention_fused, "Not with dropout.", condition=has_no_dropout)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hf_any3d.modeling.kernels.cells import Membership, Visited
-from hf_any3d.modeling.kernels.dispatch import without_autocast
+from hf_any3d.modeling.kernels.dispatch import ACCELERATORS, Kernel, without_autocast
 
 # Lengths of rows are no smaller in a cosine.
 _SHORTEST = 1e-8
@@ -583,3 +583,13 @@ def _gradient_of_largest(hidden: Tensor, table: GuidedTable, gradient: Tensor) -
     with torch.enable_grad():
         largest = _largest_of(rows, table)
     return torch.autograd.grad(largest, rows, gradient)[0]
+
+
+table_aggregation = Kernel(
+    table_aggregation_plain,
+    table_aggregation_fused,
+    "On accelerators, in training, in place of `normed_ensemble` and what comes before it; not with statistics of "
+    "several processes, hooks, half precision weights or maxima over cells. Compilers get a form of few kernels.",
+    devices=ACCELERATORS,
+    traced=table_aggregation_traced,
+)

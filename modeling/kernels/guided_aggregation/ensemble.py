@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hf_any3d.modeling.kernels.cells import Membership
-from hf_any3d.modeling.kernels.dispatch import without_autocast
+from hf_any3d.modeling.kernels.dispatch import Kernel, without_autocast
 
 _SHORTEST = 1e-8
 # Numbers gathered at a time: as many as fit into the core's cache.
@@ -280,3 +280,13 @@ def _add_through_length(out: Tensor, table: Tensor, length: Tensor, row: Tensor,
     """Add to `out` the gradient of a table `(rows, hidden)` through lengths `(rows,)`, which were read at `row`."""
     total = torch.zeros_like(length).index_add_(0, row.flatten(), grad_length.flatten())
     out.addcmul_(table, (total / length).where(length > 0, 0).unsqueeze(1))
+
+
+normed_ensemble = Kernel(
+    normed_ensemble_plain,
+    normed_ensemble_fused,
+    "In training; not with statistics of several processes, hooks or half precision weights, nor on a GPU or in "
+    "compiled code, where a few products are faster than sums by index.",
+    devices=("cpu",),
+    compiles=False,
+)

@@ -1,11 +1,15 @@
-"""The guided adapter against a plain loop over views and cells."""
+"""The definition of the guided adapter against a plain loop over views and cells, and its faster forms against it."""
+
+import copy
 
 import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.point_ops.geometry import Geometry
-from hf_any3d.tuners.guided_adapter.module import CellAttention, CellNorm, Guidance, guided_aggregation
+from hf_any3d.modeling.kernels import set_kernels
+from hf_any3d.modeling.kernels.guided_aggregation import choice
+from hf_any3d.modeling.point_ops.geometry import FlatGeometry, Geometry
+from hf_any3d.tuners.guided_adapter.method import CellAttention, CellNorm, Guidance, guided_aggregation
 
 BATCH, VIEWS, TOKENS, HIDDEN, WIDTH, HEADS = 2, 3, 7, 8, 6, 2
 
@@ -85,15 +89,88 @@ def plain_aggregation(hidden_states, attention, view_norm, voxel_norm, geometry,
     return out
 
 
+def by_definition(hidden_states, attention, view_norm, voxel_norm, geometry, guidance):
+    cells, voxels = geometry.view_cells(guidance.cell_size), geometry.voxels(guidance.voxel_size)
+    special = geometry.special_tokens
+    modules = attention, view_norm, voxel_norm
+    changed = guided_aggregation(hidden_states[:, special:], cells, voxels, *modules, guidance)
+    return torch.cat([hidden_states[:, :special], changed], dim=1)
+
+
 @pytest.mark.parametrize("cell_size", [None, 1.1, 100.0])
 @pytest.mark.parametrize("pooling", ["mean", "max_mean"])
-def test_aggregation_equals_the_plain_program(case, pooling, cell_size):
+def test_the_definition_equals_the_plain_program(case, pooling, cell_size):
     guidance = Guidance(0.7, cell_size, 0.4, pooling)
-    expected = plain_aggregation(*case, guidance)
-    found = guided_aggregation(*case, guidance)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
-    assert torch.equal(found[:, 0], case[0][:, 0])
+    found = by_definition(*case, guidance)
+    torch.testing.assert_close(found, plain_aggregation(*case, guidance), rtol=1e-9, atol=1e-9)
     assert (found[:, 1:] - case[0][:, 1:]).abs().amax(dim=-1).min() > 1e-3
+
+
+@pytest.fixture
+def kernels_setting():
+    """`set_kernels` that is undone after the test."""
+    before = set_kernels("auto")
+    yield set_kernels
+    set_kernels(before)
+
+
+def flat_geometry():
+    """Voxels of two clouds of 4 and 10 in one list."""
+    generator = torch.Generator().manual_seed(5)
+    cells = torch.randint(5, (BATCH * TOKENS, 3), generator=generator)
+    return FlatGeometry(cells, cells * 0.02, (torch.arange(BATCH * TOKENS) > 3).long(), 2)
+
+
+def plane_geometry(line):
+    generator = torch.Generator().manual_seed(4)
+    place = torch.rand(BATCH, VIEWS, TOKENS, 2, generator=generator, dtype=torch.float64) * 5
+    return Geometry(line.centers, place, (6.0, 5.0), 2.0, batch_second=True)
+
+
+# Every form: the fused and the plain sum of matrices, the table of accelerators, and the list of all clouds.
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("count_empty", [False, True], ids=["occupied", "all cells"])
+@pytest.mark.parametrize("pooling", ["mean", "max_mean"])
+@pytest.mark.parametrize("kind", ["line", "plane", "flat"])
+@pytest.mark.parametrize("setting", ["auto", "torch", "accelerator"])
+def test_every_form_equals_the_definition(case, setting, kind, pooling, count_empty, training, kernels_setting):
+    tokens, *_, line = case
+    views = 4 if kind == "flat" else VIEWS  # the grids of `FlatGeometry`
+    norms = CellNorm(views, HIDDEN, count_empty), CellNorm(1, HIDDEN)
+    modules = [randomize(module.double()) for module in (CellAttention(HIDDEN, views, WIDTH, HEADS), *norms)]
+    if kind == "plane":
+        tokens = tokens.transpose(0, 1)
+    elif kind == "flat":
+        tokens = tokens[:, 1:].flatten(0, 1)
+    places = {"line": line, "plane": plane_geometry(line), "flat": flat_geometry()}
+
+    def run(how):
+        kernels_setting(how)
+        own = nn.ModuleList(modules)
+        own = copy.deepcopy(own).train(training)
+        # New, as a batch is counted once
+        geometry = copy.deepcopy(places[kind])
+        inputs = tokens.detach().clone().requires_grad_()
+        guidance = Guidance(0.7, None, 0.4, pooling)
+        found = choice.guided_aggregation(guided_aggregation, inputs, *own, geometry, guidance)
+        (found * torch.arange(found.numel()).sin().view_as(found)).sum().backward()
+        return [found, inputs.grad, *(weight.grad for weight in own.parameters()), *own.buffers()]
+
+    found, expected = run(setting), run("reference")
+    assert (expected[0] - tokens).abs().amax() > 1e-2 and all(part.abs().amax() > 0 for part in expected)
+    for one, other in zip(found, expected, strict=True):
+        # Shares of cells and places are kept in single precision.
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_hooks_of_the_attention_are_called(case):
+    tokens, attention, *modules, geometry = case
+    guidance, calls = Guidance(0.7, None, 0.4, "mean"), []
+    expected = choice.guided_aggregation(guided_aggregation, tokens, attention, *modules, geometry, guidance)
+    attention.register_forward_hook(lambda *_: calls.append(1))
+    found = choice.guided_aggregation(guided_aggregation, tokens, attention, *modules, geometry, guidance)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert calls == [1]
 
 
 def test_norm_of_a_single_cell_is_finite():
@@ -103,18 +180,16 @@ def test_norm_of_a_single_cell_is_finite():
     assert rows.isfinite().all() and norm.running_var.isfinite().all()
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("pooling", ["mean", "max_mean"])
-def test_gradients_equal_finite_differences(case, pooling, training):
+def test_gradients_equal_finite_differences(case):
     tokens, attention, view_norm, voxel_norm, geometry = case
-    modules = [module.train(training) for module in (attention, view_norm, voxel_norm)]
+    modules = [module.train() for module in (attention, view_norm, voxel_norm)]
     names = [(module, name) for module in modules for name, _ in module.named_parameters()]
 
     def aggregate(tokens, *weights):
         for (module, name), weight in zip(names, weights, strict=True):
             module._parameters.pop(name, None)
             setattr(module, name, weight)
-        return guided_aggregation(tokens, *modules, geometry, Guidance(0.7, None, 0.4, pooling))
+        return by_definition(tokens, *modules, geometry, Guidance(0.7, None, 0.4, "max_mean"))
 
     weights = [getattr(module, name).detach().requires_grad_() for module, name in names]
     assert torch.autograd.gradcheck(aggregate, (tokens.requires_grad_(), *weights), fast_mode=True)
