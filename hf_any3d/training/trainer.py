@@ -227,7 +227,9 @@ class PointTrainer(Trainer):
         with _describing_failures(folder):
             if not is_result:
                 super()._save(output_dir, state_dict)
-                _save_arguments(self.args, folder)
+                # Other processes come here too, perhaps before the first one has made the folder.
+                if self.args.should_save:
+                    _save_arguments(self.args, folder)
                 return
             with replacing_model(folder) as new:
                 super()._save(str(new), state_dict)

@@ -118,7 +118,13 @@ def _flatten(values: Tensor, cell: Tensor, num_cells: int) -> tuple[Tensor, Tens
 
 
 def normalize_centers(centers: torch.Tensor) -> torch.Tensor:
-    """Move and scale the centers `(batch, tokens, 3)` of every cloud into the unit sphere, mean at the origin."""
+    """Move and scale the centers `(batch, tokens, 3)` of every cloud into the unit sphere, mean at the origin.
+
+    Example:
+        >>> normalize_centers(torch.tensor([[[1.0, 0, 0], [5.0, 0, 0]]]))
+        tensor([[[-1.,  0.,  0.],
+                 [ 1.,  0.,  0.]]])
+    """
     centers = centers - centers.mean(dim=1, keepdim=True)
     # A cloud whose centers coincide has radius 0; clamped, its centers stay at the origin.
     radius = centers.norm(dim=-1).amax(dim=1)[:, None, None]

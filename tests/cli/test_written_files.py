@@ -198,7 +198,7 @@ def inputs(models, tmp_path_factory) -> dict[str, str]:
         "labeled": str(folder / "labeled"),
         "numbered": str(folder / "numbered.txt"),
         "depth": str(folder / "depth.png"),
-        "facts": '{"dataset":"shapes","seed":0,"selected_on_test":false}',
+        "facts": '{"dataset":"shapes","encoder":"mine","seed":0,"selected_on_test":false}',
         "camera": str(folder / "camera.json"),
     }
 

@@ -12,6 +12,7 @@ from hf_any3d import AutoModelForPointCloudClassification
 from hf_any3d.cli import app
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.evaluation.model_facts import model_facts
+from tests.conftest import let_directories_be_names
 from tests.conversions.originals import write
 from tests.modeling.any2point.reference_case import ReferenceCase
 from tests.turns import by_turns
@@ -32,7 +33,9 @@ def converted(request, tmp_path_factory):
     checkpoint, encoder = write(case, directory, case.encoder())
     vars(case).pop("original")  # hundreds of megabytes
     arguments = ["convert", checkpoint, "--output", directory / "out"]
-    result = CliRunner().invoke(app, [str(word) for word in (*arguments, "--encoder", encoder)])
+    with pytest.MonkeyPatch.context() as patch:
+        let_directories_be_names(patch)
+        result = CliRunner().invoke(app, [str(word) for word in (*arguments, "--encoder", encoder)])
     assert result.exit_code == 0, result.stderr
     checkpoint.unlink()
     yield case, directory / "out"

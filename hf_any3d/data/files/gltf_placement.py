@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,12 +68,14 @@ def center_of(document: Document) -> np.ndarray | None:
     return np.array(center, np.float64)
 
 
-def placed_meshes(document: Document) -> list[PlacedMesh]:
-    """Return the meshes that the scene shows, in the order of the file; those of hidden nodes are left out."""
+def placed_meshes(document: Document) -> Iterator[PlacedMesh]:
+    """Yield the meshes that the scene shows, in the order of the file; those of hidden nodes are left out."""
     nodes = document.json.get("nodes", [])
     if not nodes:
         meshes = document.json.get("meshes", [])
-        return [PlacedMesh(number, weights=mesh.get("weights", [])) for number, mesh in enumerate(meshes)]
+        for number, mesh in enumerate(meshes):
+            yield PlacedMesh(number, weights=mesh.get("weights", []))
+        return
     if document.json.get("scenes"):
         roots = document.item("scenes", document.json.get("scene", 0)).get("nodes", [])
     else:
@@ -80,7 +83,6 @@ def placed_meshes(document: Document) -> list[PlacedMesh]:
         children = {child for node in nodes for child in node.get("children", [])}
         roots = [number for number in range(len(nodes)) if number not in children]
     skins = _Skins(document)
-    placed = []
     instances = 0
     seen = set()
     # A stack instead of recursion: a chain of nodes may be deeper than Python's stack. Reversed, so that parts come in
@@ -111,9 +113,8 @@ def placed_meshes(document: Document) -> list[PlacedMesh]:
                 # Many nodes may share one table, so their sum is checked before any matrix is made.
                 document.source.check(points=instances, decoded=128 * instances)
                 mesh.transforms = transform @ _instances(document, attributes)
-            placed.append(mesh)
+            yield mesh
         waiting.extend((child, transform) for child in reversed(node.get("children", [])))
-    return placed
 
 
 def _below(above: np.ndarray, node: dict[str, Any]) -> np.ndarray:
