@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from hf_any3d.modeling.kernels.pooling import segment_maximum
+from hf_any3d.modeling.kernels.pooling import segment_maximum, segment_mean
 
 
 @dataclass
@@ -200,9 +200,7 @@ def max_in_cells(values: Tensor, members: Membership) -> Tensor:
 def mean_in_flat_cells(values: Tensor, cells: FlatCells) -> Tensor:
     """Average over the tokens of each cell: `(views, tokens, hidden)` to `(views, rows, hidden)`, zeros if empty."""
     views, rows = cells.counts.shape
-    wide = values.to(torch.promote_types(values.dtype, torch.float32)).flatten(0, 1)
-    total = wide.new_zeros(views * rows, wide.shape[1]).index_add(0, cells.in_one_list.flatten(), wide)
-    return (total.view(views, rows, -1) / cells.counts.clamp_min(1).unsqueeze(-1)).to(values.dtype)
+    return segment_mean(values.flatten(0, 1), cells.in_one_list.flatten(), views * rows).view(views, rows, -1)
 
 
 def max_in_flat_cells(values: Tensor, cells: FlatCells) -> Tensor:

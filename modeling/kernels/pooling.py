@@ -119,6 +119,15 @@ def pool_statistics(
     return mean, variance
 
 
+def segment_mean(rows: Tensor, index: Tensor, count: int) -> Tensor:
+    """Return the mean of the rows `(rows, channels)` with each index: `(count, channels)`, 0 where there is none."""
+    lengths = count_index(index, count)
+    wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+    # index_add takes a tenth of the time of scatter_add, which needs an index of the size of the values.
+    total = wide.new_zeros(count, wide.shape[1]).index_add(0, index, wide)
+    return (total / lengths.clamp(min=1)[:, None]).to(rows.dtype)
+
+
 def segment_maximum(rows: Tensor, index: Tensor, count: int) -> Tensor:
     """Return the maximum of the rows `(rows, channels)` with each index: `(count, channels)`, 0 where there is none.
 

@@ -25,6 +25,7 @@ from hf_any3d.modeling.kernels import set_kernels
 from hf_any3d.modeling.kernels.joined_batches import JoinedBatchNorm
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.processes import EvenlySplit, OwnNoise, joining_norms, keep_out_of_ddp
+from hf_any3d.training.trainer import PointTrainer
 from tests.common.models import case_of
 from tests.errors import raises
 from tests.training.program_runs import BATCH, PROGRAMS, drawing_for_all_processes, prepare, run, shard_on_cpus
@@ -157,6 +158,14 @@ def test_the_launcher_starts_a_killed_process_again(runs, tmp_path, monkeypatch)
         elastic_launch(launch_of("restarted", max_restarts=1), classify_and_die_once)(runs, tmp_path)
     assert (tmp_path / "steps").read_text().split() == ["1", "2", "2"]
     assert_equal_weights(tmp_path / "classification", runs / "one" / "classification")
+
+
+def test_a_process_that_does_not_save_leaves_checkpoints_to_the_one_that_does(tmp_path, monkeypatch):
+    model = case_of(Any2PointForPointCloudClassification).still()
+    trainer = PointTrainer(model, PointTrainingArguments(str(tmp_path / "run"), eval_strategy="no", report_to="none"))
+    monkeypatch.setattr(PointTrainingArguments, "should_save", False)
+    trainer.save_model(str(tmp_path / "run" / "checkpoint-1"), _internal_call=True)
+    assert not (tmp_path / "run" / "checkpoint-1").exists()
 
 
 @pytest.fixture

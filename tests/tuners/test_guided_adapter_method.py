@@ -9,6 +9,7 @@ from torch import nn
 from hf_any3d.modeling.kernels import set_kernels
 from hf_any3d.modeling.kernels.guided_aggregation import choice
 from hf_any3d.modeling.point_ops.geometry import FlatGeometry, Geometry
+from hf_any3d.tuners.guided_adapter.faster import add_bottleneck
 from hf_any3d.tuners.guided_adapter.method import CellAttention, CellNorm, Guidance, guided_aggregation
 
 BATCH, VIEWS, TOKENS, HIDDEN, WIDTH, HEADS = 2, 3, 7, 8, 6, 2
@@ -161,6 +162,21 @@ def test_every_form_equals_the_definition(case, setting, kind, pooling, count_em
     for one, other in zip(found, expected, strict=True):
         # Shares of cells and places are kept in single precision.
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("setting", ["auto", "torch", "accelerator"])
+def test_every_bottleneck_equals_the_definition(setting, kernels_setting):
+    down, up = (randomize(nn.Linear(*sizes).double()) for sizes in ((HIDDEN, 3), (3, HIDDEN)))
+    branch = torch.randn(2, TOKENS, HIDDEN, dtype=torch.float64)
+    results = []
+    for how in (setting, "reference"):
+        kernels_setting(how)
+        inputs = branch.clone().requires_grad_()
+        found = add_bottleneck(inputs, down, up, nn.Dropout(0.0), 0.3)
+        weights = [inputs, *down.parameters(), *up.parameters()]
+        results.append([found, *torch.autograd.grad(found.square().sum(), weights)])
+    assert (results[1][0] - branch).abs().amax() > 1e-2
+    torch.testing.assert_close(*results)
 
 
 def test_hooks_of_the_attention_are_called(case):

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def add_bottleneck(branch: Tensor, down: nn.Linear, up: nn.Linear, dropout: nn.Module, scale: float) -> Tensor:
-    """Compute `method.bottleneck` around a branch of any precision."""
+    """Add `method.bottleneck` to a branch of any precision."""
     narrow = in_precision_of(down, branch)
     if runs_reference() or not is_unmodified(up):
-        return branch + (method.bottleneck(narrow, down, up, dropout, scale) - narrow).to(branch.dtype)
+        return branch + method.bottleneck(narrow, down, up, dropout, scale).to(branch.dtype)
     if isinstance(dropout, nn.Dropout) and is_unmodified(down) and kernels.bottleneck.is_chosen_on(branch.device):
         # As a number: the fused form draws and applies the mask by itself.
         rate = dropout.p if dropout.training else 0.0

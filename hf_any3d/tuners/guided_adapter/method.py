@@ -39,10 +39,10 @@ class Guidance:
 
 
 def bottleneck(branch: Tensor, down: nn.Module, up: nn.Module, dropout: nn.Module, scale: float) -> Tensor:
-    """Add a bottleneck to the output `(..., hidden)` of the feed-forward branch."""
+    """Return what a bottleneck adds to the output `(..., hidden)` of the feed-forward branch."""
     hidden = down(branch)
     hidden = hidden * torch.sigmoid(1.702 * hidden)  # GELU as CLIP approximates it
-    return branch + scale * up(dropout(hidden))
+    return scale * up(dropout(hidden))
 
 
 class CellAttention(nn.Module):

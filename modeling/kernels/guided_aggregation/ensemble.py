@@ -38,8 +38,8 @@ class BatchNorm(NamedTuple):
     eps: float
 
 
-def cell_norm(rows: Tensor, norm: BatchNorm, gelu: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalize the occupied rows of each view by their batch statistics, with GELU if requested.
+def cell_norm(rows: Tensor, norm: BatchNorm) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize the occupied rows of each view by their batch statistics, with GELU.
 
     Returns rows like `rows` `(batch, views, rows, hidden)`, float32 or float64, undefined where not occupied; then
     mean and variance `(views, hidden)` without gradients.
@@ -51,7 +51,7 @@ def cell_norm(rows: Tensor, norm: BatchNorm, gelu: bool) -> tuple[Tensor, Tensor
     squares = (centered.square() * inside).sum(dim=(0, 2)) + (norm.total - norm.count) * mean.square()
     variance = squares / norm.total
     normed = norm.bias.unsqueeze(1) + centered * (norm.weight * (variance + norm.eps).rsqrt()).unsqueeze(1)
-    return nn.functional.gelu(normed) if gelu else normed, mean.detach(), variance.detach()
+    return nn.functional.gelu(normed), mean.detach(), variance.detach()
 
 
 def view_ensemble(
@@ -126,8 +126,8 @@ def normed_ensemble_plain(
         The sum `(batch, special + tokens, hidden)`; then mean and variance of the cells `(views, hidden)`, and of the
         voxels `(1, hidden)`, without gradients.
     """
-    view_rows, *view_statistics = cell_norm(view_rows, view_norm, gelu=True)
-    voxel_rows, *voxel_statistics = cell_norm(voxel_rows, voxel_norm, gelu=True)
+    view_rows, *view_statistics = cell_norm(view_rows, view_norm)
+    voxel_rows, *voxel_statistics = cell_norm(voxel_rows, voxel_norm)
     added = view_ensemble(view_rows, voxel_rows.squeeze(1), members, voxels, scale, special)
     return added, *view_statistics, *voxel_statistics
 
