@@ -14,7 +14,8 @@ import copy
 import itertools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,13 +55,13 @@ def discover(config: PreTrainedConfig) -> EncoderFamily:
     Raises:
         UnsupportedEncoder: Its layers cannot process point tokens; says why.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
+    with _apart_from_training():
         return _Discovery(config).family()
 
 
 def attends_to_later_words(config: PreTrainedConfig) -> bool:
     """Return whether layers of a language model let words attend to later ones; False if it cannot be watched."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
+    with _apart_from_training():
         try:
             skeleton = Skeleton(config)
             skeleton.prepare()
@@ -68,6 +69,13 @@ def attends_to_later_words(config: PreTrainedConfig) -> bool:
             return any(_feels_the_last(call) for call in calls if call.layer in skeleton.drawn)
         except Exception:  # whatever a model raises that needs more than words
             return False
+
+
+@contextmanager
+def _apart_from_training() -> Iterator[None]:
+    """Run a small copy on the CPU, without gradients, and leave the program's random numbers as they are."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
+        yield
 
 
 def _feels_the_last(call: Call) -> bool:
@@ -88,6 +96,18 @@ class _Discovery:
     def __init__(self, config: PreTrainedConfig):
         self.config = config
         self.skeleton = Skeleton(config)
+
+    def _builder(self) -> Callable[[], _Discovery]:
+        """Return what builds this discovery anew: families outlive it, and are not to hold the copy's weights."""
+        found = {name: value for name, value in vars(self).items() if name != "skeleton"}
+
+        def build() -> _Discovery:
+            again = _Discovery(found["config"])
+            again.skeleton.prepare()
+            vars(again).update(found)
+            return again
+
+        return build
 
     def family(self) -> EncoderFamily:
         skeleton = self.skeleton
@@ -346,35 +366,42 @@ class _Discovery:
 
     def _positions_by_running(self) -> Callable[[PreTrainedModel], PositionTable]:
         """Return positions that the encoder's own embeddings compute from several of its learned tables."""
-        skeleton = self.skeleton
         if len(self.grid) > 1:
             raise UnsupportedEncoder("its positions are computed from several learned tables")
-        outside = [
-            (module, name, _joined(skeleton.prefix, _joined(path, name)))
-            for path, module in skeleton.outside.items()
-            for name in module._parameters
-            if module is not skeleton.words and module._parameters[name] is not None
-        ]
+        build = self._builder()
+        width = self.width
+        paths = [path for _, _, path in self._learned_outside()]
         kept: dict[Any, PositionTable] = {}
 
         def positions(encoder: PreTrainedModel) -> PositionTable:
             if torch.compiler.is_compiling() and kept:
                 return next(iter(kept.values()))
-            weights = [tensor_at(encoder, path) for _, _, path in outside]
+            weights = [tensor_at(encoder, path) for path in paths]
             if any(weight.is_meta for weight in weights):
                 # Offloaded; the family asks again when they are there.
-                return PositionTable("line", torch.empty(1, self.width, device="meta"), 1, 1)
+                return PositionTable("line", torch.empty(1, width, device="meta"), 1, 1)
             key = tuple((weight.data_ptr(), weight._version) for weight in weights)
             if key not in kept:
-                for (module, name, _), weight in zip(outside, weights, strict=True):
-                    module._parameters[name] = nn.Parameter(weight.detach().float().cpu(), requires_grad=False)
-                with torch.no_grad(), torch.device("cpu"):
-                    table = self._longest_line().to(weights[0])
+                with _apart_from_training():
+                    discovery = build()
+                    for (module, name, _), weight in zip(discovery._learned_outside(), weights, strict=True):
+                        module._parameters[name] = nn.Parameter(weight.detach().float().cpu(), requires_grad=False)
+                    table = discovery._longest_line().to(weights[0])
                 kept.clear()
                 kept[key] = PositionTable("line", table, 1, len(table))
             return kept[key]
 
         return positions
+
+    def _learned_outside(self) -> list[tuple[nn.Module, str, str]]:
+        """Return the learned tensors outside of the layers but words: module, name in it, and path in the encoder."""
+        skeleton = self.skeleton
+        return [
+            (module, name, _joined(skeleton.prefix, _joined(path, name)))
+            for path, module in skeleton.outside.items()
+            for name in module._parameters
+            if module is not skeleton.words and module._parameters[name] is not None
+        ]
 
     def _longest(self) -> int | None:
         """Return the length of the longest text, as far as the config says."""
@@ -410,7 +437,15 @@ class _Discovery:
         longest = getattr(skeleton.config, "max_position_embeddings", None) or 128
         if has_rotation and not depends_on_length and longest > WORDS:
             layers = self._plan(min(longest, 128))
-        return LayerArguments(layers, triangles=triangles, plan=self._plan if depends_on_length else None)
+        plan = None
+        if depends_on_length:
+            build = self._builder()
+
+            def plan(length: int) -> list[dict[str, Any]]:
+                with _apart_from_training():
+                    return build()._plan(length)
+
+        return LayerArguments(layers, triangles=triangles, plan=plan)
 
     def _plan(self, length: int) -> list[dict[str, Any]]:
         first = self.skeleton.run(length=length, seed=1, stubbed=True)

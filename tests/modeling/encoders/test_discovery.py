@@ -1,6 +1,7 @@
 """Encoders that nobody declared, made here: understood if they do what attention does, refused if they do more."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification
 from hf_any3d.modeling.encoders import UnsupportedEncoder, discover, find_family
 from hf_any3d.modeling.encoders.fitted_rotation import fit_rotation
+from hf_any3d.modeling.encoders.skeleton import Skeleton
+from tests.any_encoders import small_config
 from tests.errors import raises
 from tests.tiny_encoders import SMALL, clouds
 
@@ -134,3 +137,30 @@ def test_frequencies_are_those_of_the_encoder(layout):
     torch.testing.assert_close(fitted.frequencies[0], channels, rtol=1e-5, atol=1e-7)
     assert abs(fitted.scale - 1.5) < 1e-5 and fitted.count == (7 if layout == "part" else 6)
     assert fit_rotation(angles.cos()[None], angles[None], (64,), 64, "pair") is None
+
+
+# Positions that its own embeddings compute; rotations that depend on the length of the line
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model_type", "rotation"),
+    [
+        ("roc_bert", {}),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}}),
+    ],
+)
+def test_no_copy_of_the_encoder_outlives_its_discovery(model_type, rotation):
+    config = small_config(model_type)
+    config.update(rotation)
+    before = {id(copied) for copied in _copies()}
+    settings = {"num_tokens": 16, "num_labels": 2, "tokenizer": "patch", "tokenizer_neighbors": 4}
+    model = Any2PointForPointCloudClassification(Any2PointConfig(encoder_config=config, **settings))
+    with torch.no_grad():
+        first = model.eval()(clouds(1)).logits
+        again = copy.deepcopy(model)(clouds(1)).logits
+    assert torch.equal(first, again)
+    assert {id(copied) for copied in _copies()} <= before
+
+
+def _copies() -> list[Skeleton]:
+    gc.collect()
+    return [held for held in gc.get_objects() if type(held) is Skeleton]
