@@ -57,6 +57,7 @@ def by_name(hub, monkeypatch):
     yield open_file
     for name in opened:
         forget(name)
+        hub.remove(name)
 
 
 def test_every_name_has_a_layout():

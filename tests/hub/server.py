@@ -64,6 +64,11 @@ class LocalHub:
             stored = {path: StoredFile(content, in_lfs) for path, content in files.items()}
             return repository.commit({**repository.at("main").files, **stored}, "files put there by a test").sha
 
+    def remove(self, name: str, *, kind: str = "model") -> None:
+        """Forgets a repository, whose files are held in memory."""
+        with self._lock:
+            self._store.delete(kind, name)
+
     def answer(self, request: Request) -> Response:
         with self._lock:
             self.requests.append((request.method, request.path))
