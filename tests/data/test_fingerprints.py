@@ -197,8 +197,8 @@ def test_an_input_is_known_by_its_bytes_and_a_file_by_its_buffers(tmp_path):
 # The doors.
 
 
-def test_a_batch_does_not_continue_with_other_weights(saved, tmp_path):
-    words = ("batch", "predict", FILES / "chair.ply", "--model", saved, "--output", tmp_path / "t.jsonl")
+def test_a_run_does_not_continue_with_other_weights(saved, tmp_path):
+    words = ("predict", FILES / "chair.ply", "--model", saved, "--output", tmp_path / "t.jsonl", "--resume")
     assert run(*words).code == 0
     assert "1 of them before" in run(*words).out
     before = (tmp_path / "t.jsonl").read_bytes()
@@ -208,8 +208,8 @@ def test_a_batch_does_not_continue_with_other_weights(saved, tmp_path):
     assert (tmp_path / "t.jsonl").read_bytes() == before
 
 
-def test_a_batch_knows_standard_input_by_its_bytes(saved, tmp_path):
-    words = ("batch", "predict", "-", "--model", saved, "--output", tmp_path / "t.jsonl")
+def test_a_run_knows_standard_input_by_its_bytes(saved, tmp_path):
+    words = ("predict", "-", "--model", saved, "--output", tmp_path / "t.jsonl", "--resume")
     cloud = np.random.default_rng(0).integers(0, 9, (40, 3))
     first, second = ("\n".join(" ".join(map(str, row)) for row in points) for points in (cloud, cloud[::-1]))
     assert len(first) == len(second) and first != second
@@ -219,11 +219,11 @@ def test_a_batch_knows_standard_input_by_its_bytes(saved, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["predict", "embed"])
-def test_a_batch_reads_a_file_of_equal_size_and_time_again(saved, tmp_path, task):
+@pytest.mark.parametrize("task", ["predict", "features"])
+def test_a_run_reads_a_file_of_equal_size_and_time_again(saved, tmp_path, task):
     file = tmp_path / "cloud.ply"
     file.write_bytes(point_cloud_bytes(PointCloudData(np.random.default_rng(0).normal(size=(40, 3))), "ply"))
-    words = ("batch", task, file, "--model", saved, "--output", tmp_path / "t.jsonl")
+    words = (task, file, "--model", saved, "--output", tmp_path / "t.jsonl", "--resume")
     assert run(*words).code == 0 and "1 of them before" in run(*words).out
     other_content(file, file.read_bytes()[-24:], b"\0\0\x80\x3f" * 6)
     assert "of them before" not in run(*words).out
