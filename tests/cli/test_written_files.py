@@ -125,7 +125,6 @@ if HAS_SURVEY:
     )
 # Outputs that are held by tests of their own, and why they are not in the table.
 ELSEWHERE = {
-    "serve --journal": "grows while the service runs: tests/serving",
     "convert --output": "a conversion: tests/faults/test_files.py and tests/conversions/test_saving.py",
     "export --output": "tracing takes half a minute: tests/export/test_programs.py",
     "space --output": "of a repository on the hub: tests/hub/test_spaces.py",
