@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hf_any3d.extensions import EXTENSIONS, missing_package
-from hf_any3d.modeling.records import FEATURES as FEATURES, ModelType, Record
+from hf_any3d.modeling.records import FEATURES, ModelType, Record
 from hf_any3d.tasks.records import Task
 
 TASK_FOLDERS = (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 CONFIGURATION = '''"""Configuration of the MyModel network."""
 
-from hf_any3d.modeling.point_encoders.base_model import PointCloudConfig
+from hf_any3d.modeling.point_encoders.base_configuration import PointCloudConfig
 
 
 class MyModelConfig(PointCloudConfig):

@@ -13,7 +13,6 @@ import typer
 
 from hf_any3d.cli.annotations import convert_annotations
 from hf_any3d.cli.ask import command_of
-from hf_any3d.cli.batch import batch
 from hf_any3d.cli.chat import chat
 from hf_any3d.cli.common import CommandLine, ModelCommand, with_groups
 from hf_any3d.cli.convert import convert
@@ -56,7 +55,6 @@ for command in (*_by_hand, *_further):
 for _extension in EXTENSIONS.values():
     if _extension.commands is not None:
         importlib.import_module(_extension.commands).add_commands(app, _ASK)
-app.add_typer(batch, name="batch", rich_help_panel=_ASK)
 for command in (demo, serve):
     app.command(cls=ModelCommand, rich_help_panel=_ASK)(command)
 # Options that `train` does not know are arguments of the training program.

@@ -18,7 +18,6 @@ from hf_any3d.cli.common import (
     need_packages,
     open_any_model,
     option,
-    output_option,
     packaged_classifier,
 )
 from hf_any3d.hub.models import find_model
@@ -47,10 +46,6 @@ def serve(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer of a chat model.")] = 1024,
     max_connections: Annotated[int, typer.Option(min=1, help="Open connections; further ones get 503.")] = 1000,
     drain_seconds: Annotated[float, typer.Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
-    journal: Annotated[
-        Path | None, output_option("File that keeps answers to requests with an Idempotency-Key, also beyond a crash.")
-    ] = None,
-    journal_days: Annotated[float, typer.Option(min=0, help="Days after which the journal forgets answers.")] = 7.0,
     cors_origin: Annotated[
         list[str] | None, option("Origin whose pages may ask, such as https://example.org, or *; may be repeated.")
     ] = None,
@@ -65,7 +60,6 @@ def serve(
     accepted requests, then stops; a second signal stops at once.
     """
     need_packages("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
-    from hf_any3d.serving.journal import Journal
     from hf_any3d.serving.limits import ServeLimits
     from hf_any3d.serving.server import serve as serve_until_signal
 
@@ -84,8 +78,6 @@ def serve(
     model = packaged_classifier() if model is None else find_model(model)
     hosts = Hosts(host, allowed_host or ())
     listening = listen(host, port)  # before the model is loaded
-    # Also before: a journal that cannot be written is an error at once.
-    answers = None if journal is None else Journal(journal, journal_days)
     from hf_any3d.serving.service import Service
     from hf_any3d.serving.tasks import SERVED
 
@@ -95,7 +87,7 @@ def serve(
             raise ValueError(f"--estimate-normals: {model} reads no normals; leave it out")
         # Of all requests, also those that do not ask for it.
         pipe.feature_extractor.with_estimated_normals()
-    service = Service(name or Path(model).resolve().name, task, pipe, limits, answers, template)
+    service = Service(name or Path(model).resolve().name, task, pipe, limits, template)
     # The log has each request, and of other libraries warnings and errors.
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("hf_any3d.serving").setLevel(logging.INFO)
@@ -107,6 +99,6 @@ def serve(
     # The exit below skips what Python does at its end.
     sys.stdout.flush()
     sys.stderr.flush()
-    # Answers are on disk and sent. Freeing every object of torch takes seconds on a busy machine, of the time that
+    # Answers are sent. Freeing every object of torch takes seconds on a busy machine, of the time that
     # SIGTERM leaves.
     os._exit(1 if unanswered else 0)

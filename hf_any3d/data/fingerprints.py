@@ -1,4 +1,4 @@
-"""Identity of a model and of an input: what resumes, caches or stores answers compares these before it reuses one.
+"""Identity of a model and of an input: what resumes or caches answers compares these before it reuses one.
 
 Names do not identify a model: the weights behind a directory or a branch of the hub change.
 """
@@ -6,7 +6,6 @@ Names do not identify a model: the weights behind a directory or a branch of the
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from pathlib import Path
@@ -43,37 +42,6 @@ def model_fingerprint(name: str | os.PathLike, revision: str | None = None) -> s
     # A published checkpoint is opened from the directory that it was converted to.
     commit = extract_commit_hash(file, None)
     return f"sha256:{_directory_digest(Path(file).parent)}" if commit is None else f"commit:{commit}"
-
-
-def pipeline_fingerprint(pipe: Any) -> str:
-    """Return a text that changes with everything in an open pipeline that its answers depend on.
-
-    The weights are those in memory, whatever they were read from; the text tower, if there is one, is opened.
-    """
-    model = pipe.model
-    parts: dict[str, Any] = {
-        "class": type(model).__name__,
-        "config": model.config.to_dict(),
-        "adapters": active_adapters(model),
-        "weights": _weights(model),
-    }
-    try:
-        tower = getattr(model, "text_tower", None)
-    except (ValueError, OSError, ImportError):  # none that can be opened: vectors of texts come with requests
-        tower = None
-    if tower is not None:
-        parts["texts"] = [_weights(tower.model), repr(tower.tokenizer), tower.pooling]
-    for name in ("processor", "feature_extractor", "tokenizer"):
-        prepared: Any = getattr(pipe, name, None)
-        parts[name] = prepared.to_dict() if hasattr(prepared, "to_dict") else repr(prepared)
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _weights(model: nn.Module) -> str:
-    from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
-
-    return tensors_checksum({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
 
 
 def active_adapters(model: Any) -> list[str]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from hf_any3d.data.axes import turn_up_axis as turn_up_axis
 from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.data.numpy_rows import near_origin
 from hf_any3d.data.options import one_of

@@ -13,8 +13,9 @@ from hf_any3d.data.inputs import count_channels
 from hf_any3d.evaluation.model_facts import build_model, open_configs
 from hf_any3d.integration.registration import MODELS
 from hf_any3d.modeling.kernels import set_kernels
+from hf_any3d.modeling.records import FEATURES
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.registry import FEATURES, pipeline_task
+from hf_any3d.registry import pipeline_task
 from hf_any3d.tasks.steps import unwrapped
 
 # Points for processors that take any number of them, and the edges of the room on whose walls all points lie.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -15,7 +13,6 @@ import anyio
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -66,7 +63,7 @@ def create_app(service: Service, origins: Sequence[str] = (), hosts: Hosts | Non
     # Middleware that is added later runs first: CORS headers come with refusals of the admission, too.
     app.add_middleware(AdmissionMiddleware, service=service, hosts=hosts)
     if origins:
-        exposed = ["X-Request-ID", "Idempotent-Replayed", "Retry-After"]
+        exposed = ["X-Request-ID", "Retry-After"]
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(origins),
@@ -165,20 +162,18 @@ async def answer_clouds(request: Request) -> Response:
     check_texts(fields, service)
     route.check(settings, service.limits)
 
-    async def compute() -> bytes:
-        clouds = []
-        # One after the other, so that a request holds one cloud's reader at a time, and not all threads.
-        for upload in uploads:
-            arguments = service.limits, service.columns
-            clouds.append(await anyio.to_thread.run_sync(upload.read, *arguments, limiter=readers))
-            service.metrics.points.inc(len(clouds[-1]))
-        deadline = request.state.deadline
-        # All clouds wait in the queue together, where they may share a batch.
-        answers = await results(request, [service.submit((path, settings), cloud, deadline) for cloud in clouds])
-        shown = [{"name": upload.name, **answer} for upload, answer in zip(uploads, answers, strict=True)]
-        return await anyio.to_thread.run_sync(as_json, {"model": service.name, "answers": shown}, limiter=readers)
-
-    return await acknowledged(request, service, uploads, settings, compute)
+    clouds = []
+    # One after the other, so that a request holds one cloud's reader at a time, and not all threads.
+    for upload in uploads:
+        arguments = service.limits, service.columns
+        clouds.append(await anyio.to_thread.run_sync(upload.read, *arguments, limiter=readers))
+        service.metrics.points.inc(len(clouds[-1]))
+    deadline = request.state.deadline
+    # All clouds wait in the queue together, where they may share a batch.
+    answers = await results(request, [service.submit((path, settings), cloud, deadline) for cloud in clouds])
+    shown = [{"name": upload.name, **answer} for upload, answer in zip(uploads, answers, strict=True)]
+    body = await anyio.to_thread.run_sync(as_json, {"model": service.name, "answers": shown}, limiter=readers)
+    return json_response(body)
 
 
 @in_time
@@ -228,26 +223,16 @@ async def answer_chat(request: Request) -> Response:
     uploads = await anyio.to_thread.run_sync(uploads_of, asked, files, limiter=readers)
     check_count(len(uploads), service)
     check_texts([part.text for message in asked.messages for part in message.texts], service)
-
-    async def begin() -> tuple[Conversation, Any]:
-        conversation = await anyio.to_thread.run_sync(conversation_of, asked, uploads, service, limiter=readers)
-        return conversation, lambda: service.submit(conversation.key, conversation, request.state.deadline)
-
-    async def compute() -> bytes:
-        conversation, submit = await begin()
+    conversation = await anyio.to_thread.run_sync(conversation_of, asked, uploads, service, limiter=readers)
+    if not asked.stream:
         try:
-            (answer,) = await results(request, [submit()])
+            work = service.submit(conversation.key, conversation, request.state.deadline)
+            (answer,) = await results(request, [work])
         finally:
             # Generation goes on in its own thread until it is told that nobody waits.
             conversation.canceled.set()
         service.metrics.new_tokens.inc(answer.tokens)
-        return as_json(completion(service.name, request_id, conversation, answer))
-
-    if not asked.stream:
-        return await acknowledged(request, service, uploads, asked, compute)
-    if "idempotency-key" in request.headers:
-        raise Refused(400, "Idempotency-Key: expected none with stream, whose answers are not kept")
-    conversation, submit = await begin()
+        return json_response(as_json(completion(service.name, request_id, conversation, answer)))
     pieces: asyncio.Queue[str | None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
@@ -259,7 +244,7 @@ async def answer_chat(request: Request) -> Response:
     # Before it is submitted, since the model may answer at once.
     conversation.listen = put
     # From here on the model may write at any time, in a thread of its own.
-    future = submit()
+    future = service.submit(conversation.key, conversation, request.state.deadline)
     # The end of the answer ends the queue, also after an error.
     future.add_done_callback(lambda _: put(None))
     include_usage = asked.stream_options is not None and asked.stream_options.include_usage
@@ -348,42 +333,6 @@ async def _disconnected(request: Request) -> None:
     # The body has been read, so that only the end of the connection can follow.
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-async def acknowledged(
-    request: Request,
-    service: Service,
-    uploads: list[Upload],
-    settings: BaseModel,
-    compute: Callable[[], Awaitable[bytes]],
-) -> Response:
-    """Compute an answer; with an `Idempotency-Key`, store it on disk before it is sent, or return the stored one."""
-    key = request.headers.get("idempotency-key")
-    journal = service.journal
-    if key is None:
-        return json_response(await compute())
-    if journal is None:
-        raise Refused(400, "Idempotency-Key: this server keeps no journal (hf-any3d serve --journal FILE)")
-    # What the answer depends on: a key that comes with another request is refused, not answered.
-    content = [
-        service.fingerprint,
-        request.url.path,
-        settings.model_dump_json(),
-        *(part for upload in uploads for part in (upload.name, upload.digest())),
-    ]
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    # In a thread, as the journal waits for the disk.
-    stored = await anyio.to_thread.run_sync(journal.begin, key, digest)
-    if stored is not None:
-        return json_response(stored, {"Idempotent-Replayed": "true"})
-    try:
-        body = await compute()
-        # On disk before it is sent: a client that got an answer gets the same one again, even after a crash.
-        await anyio.to_thread.run_sync(journal.store, key, digest, body)
-        return json_response(body)
-    finally:
-        # After an error, too, the key may be used again.
-        journal.end(key)
 
 
 def _http_error(request: Request, error: HTTPException) -> Response:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import io
 import re
 import warnings
@@ -54,21 +53,6 @@ class Upload:
         self.name = name
         self.content = content
         self.file_type = file_type
-
-    def digest(self) -> str:
-        """Return a checksum of content and type."""
-        parts: list[Any] = [str(self.file_type or self._ending()).encode()]
-        if isinstance(self.content, bytes):
-            parts.append(self.content)
-        else:
-            for name, values in sorted(self.content.items()):
-                # Shapes, too: the same numbers in rows of another length are another cloud.
-                parts += [f"{name}{values.shape}".encode(), np.ascontiguousarray(values).data]
-        digest = hashlib.sha256()
-        for part in parts:
-            # Digests of equal length instead of the parts, so that no two lists of parts join to the same bytes.
-            digest.update(hashlib.sha256(part).digest())
-        return digest.hexdigest()
 
     def read(self, limits: ServeLimits, columns: Sequence[str] = ()) -> PointCloudData:
         """Read the cloud; what its header declares is checked before memory is allocated.

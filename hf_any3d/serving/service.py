@@ -7,14 +7,11 @@ import time
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
-from hf_any3d.data.fingerprints import pipeline_fingerprint
 from hf_any3d.modeling.layers.modes import batch_dependent_flags
 from hf_any3d.pipelines import LayoutDetectionPipeline, LayoutTextPipeline
 from hf_any3d.serving.batching import Batcher, Work
-from hf_any3d.serving.journal import Journal
 from hf_any3d.serving.limits import Refused, ServeLimits
 from hf_any3d.serving.metrics import Metrics
 from hf_any3d.serving.tasks import CHAT, FILE_PATH, SEGMENT_PATH, Route, routes_of
@@ -26,7 +23,7 @@ _LONGEST_WAIT = 60
 
 
 class Service:
-    """A model, its queue and its limits; `journal` keeps answers by the keys of requests."""
+    """A model, its queue and its limits."""
 
     def __init__(
         self,
@@ -34,7 +31,6 @@ class Service:
         task: str,
         pipe: Any,
         limits: ServeLimits | None = None,
-        journal: Journal | None = None,
         chat_template: str | None = None,
     ):
         self.name = name
@@ -42,7 +38,6 @@ class Service:
         self.pipe = pipe
         # Only processors of clouds read further columns of files.
         self.columns: Sequence[str] = getattr(getattr(pipe, "feature_extractor", None), "columns", ())
-        self.journal = journal
         self.chat_template = chat_template
         self.limits = limits or ServeLimits()
         self.metrics = Metrics()
@@ -66,11 +61,6 @@ class Service:
         # Looked up whenever somebody reads the figures
         self.metrics.in_flight.set_function(lambda: self.in_flight)
         self.metrics.queued.set_function(lambda: len(self.batcher))
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Fingerprint of the model: a stored answer belongs to these weights and settings."""
-        return f"{pipeline_fingerprint(self.pipe)} {self.chat_template}"
 
     @property
     def paths(self) -> list[str]:
@@ -117,11 +107,8 @@ class Service:
         return self.batcher.submit(Work(key, content, deadline))
 
     def close(self) -> None:
-        """Finish the queue, and close the journal."""
-        # The queue first, as its last answers are still written to the journal
+        """Finish the queue."""
         self.batcher.close()
-        if self.journal is not None:
-            self.journal.close()
 
     def _run(self, key: Any, contents: list[Any]) -> list[Any]:
         # How well requests are gathered shows in these two figures.

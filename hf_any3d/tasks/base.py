@@ -8,14 +8,7 @@ from transformers import AutoFeatureExtractor, Pipeline
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-
-# Programs that add a task by an earlier guide take two names from here.
-from hf_any3d.tasks.steps import (
-    PointCloudSteps,
-    refuse_unknown as refuse_unknown,
-    unwrapped,
-    without_none as without_none,
-)
+from hf_any3d.tasks.steps import PointCloudSteps, unwrapped
 
 # (Pipeline of a task, model type) -> the pipeline for models of this type.
 _SPECIAL: dict[tuple[type, str], type] = {}

@@ -106,7 +106,7 @@ def pipeline_arguments(kind: type, values: Mapping[str, Any], door: str) -> dict
     """
     arguments = {}
     for name, declared in settings_of(kind, door).items():
-        # Runs of before do not name settings that are new.
+        # Runs do not name settings at their default.
         value = values.get(name, declared.default_at(door))
         is_given = declared.is_named or value != declared.default_at(door)
         if declared.argument is not None and is_given:

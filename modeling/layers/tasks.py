@@ -1,15 +1,10 @@
-"""Parts that an object of each category can have, and checks of categories and settings of heads.
-
-The losses are in `losses`; classes written for an earlier version take them from here.
-"""
+"""Parts that an object of each category can have, and checks of categories and settings of heads."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
-
-from hf_any3d.modeling.layers.losses import classification_loss as classification_loss, point_loss as point_loss
 
 
 def part_mask(category_parts: Sequence[Sequence[int]], num_parts: int, category: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
-from hf_any3d.modeling.point_encoders.base_configuration import PointCloudConfig as PointCloudConfig
+from hf_any3d.modeling.point_encoders.base_configuration import PointCloudConfig
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin

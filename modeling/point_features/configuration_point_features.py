@@ -168,11 +168,6 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
             if getattr(config, "flat_tokens", False):
                 raise ValueError(f"{name}_config reads voxels in their own units ({config.model_type})")
 
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build from the contents of a stored file; one of before clouds were turned for encoders turns nothing."""
-        return super().from_dict({"encoder_up_axis": None, **config_dict}, **kwargs)
-
     def widths(self) -> dict[str, int]:
         """Return the number of features of each set, in the order of the features."""
         widths = {}

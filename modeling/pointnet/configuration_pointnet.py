@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_any3d.modeling.config_checks import check_settings
-from hf_any3d.modeling.point_encoders.base_model import PointCloudConfig
+from hf_any3d.modeling.point_encoders.base_configuration import PointCloudConfig
 
 
 class PointNetConfig(PointCloudConfig):

@@ -17,7 +17,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.losses import classification_loss
-from hf_any3d.modeling.point_encoders.base_model import PointCloudConfig, PointCloudModel, PointCloudPreTrainedModel
+from hf_any3d.modeling.point_encoders.base_configuration import PointCloudConfig
+from hf_any3d.modeling.point_encoders.base_model import PointCloudModel, PointCloudPreTrainedModel
 from hf_any3d.modeling.point_encoders.set_abstraction import SetAbstraction, shared_layers
 from hf_any3d.modeling.pointnet.configuration_pointnet import PointNet2Config, PointNetConfig
 

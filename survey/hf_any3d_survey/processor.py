@@ -142,11 +142,6 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         if self.edges != sorted({*self.edges}) or self.edges[0] <= 0:
             raise ValueError(f"edges: {self.edges}; expected lengths above 0, the smallest first")
 
-    @classmethod
-    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Open stored settings; those without a way to find the ground are of before there were several."""
-        return super().from_dict({"ground": "windows", **feature_extractor_dict}, **kwargs)
-
     def names(self) -> list[str]:
         """Return the names of the features, in order."""
         every = self._all_names()

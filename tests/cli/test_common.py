@@ -62,7 +62,7 @@ def test_a_program_that_calls_a_command_gets_its_errors_and_its_exit_code(tmp_pa
 def test_without_a_command_the_help_is_printed_and_a_group_asks_for_one():
     alone, asked = run(), run("--help")
     assert alone.code == asked.code == 0 and alone.out == asked.out and "predict" in alone.out
-    for group in ("batch", "data", "evaluate"):
+    for group in ("data", "evaluate"):
         code, out, err = run(group)
         assert code == 2 and err == f"error: Missing command (hf-any3d {group} --help)\n" and "Commands" in out
     assert "[default" not in run("space", "--help").out, "the text of the option names it"

@@ -93,8 +93,8 @@ def test_errors_and_warnings_name_the_file(detector, tmp_path):
     other = tmp_path / "other5.npy"
     np.save(other, varied_clouds(1, 5)[0].numpy())
     table = ("--output", tmp_path / "boxes.jsonl", "--batch-size", 2)
-    batch = run("batch", "detect", files[5], other, "--model", model, *table)
-    assert batch.code == 0 and f"warning: one of {files[5]}, {other}: " in batch.err and "num_points=40" in batch.err
+    many = run("detect", files[5], other, "--model", model, *table, "--resume")
+    assert many.code == 0 and f"warning: one of {files[5]}, {other}: " in many.err and "num_points=40" in many.err
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ def test_errors_and_warnings_name_the_file(detector, tmp_path):
 )
 def test_options_of_layouts_are_refused_for_other_models(words, detector, tmp_path):
     scan = detector / "scans" / "room0.npy"
-    for command in (("detect", scan), ("batch", "detect", scan, "--output", tmp_path / "boxes.csv")):
-        made = run(*command, "--model", detector / "model", *words)
+    for more in ((), ("--output", tmp_path / "boxes.csv", "--resume")):
+        made = run("detect", scan, "--model", detector / "model", *more, *words)
         assert made.code == 1 and "unknown arguments: " in made.err and made.err.count("\n") == 1, made.err
 
 

@@ -46,7 +46,7 @@ def outputs(tmp_path, monkeypatch, models):
         ("zero-shot", FILES / "chair.ply", "--labels", "a,b", "--model"),
         ("features", FILES / "chair.ply", "--model"),
         ("reconstruct", FILES / "chair.ply", "--model"),
-        ("batch", "embed", FILES / "chair.ply", "--output", "a.csv", "--model"),
+        ("features", FILES / "chair.ply", "--output", "a.csv", "--resume", "--model"),
         ("space", "--output", "here"),
         ("train", "shapes", "--encoder"),
     ],
@@ -177,9 +177,8 @@ def test_a_license_is_asked_for_in_words_of_the_command_line(words):
         (("predict", MODEL), "default_model is a model; expected files too"),
         (("predict", FILES / "chair.ply", FILES / "lamp.stl", "--output", "a.ply"), "a.ply has type '.ply'; expected"),
         (("reconstruct", FILES, "--model", "me/x", "--output", "a.ply"), "csv, a folder for several files"),
-        (("batch", "embed", FILES, "--model", "me/x", "--output", "a.csv", "--feature", "odd"), "'odd' is not one of"),
-        (("batch", "predict", FILES, "--output", "a.csv", "--engine", "cluster"), "'cluster' is not one of 'local'"),
-        (("batch", "convert", FILES, "--output", FILES / "chair.ply"), "chair.ply"),
+        (("features", FILES, "--model", "me/x", "--output", "a.csv", "--feature", "odd"), "'odd' is not one of"),
+        (("data", "convert", FILES, "--output", FILES / "chair.ply"), "chair.ply"),
         (("export", MODEL, "--output", "a", "--format", "tflite"), "'tflite' is not one of 'onnx', 'pt2'"),
         (("data", "describe", "shapes", "--options", "[1]"), "--options is '[1]'; expected a JSON object"),
         (("convert", FILES / "chair.ply"), "a point file"),
@@ -212,11 +211,11 @@ import hf_any3d_command
 from typer.testing import CliRunner
 from hf_any3d.cli import app
 lines = [
-    ["--help"], ["-h"], ["predict", "-h"], ["train", "--help"], ["batch", "predict", "-h"], ["predcit"],
+    ["--help"], ["-h"], ["predict", "-h"], ["train", "--help"], ["data", "convert", "-h"], ["predcit"],
     ["info", "outputs/typo"], ["predict", {chair!r}, "--model", "outputs/typo"],
     ["predict", {chair!r}, "--model", {models("chat")!r}], ["train", "shapess"],
     ["show", "gone.ply"], ["push", "outputs/typo", "me/model"], ["data", "check", {chair!r}],
-    ["batch", "predict", "gone.ply", "--output", "a.csv"], ["convert", "gone.pth", "--output", "out"],
+    ["predict", "gone.ply", "--output", "a.csv", "--resume"], ["convert", "gone.pth", "--output", "out"],
     ["chat", {MODEL!r}, {chair!r}], ["info", {models("classifier")!r}, "--json"],
 ]
 for words in lines:

@@ -35,12 +35,10 @@ def test_what_is_missing_or_in_use_is_refused_before_a_model_is_loaded(tmp_path)
 
 
 @pytest.mark.slow
-def test_models_and_options_that_do_not_fit_are_refused(models, tmp_path):
+def test_models_and_options_that_do_not_fit_are_refused(models):
     assert "task 'point-cloud-reconstruction' cannot be served" in refused("serve", models("autoencoder"), "--port", 0)
     classifier = models("classifier")
     assert "is not a chat model" in refused("serve", classifier, "--port", 0, "--template", "demo")
-    journal = tmp_path / "gone" / "answers.db"
-    assert str(journal) in refused("serve", classifier, "--port", 0, "--journal", journal)
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def test_features_are_by_default_those_of_the_packaged_encoder(scans, tmp_path):
     made = run("features", scans / "chair.ply", "--json")
     assert made.code == 0 and "encoder of household objects that comes with the package" in made.err
     (row,) = json.loads(made.out)
-    many = run("batch", "embed", scans / "chair.ply", "--output", tmp_path / "a.jsonl")
+    many = run("features", scans / "chair.ply", "--output", tmp_path / "a.jsonl", "--resume")
     assert many.code == 0
     assert json.loads((tmp_path / "a.jsonl").read_text())["features"] == pytest.approx(row["features"], abs=1e-5)
 

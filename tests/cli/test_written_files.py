@@ -34,8 +34,6 @@ INPUTS = {
     "predict": {"text_features"},
     "zero-shot": {"text_features"},
     "segment": {"text_features"},
-    "batch predict": {"text_features"},
-    "batch segment": {"text_features"},
     "inventory": {"learn_from"},
     "chat": {"file"},
     "demo": {"examples"},
@@ -78,7 +76,6 @@ _REPORT = "evaluate classifier {classifier} {splits} --report-facts {facts}"
 ROWS = (
     Row("predict --output", f"predict {_ASK}", (*VIEWS, *TABLES)),
     Row("predict --output", f"predict {_ASK} --resume", (".jsonl", ".parquet", ".csv", ".json")),
-    Row("batch predict --output", f"batch predict {_ASK}", (".csv",)),
     Row("zero-shot --output", "zero-shot {chair} --model {zero-shot} --labels chair,lamp", (".html", ".csv")),
     Row(
         "segment --output",
@@ -87,11 +84,10 @@ ROWS = (
     ),
     Row("segment --output", f"{_SEGMENT} --resume", ("",)),
     Row("segment --output", "segment {tile} --model {parts} --category table --field part", (".las", ".laz")),
-    Row("batch segment --output", "batch segment {cloud} --model {parts} --category table", ("",)),
     Row("detect --output", "detect {chair} --model {detector}", (".html", *TABLES)),
-    Row("batch detect --output", "batch detect {chair} --model {detector}", (".jsonl",)),
+    Row("detect --output", "detect {chair} --model {detector} --resume", (".jsonl",)),
     Row("features --output", "features {scans} --model {classifier}", (".npz", ".npy", *VIEWS, *TABLES)),
-    Row("batch embed --output", f"batch embed {_ASK}", (".parquet",)),
+    Row("features --output", f"features {_ASK} --resume", (".parquet",)),
     Row("reconstruct --output", "reconstruct {chair} --model {autoencoder}", (".ply", *VIEWS, *TABLES, "")),
     Row("show --output", "show {chair}", (*VIEWS, ".ply", ".npz")),
     Row("data prepare --output", "data prepare {classes}", ("",), is_new=True),
@@ -100,7 +96,7 @@ ROWS = (
     Row("data annotations --output", "data annotations {labeled} --to label-cloud", ("",), is_new=True),
     Row("data example --output", "data example chair.ply new.las ddp_cpu.yaml", ("",), is_new=True),
     Row("data convert --output", "data convert {chair} --to ply", ("",)),
-    Row("batch convert --output", "batch convert {chair} --to npz", ("",)),
+    Row("data convert --output", "data convert {chair} --to npz", ("",)),
     Row("evaluate labels --output", "evaluate labels {labeled} {labeled}", TABLES, also="--page"),
     Row("evaluate labels --page", "evaluate labels {labeled} {labeled}", (".html",), also="--output"),
     Row("evaluate classifier --output", "evaluate classifier {classifier} {classes} --split train", TABLES),
@@ -129,7 +125,6 @@ if HAS_SURVEY:
     )
 # Outputs that are held by tests of their own, and why they are not in the table.
 ELSEWHERE = {
-    "serve --journal": "grows while the service runs: tests/serving",
     "convert --output": "a conversion: tests/faults/test_files.py and tests/conversions/test_saving.py",
     "export --output": "tracing takes half a minute: tests/export/test_programs.py",
     "space --output": "of a repository on the hub: tests/hub/test_spaces.py",

@@ -17,7 +17,7 @@ from transformers.integrations.neftune import activate_neftune
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.layers.forward_contract import CACHE
-from hf_any3d.modeling.point_encoders.base_model import PointCloudConfig
+from hf_any3d.modeling.point_encoders.base_configuration import PointCloudConfig
 from tests.common.built import (
     answer,
     built,

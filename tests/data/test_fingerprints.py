@@ -1,4 +1,4 @@
-"""Every door that resumes, caches or stores answers notices other weights, other inputs and other settings."""
+"""Every door that resumes or caches answers notices other weights, other inputs and other settings."""
 
 import json
 import os
@@ -19,22 +19,18 @@ from hf_any3d.data.fingerprints import (
     input_stamp,
     model_fingerprint,
     path_fingerprint,
-    pipeline_fingerprint,
     weights_state,
 )
 from hf_any3d.evaluation.chat_evaluation import open_model
 from hf_any3d.evaluation.llm_judge import ClassNameJudge, LanguageModelJudge
 from hf_any3d.evaluation.llm_judge.verdicts import judge_answers
 from hf_any3d.evaluation.question_answering import PROTOCOLS, answer_question
-from hf_any3d.serving.journal import Journal
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.cli.conftest import FILES, run
 from tests.errors import raises
 from tests.evaluation.llm_judge.test_judges import saved_judge
-from tests.serving.conftest import client, files, pipes  # noqa: F401  fixtures
 from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_encoders import tiny_model
-from tests.tiny_text_towers import tiny_zero_shot_model
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
@@ -63,14 +59,6 @@ def change_json(name, **values):
         (folder / name).write_text(json.dumps(content | values))
 
     return change
-
-
-def zero_shot_pipeline():
-    return pipeline(
-        "zero-shot-point-cloud-classification",
-        model=tiny_zero_shot_model(),
-        feature_extractor=PointCloudProcessor(num_points=32),
-    )
 
 
 def change_text_tower(pipe):
@@ -107,27 +95,6 @@ def test_a_model_of_the_hub_is_its_commit(hub, saved):
     assert model_fingerprint("me/identified") != first
     with raises(OSError, naming="nobody/nothing"):
         model_fingerprint("nobody/nothing")
-
-
-@pytest.mark.slow
-def test_an_open_pipeline_is_known_by_weights_settings_and_active_adapters(saved):
-    pipe = pipeline("point-cloud-classification", model=str(saved))
-    seen = [pipeline_fingerprint(pipe)]
-    pipe.feature_extractor.num_points = 16
-    seen.append(pipeline_fingerprint(pipe))
-    with torch.no_grad():
-        pipe.model.classifier.out.bias.add_(1)
-    seen.append(pipeline_fingerprint(pipe))
-    assert active_adapters(pipe.model) == ["default"]
-    wrapped = get_peft_model(tiny_model(), GuidedAdapterConfig())
-    wrapped.add_adapter("other", GuidedAdapterConfig())
-    wrapped.set_adapter("other")
-    assert active_adapters(wrapped) == ["other"]
-    assert len(set(seen)) == len(seen)
-    zero_shot = zero_shot_pipeline()
-    before = pipeline_fingerprint(zero_shot)
-    change_text_tower(zero_shot)
-    assert pipeline_fingerprint(zero_shot) != before
 
 
 def test_weights_in_memory_are_others_when_written_replaced_or_cast():
@@ -197,8 +164,8 @@ def test_an_input_is_known_by_its_bytes_and_a_file_by_its_buffers(tmp_path):
 # The doors.
 
 
-def test_a_batch_does_not_continue_with_other_weights(saved, tmp_path):
-    words = ("batch", "predict", FILES / "chair.ply", "--model", saved, "--output", tmp_path / "t.jsonl")
+def test_a_run_does_not_continue_with_other_weights(saved, tmp_path):
+    words = ("predict", FILES / "chair.ply", "--model", saved, "--output", tmp_path / "t.jsonl", "--resume")
     assert run(*words).code == 0
     assert "1 of them before" in run(*words).out
     before = (tmp_path / "t.jsonl").read_bytes()
@@ -208,8 +175,8 @@ def test_a_batch_does_not_continue_with_other_weights(saved, tmp_path):
     assert (tmp_path / "t.jsonl").read_bytes() == before
 
 
-def test_a_batch_knows_standard_input_by_its_bytes(saved, tmp_path):
-    words = ("batch", "predict", "-", "--model", saved, "--output", tmp_path / "t.jsonl")
+def test_a_run_knows_standard_input_by_its_bytes(saved, tmp_path):
+    words = ("predict", "-", "--model", saved, "--output", tmp_path / "t.jsonl", "--resume")
     cloud = np.random.default_rng(0).integers(0, 9, (40, 3))
     first, second = ("\n".join(" ".join(map(str, row)) for row in points) for points in (cloud, cloud[::-1]))
     assert len(first) == len(second) and first != second
@@ -219,11 +186,11 @@ def test_a_batch_knows_standard_input_by_its_bytes(saved, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["predict", "embed"])
-def test_a_batch_reads_a_file_of_equal_size_and_time_again(saved, tmp_path, task):
+@pytest.mark.parametrize("task", ["predict", "features"])
+def test_a_run_reads_a_file_of_equal_size_and_time_again(saved, tmp_path, task):
     file = tmp_path / "cloud.ply"
     file.write_bytes(point_cloud_bytes(PointCloudData(np.random.default_rng(0).normal(size=(40, 3))), "ply"))
-    words = ("batch", task, file, "--model", saved, "--output", tmp_path / "t.jsonl")
+    words = (task, file, "--model", saved, "--output", tmp_path / "t.jsonl", "--resume")
     assert run(*words).code == 0 and "1 of them before" in run(*words).out
     other_content(file, file.read_bytes()[-24:], b"\0\0\x80\x3f" * 6)
     assert "of them before" not in run(*words).out
@@ -253,22 +220,6 @@ def test_parts_by_name_are_embedded_for_each_category_and_text_tower():
     assert segment.label_embeddings(("leg", "top"), category="chair") is chair
     change_text_tower(segment)
     assert not torch.allclose(segment.label_embeddings(("leg", "top"), category="chair"), chair)
-
-
-def test_a_journal_does_not_answer_with_what_other_weights_said(client, tmp_path):  # noqa: F811
-    key = {"Idempotency-Key": "job-1"}
-    service = client(journal=Journal(tmp_path / "answers.db"))
-    assert service.post("/v1/classify", **files(0), headers=key).status_code == 200
-    service.service.journal.close()
-    weight = service.service.pipe.model.classifier.out.weight
-    with torch.no_grad():
-        weight.neg_()
-    try:
-        restarted = client(journal=Journal(tmp_path / "answers.db"))
-        assert restarted.post("/v1/classify", **files(0), headers=key).status_code == 422
-    finally:
-        with torch.no_grad():
-            weight.neg_()
 
 
 def test_a_folder_of_clouds_is_read_again_when_a_file_changed(tmp_path):
@@ -330,9 +281,12 @@ def test_a_conversation_goes_on_with_the_weights_and_adapters_that_the_model_has
     assert session.ask("More?") == whole()
 
 
-def test_adapters_that_are_disabled_take_no_part():
+def test_adapters_that_are_not_active_or_disabled_take_no_part():
     wrapped = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules="all-linear"))
     assert active_adapters(wrapped) == ["default"]
+    wrapped.add_adapter("other", LoraConfig(r=2, target_modules="all-linear"))
+    wrapped.set_adapter("other")
+    assert active_adapters(wrapped) == ["other"]
     with wrapped.disable_adapter():
         assert active_adapters(wrapped) == []
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.registry import FEATURES
+from hf_any3d.modeling.records import FEATURES
 from tests.demo import task_pages
 
 CLASSES, BOXES = "point-cloud-classification", "point-cloud-object-detection"

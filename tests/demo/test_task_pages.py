@@ -14,7 +14,7 @@ from hf_any3d.demo.page import error_or_note, view_frame
 from hf_any3d.demo.task_pages import TaskAnswers, TaskPage, Visit, bars
 from hf_any3d.modeling.any2point import Any2PointModel
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
-from hf_any3d.registry import FEATURES
+from hf_any3d.modeling.records import FEATURES
 from tests.common.models import case_of
 from tests.errors import raises
 from tests.tiny_aligned import tiny_parts_by_name

@@ -95,8 +95,7 @@ def test_the_page_has_a_section_for_every_command_and_all_examples_parse():
     group = typer.main.get_command(app)
     names = list(commands(group))
     sections = re.findall(r"^## ([a-z-]+)$", text, re.MULTILINE)
-    # The words of before for runs go with the next version; the section on runs names them.
-    assert set(sections) == {name[0] for name in names} - {"batch"}
+    assert set(sections) == {name[0] for name in names}
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
     for line in re.findall(r"(?:^|\| )hf-any3d (.*)$", blocks, re.MULTILINE):
         node, words = group, shlex.split(line)
@@ -104,5 +103,5 @@ def test_the_page_has_a_section_for_every_command_and_all_examples_parse():
             name = words.pop(0) if words[0] in node.commands else "classifier"
             node = node.commands[name]
         node.make_context(name, words)  # raises an error for an unknown option
-    for name in {name for name in names if name[0] in ("batch", "data", "convert")}:
+    for name in {name for name in names if name[0] in ("data", "convert")}:
         assert " ".join(name) in text or f"`{name[-1]}`" in text, name

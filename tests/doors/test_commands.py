@@ -46,9 +46,9 @@ def test_the_packaged_model_reads_every_file_type(shell):
     [
         ("predict - --up-axis y --votes 3 < chair.ply", "chair"),
         ("detect chair.ply --model models/detector --threshold 0 --top-k 2", "2 boxes"),
-        ("batch detect chair.ply --model models/detector --output boxes.csv", "1 file"),
-        ("batch embed chair.ply --model models/classifier --output vectors.parquet", "1 file"),
-        ("batch predict chair.ply --workers 2 --output labels.json", "1 file"),
+        ("detect chair.ply --model models/detector --output boxes.csv --resume", "1 file"),
+        ("features chair.ply --model models/classifier --output vectors.parquet --resume", "1 file"),
+        ("predict chair.ply --workers 2 --output labels.json", "1 file"),
         ("export models/chat --output language_model --format language-model", "language_model"),
         ("show chair.ply --output chair.png", "chair.png"),
     ],

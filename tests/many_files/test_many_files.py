@@ -161,8 +161,8 @@ def test_the_command_has_the_table_of_the_local_engine(scans, tmp_path, monkeypa
     monkeypatch.chdir(scans.parent)
     tables = {}
     for engine in ("local", "ray"):
-        command = ("batch", "predict", scans.name, "--output", tmp_path / f"{engine}.jsonl", "--engine", engine)
-        code, out, err = run(*command, *(("--workers", 1) if engine == "ray" else ()))
+        command = ("predict", scans.name, "--output", tmp_path / f"{engine}.jsonl", "--resume")
+        code, out, err = run(*command, *(("--ray", "--workers", 1) if engine == "ray" else ()))
         assert code == 2 and "61 files, 1 failed" in out and f"{scans.name}/bad.ply: has 128 bytes" in err
         tables[engine] = [json.loads(line) for line in (tmp_path / f"{engine}.jsonl").read_text().splitlines()]
     assert [row["file"] for row in tables["ray"]] == [row["file"] for row in tables["local"]]

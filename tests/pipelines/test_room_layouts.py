@@ -289,8 +289,7 @@ def test_the_command_finds_boxes(folder, tmp_path, monkeypatch, libraries_as_the
     code, _, err = run(*words, "--align-parts", "tilt")
     assert code == 1 and "--align-parts=['tilt']; expected" in err
     table = tmp_path / "boxes.csv"
-    batch = ("batch", *words, "--output", table, "--task", "layout", "--no-align", "--grammar")
-    code, _, err = run(*batch)
+    code, _, err = run(*words, "--output", table, "--resume", "--task", "layout", "--no-align", "--grammar")
     assert code == 0 and len(table.read_text().splitlines()) == 6, err
     code, _, err = run(*words, "--labels", "unicorn")
     assert code == 1 and "candidate_labels has 'unicorn'" in err

@@ -89,22 +89,6 @@ def test_rows_of_numbers_are_a_cloud_with_colors_and_normals():
     assert "what" in refusal(Upload("a.ply", b"x", "what").read, LIMITS).message
 
 
-def test_digests_tell_apart_what_gives_other_answers():
-    points = np.arange(12.0)
-    others = [
-        Upload("a.ply", b"12"),
-        Upload("a.ply", b"13"),
-        Upload("a.off", b"12"),
-        Upload("a", b"12"),
-        Upload("x", {"points": points.reshape(4, 3)}),
-        Upload("x", {"points": points.reshape(2, 6)}),
-        Upload("x", {"points": points.reshape(4, 3), "colors": points.reshape(4, 3)}),
-        Upload("x", {"points": points.reshape(4, 3), "normals": points.reshape(4, 3)}),
-    ]
-    assert len({one.digest() for one in others}) == len(others)
-    assert Upload("a.ply", b"12").digest() == Upload("b.PLY", b"12").digest() == Upload("c", b"12", "ply").digest()
-
-
 def test_numbers_at_a_limit_are_allowed():
     service = SimpleNamespace(limits=LIMITS)
     check_count(2, service)

@@ -1,10 +1,9 @@
-"""One real server: killed amid load it loses no acknowledged answer, and SIGTERM finishes what it accepted."""
+"""One real server: SIGTERM finishes what it accepted."""
 
 import concurrent.futures
 import multiprocessing
 import os
 import re
-import signal
 import sys
 import time
 
@@ -52,34 +51,13 @@ def servers():
         made.process.kill()
 
 
-def post(address: str, seed: int) -> httpx.Response | None:
-    """Ask with a key; None if the connection breaks."""
-    try:
-        headers = {"Idempotency-Key": f"job-{seed}"}
-        return httpx.post(f"{address}/v1/classify", **files(seed), headers=headers, timeout=60, trust_env=False)
-    except httpx.TransportError:
-        return None
+def post(address: str, seed: int) -> httpx.Response:
+    return httpx.post(f"{address}/v1/classify", **files(seed), timeout=60, trust_env=False)
 
 
 @pytest.mark.slow
-def test_killed_amid_load_it_has_every_acknowledged_answer_after_a_restart(servers, tmp_path):
-    options = ("--journal", str(tmp_path / "answers.db"), "--max-batch", "2")
-    address = servers.start(*options)
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        answers = [pool.submit(post, address, seed) for seed in range(40)]
-        concurrent.futures.wait(answers[:8], return_when=concurrent.futures.ALL_COMPLETED)
-        servers.process.kill()
-        assert servers.status() == -signal.SIGKILL
-        found = [answer.result() for answer in answers]
-    acknowledged = {seed: answer.content for seed, answer in enumerate(found) if answer is not None}
-    assert 8 <= len(acknowledged) < 40
-    address = servers.start(*options)
-    for seed, content in acknowledged.items():
-        again = post(address, seed)
-        assert again.content == content and again.headers["idempotent-replayed"] == "true"
-    lost = next(seed for seed in range(40) if seed not in acknowledged)
-    assert post(address, lost).status_code == 200
-    # SIGTERM: what is accepted gets its answer, others get 503 or find no one.
+def test_sigterm_finishes_what_was_accepted(servers):
+    address = servers.start("--max-batch", "2")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         accepted = [pool.submit(post, address, seed) for seed in range(100, 108)]
         while not re.search(r"in_flight [1-9]", httpx.get(f"{address}/metrics", trust_env=False).text):

@@ -275,7 +275,8 @@ def test_extra_dimensions_are_features_and_a_tile_without_them_is_refused(tmp_pa
         assert ("columns" in (tmp_path / name / "preprocessor_config.json").read_text()) == bool(features)
     assert right["with"] > 0.9 and right["without"] < 0.6
     # Also in many files, and by evaluation
-    done = run("batch", "segment", tmp_path / "new.laz", "--model", tmp_path / "with", "--output", tmp_path / "many")
+    many = ("--output", tmp_path / "many", "--resume")
+    done = run("segment", tmp_path / "new.laz", "--model", tmp_path / "with", *many)
     assert done.code == 0, done.err
     labeled = laspy.read(str(tmp_path / "many/new.laz"))
     assert (np.asarray(labeled.classification) == truth).mean() == right["with"]

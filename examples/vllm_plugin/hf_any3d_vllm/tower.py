@@ -48,7 +48,7 @@ def text_architecture(config: MiniGPT3DConfig) -> str:
 
 
 def body_name(name: str) -> str:
-    """Return the name of a tensor of a saved chat model in its body, which older files have."""
+    """Return the name that a tensor of a saved chat model has in its body."""
     return name.removeprefix("minigpt3d.")
 
 

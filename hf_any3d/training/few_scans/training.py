@@ -247,7 +247,7 @@ def _training_rows(
     counts = [name != "descriptors" or len(widths) == 1 for name in widths]
     learned = np.repeat(counts, list(widths.values()))
     sets = [name for name in config.features if name != "wrap" or config.wrap_labels is None]
-    # Models of before may read clouds that lie; nothing is known of how these differ.
+    # Of clouds that lie, nothing is known of how they differ.
     is_upright = PACKAGED_UP_AXIS in (config.encoder_up_axis, config.up_axis)
     metric = None
     if sets == ["encoder"] and config.encoder_weights == "packaged" and is_upright:

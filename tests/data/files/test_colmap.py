@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudFileError, ReadLimits, file_type_of, read_point_cloud
+from hf_any3d.data.files import PointCloudFileError, file_type_of, read_point_cloud
 from hf_any3d.data.input_files import list_files
 
 from .builders import COLMAP_COLORS, COLMAP_POINTS, colmap_binary, colmap_text, sweep
@@ -52,7 +52,6 @@ def test_a_table_and_a_sweep_of_their_endings_stay_what_they_are(tmp_path):
         ("points3D.bin", colmap_binary()[:-5]),
         ("points3D.bin", (2**60).to_bytes(8, "little") + colmap_binary()[8:]),
         ("points3D.bin", colmap_binary()[:51] + b"\xff" * 8 + colmap_binary()[59:]),
-        ("points3D.bin", bytes(8)),
         ("points3D.txt", colmap_text().replace(b"points: 3", b"points: 4")),
         ("points3D.txt", colmap_text().replace(b"255 0 10", b"256 0 10")),
         ("points3D.txt", colmap_text()[:-40]),
@@ -63,12 +62,6 @@ def test_a_file_that_is_cut_off_or_wrong_is_refused(name, content, tmp_path):
     with pytest.raises(PointCloudFileError) as caught:
         read_point_cloud(tmp_path / name)
     assert str(caught.value).startswith(str(tmp_path / name))
-
-
-@pytest.mark.parametrize("content", [colmap_text(), colmap_binary()])
-def test_points_are_limited(content):
-    with pytest.raises(PointCloudFileError):
-        read_point_cloud(content, file_type="colmap", limits=ReadLimits(points=2))
 
 
 def test_a_folder_of_a_sparse_model_is_one_cloud(tmp_path):

@@ -36,7 +36,8 @@ def csv_of_words(rows):
 
 
 def pcd_text(rows):
-    return "pcd", pcd("x y z", "4 4 4", "F F F", "\n".join(rows).encode(), len(ROWS), "ascii").decode()
+    data = pcd("x y z", "4 4 4", "F F F", "\n".join(rows).encode(), len(ROWS), "ascii")
+    return "pcd", "# made by a scanner\n\n" + data.decode()
 
 
 def off(rows):

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import NoPointsError, PointCloudFileError, file_type_of, read_point_cloud
+from hf_any3d.data.files import PointCloudFileError, file_type_of, read_point_cloud
 from tests.errors import raises
 
 from .builders import pnts
@@ -130,12 +130,6 @@ def test_properties_of_points_are_columns_and_words_are_classes():
     np.testing.assert_array_equal(cloud.labels, np.arange(COUNT) % 2)
 
 
-@pytest.mark.parametrize("features", [None, {"POINTS_LENGTH": 0, "POSITION": {"byteOffset": 0}}])
-def test_a_tile_without_points_has_no_points(features):
-    with pytest.raises(NoPointsError, match="has no points"):
-        read(pnts(features, b""))
-
-
 draco = {"extensions": {"3DTILES_draco_point_compression": {"properties": {"POSITION": 0}}}}
 
 
@@ -144,8 +138,6 @@ draco = {"extensions": {"3DTILES_draco_point_compression": {"properties": {"POSI
     [
         (tile({"POSITION": (POINTS, {})}, **draco), "convertPntsToGlb"),
         (tile({"POSITION": (POINTS, {})}, draco), "compressed by Draco"),
-        (pnts({"POINTS_LENGTH": 1, "POSITION": {"byteOffset": 0}}, b"\0" * 12, version=2), "version 1 is read, newer"),
-        (pnts({"POINTS_LENGTH": -1, "POSITION": {"byteOffset": 0}}, b""), "POINTS_LENGTH is '-1'"),
         (pnts({"POINTS_LENGTH": 9, "POSITION": {"byteOffset": 8}}, b"\0" * 48), "may be cut off"),
         (pnts({"POINTS_LENGTH": 1, "POSITION": {"byteOffset": -12}}, b"\0" * 48), "may be cut off"),
         (tile({"POSITION": (POINTS, {})})[:-8], "may be cut off"),

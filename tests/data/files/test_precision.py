@@ -119,7 +119,7 @@ def test_commands_and_rows_keep_a_tile_within_half_a_step(frame, extent, tmp_pat
     for kind in ("ply", "npz", "obj"):
         target = tmp_path / f"shown.{kind}"
         assert run("show", tmp_path / "in" / "tiles" / "a.las", "--output", target).code == 0
-        assert run("batch", "convert", tmp_path / "in", "--to", kind, "--output", tmp_path / kind).code == 0
+        assert run("data", "convert", tmp_path / "in", "--to", kind, "--output", tmp_path / kind).code == 0
         for path in (target, *(tmp_path / kind).rglob(f"*.{kind}")):
             assert (moved(read_point_cloud(path), xyz) <= half * (1 + 1e-6)).all(), path
     assert run("show", tmp_path / "in", "--output", tmp_path / "a.html").code == 0

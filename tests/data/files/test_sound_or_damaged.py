@@ -71,7 +71,8 @@ def empty_files():
     yield "ptx", builders.ptx((np.zeros((0, 7)), np.eye(4)))
     yield "colmap", b"# 3D point list\n#   POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[]\n# Number of points: 0\n"
     yield "colmap", struct.pack("<Q", 0)
-    yield "pnts", builders.pnts({"POINTS_LENGTH": 0}, b"")
+    for features in (None, {"POINTS_LENGTH": 0}, {"POINTS_LENGTH": 0, "POSITION": {"byteOffset": 0}}):
+        yield "pnts", builders.pnts(features, b"")
 
 
 EMPTY = list(empty_files())
@@ -160,7 +161,8 @@ e57 = builders.e57(is_paged=False)
         ("stl", changed(builders.stl(SQUARE[None, :3]), 80, "<i", -1), "at most"),
         ("colmap", b"\xff" * 8 + builders.colmap_binary()[8:], "18446744073709551615 points need"),
         ("ptx", builders.ptx((np.ones((4, 7)), np.eye(4))).replace(b"4", b"-4", 1), "number of columns of a scan, is"),
-        ("pnts", builders.pnts({"POINTS_LENGTH": -4, "POSITION": {"byteOffset": 0}}, SQUARE.tobytes()), "'-4'"),
+        ("pnts", builders.pnts({"POINTS_LENGTH": -4, "POSITION": {"byteOffset": 0}}, SQUARE.tobytes()),
+         "POINTS_LENGTH is '-4'"),
     ],
     ids=without_bytes,
 )  # fmt: skip
@@ -182,7 +184,6 @@ BLACK = np.zeros((4, 3), np.uint8)
         ("pcd", builders.pcd("x y z rgb", "4 4 4 4", "F F F U", np.c_[SQUARE, np.zeros(4, "f4")].tobytes(), 4)),
         ("pnts", builders.pnts({"POINTS_LENGTH": 4, "POSITION": {"byteOffset": 0}, "RGB": {"byteOffset": 48}},
                                SQUARE.tobytes() + bytes(12))),
-        ("csv", b"x,y,z,r,g,b\n" + b"1,2,3,0,0,0\n4,5,6,0,0,0\n"),
     ],
 )  # fmt: skip
 def test_colors_that_are_zero_everywhere_are_none_and_told_of(kind, data):

@@ -7,11 +7,11 @@ import warnings
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudFileError, ReadLimits, file_type_of, read_point_cloud, write_labels
+from hf_any3d.data.files import PointCloudFileError, file_type_of, read_point_cloud, write_labels
 from hf_any3d.data.files.splats import LEAST_OPACITY
 from tests.errors import raises
 
-from .builders import compressed_splats, splat_rows, splats, spz, spz_content
+from .builders import compressed_splats, splat_rows, spz, spz_content
 
 POINTS = np.array([[0.5, -1.25, 3], [-2047.75, 2, -0.125], [4, 5, 6.5]], np.float32)
 COLORS = np.array([[255, 0, 10], [128, 128, 128], [0, 128, 255]])
@@ -66,12 +66,6 @@ def test_what_a_cloud_has_no_place_for_is_told():
         assert len(caught) == 1
 
 
-def test_the_same_splats_of_ply_are_kept():
-    logits = [5.0, np.log(0.0999 / 0.9001), np.log(0.1001 / 0.8999), -9.0]
-    with pytest.warns(UserWarning, match="2 of 4 Gaussian splats"):
-        assert len(read_point_cloud(splats(opacity=logits), file_type="ply")) == 2
-
-
 def packed(header, parts):
     return gzip.compress(header + bytes(2) + b"".join(parts))
 
@@ -89,10 +83,8 @@ WRONG = {
     "cut content": ("spz", packed(CONTENT[0], CONTENT[1][:-1])),
     "cut stream": ("spz", spz(POINTS, COLORS, OPACITIES)[:-9]),
     "other content": ("spz", gzip.compress(b"other" * 20)),
-    "version 5": ("spz", packed(changed(CONTENT[0], 4, "<I", 5), CONTENT[1])),
     "degree 5": ("spz", packed(changed(CONTENT[0], 12, "B", 5), CONTENT[1])),
     "25 bits of fractions": ("spz", packed(changed(CONTENT[0], 13, "B", 25), CONTENT[1])),
-    "four billion splats": ("spz", packed(changed(CONTENT[0], 8, "<I", 2**32 - 1), CONTENT[1])),
     "four billion splats in streams": ("spz", changed(STREAMS, 8, "<I", 2**32 - 1)),
     "table after the end": ("spz", changed(STREAMS, 16, "<I", 2**31)),
     "table in the header": ("spz", changed(STREAMS, 16, "<I", 3)),
@@ -107,13 +99,6 @@ def test_a_wrong_or_cut_file_is_refused(name):
     file_type, data = WRONG[name]
     with pytest.raises(PointCloudFileError):
         read_point_cloud(data, file_type=file_type)
-
-
-@pytest.mark.parametrize("version", [0, 3, 4])
-def test_splats_are_limited(version):
-    data = spz(POINTS, COLORS, OPACITIES, version) if version else splat_rows(POINTS, COLORS, OPACITIES)
-    with raises(PointCloudFileError, naming="3 points"):
-        read_point_cloud(data, file_type="spz" if version else "splat", limits=ReadLimits(points=2))
 
 
 def unpacked(words, chunks):

@@ -249,12 +249,8 @@ def test_thousands_that_could_be_something_else_are_refused(rows, value):
     "names",
     [
         "Points_m_XYZ:0,Points_m_XYZ:1,Points_m_XYZ:2,laser_id",
-        "Easting,Northing,Elevation,ring",
         "E,N,Z,ring",
         "East (m),North (m),Height (m),ring",
-        "POINT_X,POINT_Y,POINT_Z,ring",
-        "X_UTME,Y_UTMN,Z,ring",
-        "x_coord,y_coord,z_coord,channel",
     ],
 )
 def test_coordinates_of_other_names(names):

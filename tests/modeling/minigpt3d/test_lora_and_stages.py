@@ -15,7 +15,7 @@ def test_names_beside_lora_are_found_in_any_model():
     found = names_in(model, [f"minigpt3d.{inside}", inside, norm, wrapped, "unknown.weight"])
     assert found == {
         f"minigpt3d.{inside}": wrapped,
-        inside: wrapped,  # of the model's body, and of earlier versions
+        inside: wrapped,  # of the body of the model
         norm: norm,
         wrapped: wrapped,
         "unknown.weight": "unknown.weight",

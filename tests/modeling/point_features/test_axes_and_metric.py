@@ -1,7 +1,5 @@
 """The axis that an encoder knows, and the stored metric of the packaged one."""
 
-import json
-
 import pytest
 import torch
 
@@ -36,21 +34,6 @@ def test_clouds_are_turned_to_the_axis_of_the_packaged_encoder_after_copies_are_
         PointFeaturesConfig(**SETTINGS, up_axis="z", encoder_up_axis=None)
     ).eval()
     assert not torch.allclose(still.base_model(lying(clouds)).pooler_output, expected, atol=1e-2)
-
-
-@torch.no_grad()
-def test_a_model_that_was_saved_before_answers_as_it_did(tmp_path):
-    clouds = varied_clouds(2, 300)
-    model = PointFeaturesForPointCloudClassification(
-        PointFeaturesConfig(**SETTINGS, up_axis="z", encoder_up_axis=None)
-    ).eval()
-    model.save_pretrained(tmp_path)
-    settings = json.loads((tmp_path / "config.json").read_text())
-    for name in ("encoder_up_axis", "wrap_up_axis", "metric", "largest_scan", "scan_unit", "unknown"):
-        del settings[name]
-    (tmp_path / "config.json").write_text(json.dumps(settings))
-    again = AutoModelForPointCloudClassification.from_pretrained(tmp_path)
-    assert again.config.encoder_up_axis is None and torch.equal(again(clouds).logits, model(clouds).logits)
 
 
 def test_encoders_of_others_are_given_clouds_as_they_are():

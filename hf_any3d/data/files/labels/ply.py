@@ -74,7 +74,7 @@ class PlyCopy:
             kinds = {each: kind for each, kind, length in properties if not length}
             check_field(name, scalars, has_decimals=kinds.get(name.lower(), "i")[0] == "f")
         else:
-            # Written by an earlier release without the prefix
+            # Other programs write it without the prefix.
             new = f"scalar_{name[:1].upper()}{name[1:]}"
             name = next((each for each in scalars if plain_name(each) == name), new)
         named = replace(column, name=check_word(name))

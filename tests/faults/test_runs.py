@@ -16,7 +16,7 @@ NUM_FILES = 5
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_an_interrupted_batch_has_every_row_once(mode, tmp_path):
+def test_an_interrupted_run_has_every_row_once(mode, tmp_path):
     (tmp_path / "scans").mkdir()
     for number in range(NUM_FILES):
         points = np.random.default_rng(number).normal(size=(20, 3)).astype(np.float32)
@@ -25,7 +25,7 @@ def test_an_interrupted_batch_has_every_row_once(mode, tmp_path):
     def run(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         os.chdir(folder)  # relative names are those of every run
-        app(["batch", "convert", "../scans", "--output", "out"], prog_name="hf-any3d", standalone_mode=False)
+        app(["data", "convert", "../scans", "--output", "out"], prog_name="hf-any3d", standalone_mode=False)
 
     def holds(folder: Path) -> None:
         table = folder / "out" / "results.jsonl"
@@ -34,7 +34,7 @@ def test_an_interrupted_batch_has_every_row_once(mode, tmp_path):
 
     ending = run_child(lambda: run(tmp_path / "warm"), tmp_path / "warm")
     assert ending.how == "done", ending.output
-    interrupt_everywhere("batch", Program(run, holds, every=3), tmp_path, mode, same_files)
+    interrupt_everywhere("run", Program(run, holds, every=3), tmp_path, mode, same_files)
 
 
 def same_files(place: Path, whole: Path) -> None:
@@ -49,6 +49,6 @@ def same_files(place: Path, whole: Path) -> None:
 def test_a_folder_that_nobody_may_write_to_is_named(tmp_path):
     (tmp_path / "scan.xyz").write_text("0 0 0\n1 1 1\n")
     (tmp_path / "closed").mkdir(mode=0o500)
-    words = ["batch", "convert", str(tmp_path / "scan.xyz"), "--output", str(tmp_path / "closed" / "out")]
+    words = ["data", "convert", str(tmp_path / "scan.xyz"), "--output", str(tmp_path / "closed" / "out")]
     ending = run_child(lambda: app(words, prog_name="hf-any3d", standalone_mode=False), tmp_path)
     assert ending.how == "failed" and str(tmp_path / "closed") in ending.output

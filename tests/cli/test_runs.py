@@ -1,4 +1,4 @@
-"""Batches: a row for each file, resumed runs, and other engines."""
+"""Runs over many files: a row for each file, and the same command continues a run."""
 
 import json
 
@@ -24,21 +24,20 @@ def scores_of(rows):
 
 @pytest.fixture
 def predict(models, scans, tmp_path):
-    """A function that runs a batch of predictions with further options."""
-    return lambda *more: run(
-        "batch", "predict", scans, "--model", models("classifier"), "--output", tmp_path / "a.jsonl", *more
-    )
+    """A function that runs predictions of many files with further options, and continues the run."""
+    words = ("predict", scans, "--model", models("classifier"), "--output", tmp_path / "a.jsonl", "--resume")
+    return lambda *more: run(*words, *more)
 
 
 @pytest.mark.slow
-def test_options_of_a_command_make_a_run_and_earlier_words_continue_it(predict, models, scans, tmp_path):
+def test_options_of_a_command_make_a_run_and_continue_it(models, scans, tmp_path):
     table = tmp_path / "a.jsonl"
     words = ("predict", scans, "--model", models("classifier"), "--output", table)
     first = run(*words, "--workers", 1)
     assert (first.code, first.out) == (2, f"{table}: 4 files, 1 failed\n")
     rows = lines_of(table)
     assert run(*words, "--resume").out == f"{table}: 4 files, 4 of them before, 1 failed\n"
-    assert predict().out == f"{table}: 4 files, 4 of them before, 1 failed\n" and lines_of(table) == rows
+    assert lines_of(table) == rows
     assert "4 of them before" not in run(*words, "--resume", "--top-k", 1).out, "other settings are another run"
     for more, error in (
         (("--no-unknown",), "--unknown in a run: a table has the column wherever the model has the score"),
@@ -111,13 +110,14 @@ def test_a_table_of_other_settings_is_kept(predict, tmp_path):
     code, _, err = predict("--top-k", 1)
     assert code == 1 and "was made by other settings" in err and (tmp_path / "a.jsonl").read_bytes() == before
     (tmp_path / "b.csv").write_text("mine")
-    code, _, err = run("batch", "embed", tmp_path, "--model", "me/x", "--output", tmp_path / "b.txt")
+    code, _, err = run("features", tmp_path, "--model", "me/x", "--output", tmp_path / "b.txt", "--resume")
     assert code == 1 and "b.txt has type '.txt'; expected one of .jsonl, .csv, .json, .parquet" in err
 
 
 @pytest.mark.slow
 def test_embeddings_are_written_as_parquet(models, scans, tmp_path):
-    code, _, _ = run("batch", "embed", scans, "--model", models("classifier"), "--output", tmp_path / "a.parquet")
+    words = ("features", "--model", models("classifier"))
+    code, _, _ = run(*words, scans, "--output", tmp_path / "a.parquet", "--resume")
     rows = pyarrow.parquet.read_table(tmp_path / "a.parquet").to_pylist()
     assert code == 2 and [row["file"].rpartition("/")[2] for row in rows] == [
         "bad.ply",
@@ -125,7 +125,7 @@ def test_embeddings_are_written_as_parquet(models, scans, tmp_path):
         "holes.npy",
         "lamp.STL",
     ]
-    single = run("features", scans / "chair.ply", "--model", models("classifier"), "--json").out
+    single = run(*words, scans / "chair.ply", "--json").out
     assert rows[1]["features"] == pytest.approx(json.loads(single)[0]["features"], abs=1e-5)
     assert rows[0]["features"] is None and "has 128 bytes" in rows[0]["error"]
 
@@ -134,7 +134,7 @@ def test_embeddings_are_written_as_parquet(models, scans, tmp_path):
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
 def test_boxes_are_those_of_detect_in_every_table(ending, models, scans, tmp_path):
     output, options = tmp_path / f"boxes.{ending}", ("--model", models("detector"), "--threshold", 0.1, "--top-k", 3)
-    code, out, _ = run("batch", "detect", scans, *options, "--up-axis", "y", "--output", output)
+    code, out, _ = run("detect", scans, *options, "--up-axis", "y", "--output", output, "--resume")
     assert code == 2 and out == f"{output}: 4 files, 1 failed\n"
     expected = json.loads(run("detect", scans, *options, "--up-axis", "y", "--json").out)
     assert [len(row.get("boxes", ())) for row in expected] == [0, 3, 3, 3]
@@ -165,12 +165,13 @@ def test_boxes_are_those_of_detect_in_every_table(ending, models, scans, tmp_pat
 
 @pytest.mark.slow
 def test_only_detectors_find_boxes_in_many_files(models, scans, tmp_path):
-    made = run("batch", "detect", scans, "--model", models("classifier"), "--output", tmp_path / "boxes.csv")
+    table = tmp_path / "boxes.csv"
+    made = run("detect", scans, "--model", models("classifier"), "--output", table, "--resume")
     assert made.code == 1 and "this is a classifier: hf-any3d predict" in made.err
 
 
 def test_files_are_converted_below_their_folders(scans, tmp_path):
-    code, _, _ = run("batch", "convert", scans, "--to", "npz", "--output", tmp_path / "out", "--points", 200)
+    code, _, _ = run("data", "convert", scans, "--to", "npz", "--output", tmp_path / "out", "--points", 200)
     names = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.npz"))
     assert code == 2 and names == ["chair.ply.npz", "holes.npy.npz", "inner/lamp.STL.npz"]
     assert len(read_point_cloud(tmp_path / "out" / "holes.npy.npz")) == 98
@@ -179,10 +180,10 @@ def test_files_are_converted_below_their_folders(scans, tmp_path):
     deep.parent.mkdir(parents=True)
     for file in (deep, tmp_path / "deep" / "root.xyz"):
         file.write_text("0 0 0\n1 1 1\n")
-    assert run("batch", "convert", tmp_path / "deep", "--to", "ply", "--output", tmp_path / "made").code == 0
+    assert run("data", "convert", tmp_path / "deep", "--to", "ply", "--output", tmp_path / "made").code == 0
     assert (tmp_path / "made" / "one" / "two" / "cloud.xyz.ply").is_file()
 
 
 def test_several_processes_get_standard_input(tmp_path):
-    words = ("batch", "convert", "-", "--output", tmp_path / "c", "--workers", 2)
+    words = ("data", "convert", "-", "--output", tmp_path / "c", "--workers", 2)
     assert run(*words, stdin=b"1 2 3\n4 5 6\n").code == 0 and [*(tmp_path / "c").rglob("*.ply")]

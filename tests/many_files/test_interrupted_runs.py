@@ -1,4 +1,4 @@
-"""`hf-any3d batch` as people run it: several processes, killed and interrupted; in processes of their own."""
+"""Runs of `hf-any3d predict` in processes of their own, several of them, which are killed and interrupted."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 NUM_FILES = 240
-COMMAND = [sys.executable, "-c", "from hf_any3d_command import main; main()", "batch", "predict", "scans"]
+COMMAND = [sys.executable, "-c", "from hf_any3d_command import main; main()", "predict", "scans", "--resume"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lists processes by ps")
 
 
