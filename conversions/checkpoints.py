@@ -33,7 +33,15 @@ _LONGEST_NAME = 1000
 # The pickles of published files have less than a megabyte.
 _LARGEST_PICKLE = 64 * 2**20
 # What reading a file of unexpected content raises; errors of the disk are not among them.
-_OF_CONTENT = (*(ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError), SafetensorError)
+_OF_CONTENT = (
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    SafetensorError,
+)
 
 
 class _LeftOut:
@@ -50,8 +58,12 @@ _NUMBER = np.float64(0).__reduce__()[0]
 _PLAIN = [
     argparse.Namespace,
     np.dtype,
-    *((_NUMBER, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32")),
+    (_NUMBER, "numpy.core.multiarray.scalar"),
+    (_NUMBER, "numpy._core.multiarray.scalar"),
+    type(np.dtype("float64")),
+    type(np.dtype("float32")),
+    type(np.dtype("int64")),
+    type(np.dtype("int32")),
     # Schedules of older versions of torch store a function of their class, by its name.
     (_LeftOut, "builtins.getattr"),
     (_LeftOut, "torch.optim.lr_scheduler.OneCycleLR"),

@@ -164,7 +164,10 @@ def convert_files(
         raise ValueError(f"{_listed_options(unused)}: not for a file of {title}; expected {expected}")
     # What the owner of the files states of them, besides their tensors.
     options = dict(options)
-    known = {name: options.pop(name) for name in ("classes", "license") if name in options}
+    known = {}
+    for option in ("classes", "license"):
+        if option in options:
+            known[option] = options.pop(option)
     with known_origin(**known, recognized=frozenset(arguments)):
         facts = resolve_name(f"{__package__}:{name}")(output=output, **{**arguments, **options})
     return facts | _unknown_facts(Path(output), allowed)

@@ -47,8 +47,10 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
     sources += [describe_source(f"{STAGES[file.stage]}, {file.entries} tensors", [file.path]) for file in files]
     paths = [file.path for file in files]
     listed = "\n".join(sources)
+    compared = ""
     # Checkpoints hold copies of the frozen encoder, compared when they were read.
-    compared = ", which equal the given encoder" if any(file.encoder for file in files) else ""
+    if any(file.encoder for file in files):
+        compared = ", which equal the given encoder"
     experts = "The Q-Former has one set of queries."
     if config.use_query_experts:
         experts = (
