@@ -35,20 +35,6 @@ _LICENSE = (
 )
 
 
-def _check_published(sizes: Mapping[str, Any]) -> None:
-    """Check that a file has the sizes of the published model.
-
-    Of other sizes, numbers that no tensor shows, such as heads, may be others too.
-    """
-    for name, size in sizes.items():
-        published = VARIANTS["base"].get(name, False)
-        if size != published:
-            raise ValueError(
-                f"{name}={size}; the published model has {published}, and a file has no heads, patches and curves; "
-                "give --arguments, a JSON file with the arguments of its extractor"
-            )
-
-
 def convert_find3d(
     checkpoint: str | os.PathLike, output: str | os.PathLike, *, arguments: str | os.PathLike | None = None
 ) -> dict[str, Any]:
@@ -99,3 +85,17 @@ def convert_find3d(
         takes,
         {"What it computes": _COMPUTES, "License": _LICENSE},
     )
+
+
+def _check_published(sizes: Mapping[str, Any]) -> None:
+    """Check that a file has the sizes of the published model.
+
+    Of other sizes, numbers that no tensor shows, such as heads, may be others too.
+    """
+    for name, size in sizes.items():
+        published = VARIANTS["base"].get(name, False)
+        if size != published:
+            raise ValueError(
+                f"{name}={size}; the published model has {published}, and a file has no heads, patches and curves; "
+                "give --arguments, a JSON file with the arguments of its extractor"
+            )
