@@ -127,7 +127,9 @@ def revert_detr3d_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, tor
         if match is not None:
             attention.setdefault(match[1] + match[3], {})[match[2]] = tensor
             continue
-        reverted[name] = tensor.reshape(*tensor.shape, *[1] * _num_further_axes(name))
+        for _ in range(_num_further_axes(name)):
+            tensor = tensor[..., None]
+        reverted[name] = tensor
     for name, parts in attention.items():
         # torch's attention keeps queries, keys and values as one matrix, in this order.
         reverted[name] = torch.cat([parts[part] for part in _QKV])
