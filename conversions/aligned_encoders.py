@@ -21,29 +21,67 @@ LOGIT_SCALE = "logit_scale"
 # Of training and evaluation of OpenShape and Uni3D; clouds without colors are gray.
 _PROCESSOR: dict[str, Any] = {"num_points": 10_000, "features": ("xyz", "rgb"), "default_rgb": (0.4, 0.4, 0.4)}
 # The 64 texts that ULIP published, with which these two were evaluated.
-_ARTICLES = ("a", "the")
 TEMPLATES = (
     "a point cloud model of {}.",
-    *(f"There is {word} {{}} in the scene." for word in _ARTICLES),
-    *(f"a photo of {word} {{}} in the scene." for word in ("a", "the", "one")),
-    *(f"itap of {word} {{}}." for word in ("a", "my", "the")),
-    *(f"a photo of {word} {{}}." for word in ("a", "my", "the", "one", "many")),
-    *(f"a {kind} photo of {word} {{}}." for kind in ("good", "bad") for word in _ARTICLES),
-    *(
-        f"a photo of {word} {kind} {{}}."
-        for kind in ("nice", "cool", "weird", "small", "large", "clean", "dirty")
-        for word in _ARTICLES
-    ),
-    *(f"a {kind} photo of {word} {{}}." for kind in ("bright", "dark") for word in _ARTICLES),
-    *(f"a photo of {word} hard to see {{}}." for word in _ARTICLES),
-    *(
-        f"a {kind} photo of {word} {{}}."
-        for kind in ("low resolution", "cropped", "close-up", "jpeg corrupted", "blurry", "pixelated")
-        for word in _ARTICLES
-    ),
+    "There is a {} in the scene.",
+    "There is the {} in the scene.",
+    "a photo of a {} in the scene.",
+    "a photo of the {} in the scene.",
+    "a photo of one {} in the scene.",
+    "itap of a {}.",
+    "itap of my {}.",
+    "itap of the {}.",
+    "a photo of a {}.",
+    "a photo of my {}.",
+    "a photo of the {}.",
+    "a photo of one {}.",
+    "a photo of many {}.",
+    "a good photo of a {}.",
+    "a good photo of the {}.",
+    "a bad photo of a {}.",
+    "a bad photo of the {}.",
+    "a photo of a nice {}.",
+    "a photo of the nice {}.",
+    "a photo of a cool {}.",
+    "a photo of the cool {}.",
+    "a photo of a weird {}.",
+    "a photo of the weird {}.",
+    "a photo of a small {}.",
+    "a photo of the small {}.",
+    "a photo of a large {}.",
+    "a photo of the large {}.",
+    "a photo of a clean {}.",
+    "a photo of the clean {}.",
+    "a photo of a dirty {}.",
+    "a photo of the dirty {}.",
+    "a bright photo of a {}.",
+    "a bright photo of the {}.",
+    "a dark photo of a {}.",
+    "a dark photo of the {}.",
+    "a photo of a hard to see {}.",
+    "a photo of the hard to see {}.",
+    "a low resolution photo of a {}.",
+    "a low resolution photo of the {}.",
+    "a cropped photo of a {}.",
+    "a cropped photo of the {}.",
+    "a close-up photo of a {}.",
+    "a close-up photo of the {}.",
+    "a jpeg corrupted photo of a {}.",
+    "a jpeg corrupted photo of the {}.",
+    "a blurry photo of a {}.",
+    "a blurry photo of the {}.",
+    "a pixelated photo of a {}.",
+    "a pixelated photo of the {}.",
     "a black and white photo of the {}.",
     "a black and white photo of a {}",
-    *(f"{word} {kind} {{}}." for kind in ("plastic", "toy", "plushie", "cartoon") for word in _ARTICLES),
+    "a plastic {}.",
+    "the plastic {}.",
+    "a toy {}.",
+    "the toy {}.",
+    "a plushie {}.",
+    "the plushie {}.",
+    "a cartoon {}.",
+    "the cartoon {}.",
     "an embroidered {}.",
     "the embroidered {}.",
     "a painting of the {}.",
@@ -78,7 +116,9 @@ def save_aligned_encoder(
     aligned_with = inline(config.aligned_with or "a model that its file does not name")
     space = f"Its features are those of {aligned_with}."
     if is_aligned:
-        scale = torch.tensor(1 / config.temperature).log() if logit_scale is None else logit_scale
+        scale = logit_scale
+        if scale is None:
+            scale = torch.tensor(1 / config.temperature).log()
         with errors_about(checkpoint):
             check_finite({LOGIT_SCALE: scale})
             # Files hold it with or without an axis of length 1.

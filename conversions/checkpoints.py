@@ -33,7 +33,15 @@ _LONGEST_NAME = 1000
 # The pickles of published files have less than a megabyte.
 _LARGEST_PICKLE = 64 * 2**20
 # What reading a file of unexpected content raises; errors of the disk are not among them.
-_OF_CONTENT = (*(ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError), SafetensorError)
+_OF_CONTENT = (
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    SafetensorError,
+)
 
 
 class _LeftOut:
@@ -50,8 +58,12 @@ _NUMBER = np.float64(0).__reduce__()[0]
 _PLAIN = [
     argparse.Namespace,
     np.dtype,
-    *((_NUMBER, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32")),
+    (_NUMBER, "numpy.core.multiarray.scalar"),
+    (_NUMBER, "numpy._core.multiarray.scalar"),
+    type(np.dtype("float64")),
+    type(np.dtype("float32")),
+    type(np.dtype("int64")),
+    type(np.dtype("int32")),
     # Schedules of older versions of torch store a function of their class, by its name.
     (_LeftOut, "builtins.getattr"),
     (_LeftOut, "torch.optim.lr_scheduler.OneCycleLR"),
@@ -76,17 +88,26 @@ def read_checkpoint(
             check_names(state)
             return authors_names(state)
     content = _load(path)
-    state = content
-    if isinstance(content, Mapping):
-        # Training programs store more beside the weights, each under a key of its own.
-        state = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
+    state = _under_a_key(content, keys)
     parts = state.values() if isinstance(state, Mapping) else ()
     if not parts or not all(isinstance(part, torch.Tensor) for part in parts):
-        seen = listed(sorted(map(_shown, content))) if isinstance(content, Mapping) else type(content).__name__
+        seen = type(content).__name__
+        if isinstance(content, Mapping):
+            seen = listed(sorted(map(_shown, content)))
         raise ValueError(f"{path}: no state dict; expected one under {' or '.join(map(repr, keys))}, found {seen}")
     with errors_about(path):
         check_names(state)
         return without_parallel_prefix(state)
+
+
+def _under_a_key(content: Any, keys: tuple[str, ...]) -> Any:
+    """Return the mapping that a file holds under the first of some keys, or the content as it is without one."""
+    if isinstance(content, Mapping):
+        # Training programs store more beside the weights, each under a key of its own.
+        for key in keys:
+            if isinstance(content.get(key), Mapping):
+                return content[key]
+    return content
 
 
 def read_entries(path: str | os.PathLike) -> list[str]:
@@ -95,7 +116,9 @@ def read_entries(path: str | os.PathLike) -> list[str]:
         return []
     # Only the keys are wanted, so that tensors need no memory.
     content = _load(path, "meta")
-    return [key for key in content if isinstance(key, str)] if isinstance(content, Mapping) else []
+    if not isinstance(content, Mapping):
+        return []
+    return [key for key in content if isinstance(key, str)]
 
 
 def read_settings(path: str | os.PathLike, key: str) -> dict[str, Any]:
@@ -107,13 +130,16 @@ def read_settings(path: str | os.PathLike, key: str) -> dict[str, Any]:
 
 def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
     """Read the state dict of a directory, in one file or several, mapped if possible; also return the files."""
-    names = (name for name in (SAFE_WEIGHTS_NAME, WEIGHTS_NAME) if any(directory.glob(f"{name}*")))
-    name = next(names, SAFE_WEIGHTS_NAME)
+    name = SAFE_WEIGHTS_NAME
+    has_safe_weights = any(directory.glob(f"{SAFE_WEIGHTS_NAME}*"))
+    if not has_safe_weights and any(directory.glob(f"{WEIGHTS_NAME}*")):
+        name = WEIGHTS_NAME
     index = directory / f"{name}.index.json"
     files = [directory / name]
     if index.is_file():
         with errors_about(index):
-            files = [directory / part for part in sorted(set(read_json(index)["weight_map"].values()))]
+            parts = set(read_json(index)["weight_map"].values())
+            files = [directory / part for part in sorted(parts)]
     state: dict[str, torch.Tensor] = {}
     for file in files:
         tensors = read_checkpoint(file)
@@ -153,17 +179,15 @@ def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected
     """Check that names, shapes and kinds of tensors are exactly those expected, which may be on `meta`."""
     missing = sorted(expected.keys() - found.keys())
     left_over = sorted(found.keys() - expected.keys())
-    both = sorted(expected.keys() & found.keys())
-    shapes = [
-        f"{name} is {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in both
-        if found[name].shape != expected[name].shape
-    ]
-    types = [
-        f"{name} is {found[name].dtype}, expected {expected[name].dtype}"
-        for name in both
-        if found[name].is_floating_point() != expected[name].is_floating_point()
-    ]
+    shapes = []
+    types = []
+    for name in sorted(expected.keys() & found.keys()):
+        ours = expected[name]
+        theirs = found[name]
+        if theirs.shape != ours.shape:
+            shapes.append(f"{name} is {tuple(theirs.shape)}, expected {tuple(ours.shape)}")
+        if theirs.is_floating_point() != ours.is_floating_point():
+            types.append(f"{name} is {theirs.dtype}, expected {ours.dtype}")
     kinds = [("missing", missing), ("left over", left_over), ("of another shape", shapes), ("of another type", types)]
     problems = [f"{what}: {listed(names)}" for what, names in kinds if names]
     if problems:
@@ -179,7 +203,8 @@ def check_names(state: Mapping[Any, torch.Tensor]) -> None:
 
 def _shown(name: Any) -> str:
     """Return a key of a file for a message; texts of a line are shown as they are."""
-    text = name if isinstance(name, str) and name.isprintable() and name else repr(name)
+    is_line = isinstance(name, str) and name != "" and name.isprintable()
+    text = name if is_line else repr(name)
     return cut(" ".join(text.split()), 80)
 
 
@@ -203,7 +228,10 @@ def without_parallel_prefix(state: Mapping[str, torch.Tensor]) -> dict[str, torc
     """Remove the prefix `module.` of data-parallel training from the names of tensors."""
     plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if len(plain) < len(state):
-        twice = [f"{name} and module.{name}" for name in sorted(plain) if {name, f"module.{name}"} <= state.keys()]
+        twice = []
+        for name in sorted(plain):
+            if name in state and f"module.{name}" in state:
+                twice.append(f"{name} and module.{name}")
         raise ValueError(f"the checkpoint holds tensors that mean the same part: {listed(twice)}")
     return plain
 
@@ -274,7 +302,9 @@ def _check_zip(path: str | os.PathLike) -> bool:
             stored = 0 if member is None else member.file_size
             if stored != storage.size:
                 raise ValueError(f"its tensor {storage.key!r:.50} has {stored:,} bytes; it needs {storage.size:,}")
-        order = archive.read(f"{folder}byteorder").decode() if f"{folder}byteorder" in members else sys.byteorder
+        order = sys.byteorder
+        if f"{folder}byteorder" in members:
+            order = archive.read(f"{folder}byteorder").decode()
         is_stored = all(member.compress_type == zipfile.ZIP_STORED for member in members.values())
         # Torch swaps bytes where they are: in a mapping that cannot be written to, or on meta, that ends the process.
         return is_stored and order == sys.byteorder

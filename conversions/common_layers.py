@@ -50,11 +50,12 @@ def student_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Return the settings of a point transformer under our names, without attention heads and patch counts."""
     width = state["norm.weight"].shape[0]
     pooled = state["patch_encoder.out.weight"].shape[0]
+    # A layer behind the pooling, which other widths need.
+    is_projected = pooled != width or "patch_encoder.project.weight" in state
     return {
         "in_channels": state["patch_encoder.lift.weight"].shape[1],
         "hidden_size": width,
-        # With a layer behind it, which other widths need.
-        "patch_pooled_width": pooled if pooled != width or "patch_encoder.project.weight" in state else None,
+        "patch_pooled_width": pooled if is_projected else None,
         "num_hidden_layers": count_of(state, r"blocks\.layers\.(\d+)\."),
         "mlp_ratio": state["blocks.layers.0.mlp.fc1.weight"].shape[0] / width,
         "qkv_bias": "blocks.layers.0.attention.qkv.bias" in state,

@@ -38,13 +38,10 @@ _LAYERS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 # Those of the classifiers, whose head has norms of other numbers.
 _SHAPE_LAYERS: dict[str, tuple[tuple[str, ...], str]] = {
-    **{
-        f"conv{number + 1}": (
-            (f"dgcnn.edges.{number}.from_neighbor", f"dgcnn.edges.{number}.from_point"),
-            f"dgcnn.edges.{number}.norm",
-        )
-        for number in range(4)
-    },
+    "conv1": (("dgcnn.edges.0.from_neighbor", "dgcnn.edges.0.from_point"), "dgcnn.edges.0.norm"),
+    "conv2": (("dgcnn.edges.1.from_neighbor", "dgcnn.edges.1.from_point"), "dgcnn.edges.1.norm"),
+    "conv3": (("dgcnn.edges.2.from_neighbor", "dgcnn.edges.2.from_point"), "dgcnn.edges.2.norm"),
+    "conv4": (("dgcnn.edges.3.from_neighbor", "dgcnn.edges.3.from_point"), "dgcnn.edges.3.norm"),
     "conv5": (("dgcnn.layers.0.linear",), "dgcnn.layers.0.norm"),
 }
 _SHAPE_HEAD = {"linear1": "bn6", "linear2": "bn7"}
@@ -114,9 +111,10 @@ def _convert_classifier(
         check_finite(original)
         # The norms of its head are stored once, those of its convolutions twice.
         of_head = tuple(f"{norm}." for norm in _SHAPE_HEAD.values())
-        state = {
-            name: tensor for name, tensor in original.items() if not name.startswith("bn") or name.startswith(of_head)
-        }
+        state = {}
+        for name, tensor in original.items():
+            if name.startswith(of_head) or not name.startswith("bn"):
+                state[name] = tensor
         _split(state, _SHAPE_LAYERS)
         for number, (linear, norm) in enumerate(_SHAPE_HEAD.items()):
             state[f"classifier.hidden.{number}.weight"] = state.pop(f"{linear}.weight")
@@ -165,9 +163,12 @@ def _split(state: dict[str, torch.Tensor], layers: Mapping[str, tuple[tuple[str,
     for theirs, (ours, norm) in layers.items():
         weight = as_linear(state.pop(f"{theirs}.0.weight"))
         # The head's first layer reads [cloud ; point], those of edges [neighbor ; point].
-        first = cloud_width if theirs == "conv7" else weight.shape[1] // len(ours)
-        for layer, part in zip(ours, weight.tensor_split([first][: len(ours) - 1], dim=1), strict=True):
-            state[f"{layer}.weight"] = part
+        if len(ours) == 1:
+            state[f"{ours[0]}.weight"] = weight
+        else:
+            first = cloud_width if theirs == "conv7" else weight.shape[1] // 2
+            state[f"{ours[0]}.weight"] = weight[:, :first]
+            state[f"{ours[1]}.weight"] = weight[:, first:]
         for name in _NORM:
             state[f"{norm}.{name}"] = state.pop(f"{theirs}.1.{name}")
 
@@ -179,8 +180,10 @@ def revert_dgcnn_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, torc
         # One matrix again, in the order in which `convert_dgcnn_state_dict` split it.
         weight = torch.cat([state[f"{layer}.weight"] for layer in layers], dim=1)
         # Edges are images to them, points are rows.
-        axes = (None, None) if norm.startswith("dgcnn.edges.") else (None,)
-        reverted[f"{theirs}.0.weight"] = weight[(..., *axes)]
+        weight = weight[..., None]
+        if norm.startswith("dgcnn.edges."):
+            weight = weight[..., None]
+        reverted[f"{theirs}.0.weight"] = weight
         for name in _NORM:
             reverted[f"{theirs}.1.{name}"] = reverted[f"bn{theirs[-1]}.{name}"] = state[f"{norm}.{name}"]
     return {**reverted, "conv9.weight": state[_OUT][..., None]}
@@ -205,7 +208,8 @@ def convert_dgcnn_back(checkpoint: str | os.PathLike, output: str | os.PathLike)
     if others:
         raise ValueError(f"{checkpoint}: {others}; the original program computes {released}")
     state = revert_dgcnn_state_dict(model.state_dict())
+    # As data-parallel training, with which the released files were written, names tensors.
+    stored = {f"module.{name}": tensor.contiguous() for name, tensor in state.items()}
     with atomic_write(output) as file:
-        # As data-parallel training, with which the released files were written, names tensors.
-        torch.save({f"module.{name}": tensor.contiguous() for name, tensor in state.items()}, file)
+        torch.save(stored, file)
     return facts_of(output, model) | {"model": "DGCNN"}

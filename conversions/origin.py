@@ -128,4 +128,6 @@ def license_section(files: Iterable[Path], text: str) -> str:
     if are_published(files):
         return text
     unknown = "Unknown: fill it in here and as `license` in the metadata of this card."
-    return f"{unknown} If these are the weights that the authors published: {text}" if text else unknown
+    if not text:
+        return unknown
+    return f"{unknown} If these are the weights that the authors published: {text}"

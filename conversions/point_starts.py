@@ -6,9 +6,10 @@ file is. A record takes the files of a system by a `Program` with its title and 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
+
+from hf_any3d.conversions.renaming import matches_some
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,6 @@ TABLE = (
 def start_of(names: Collection[str]) -> PointStart | None:
     """Return the kind of file that tensors of these names are of, without `module.`; None for any other."""
     for start in TABLE:
-        if all(any(re.match(mark, name) for name in names) for mark in start.marks):
+        if all(matches_some(mark, names) for mark in start.marks):
             return start
     return None

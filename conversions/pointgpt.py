@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers.initialization import no_init_weights
 
-from hf_any3d.conversions.act.datasets import DATASETS, NONE, UNLABELED, TrainedOn
+from hf_any3d.conversions.act.datasets import UNLABELED, TrainedOn, find_dataset
 from hf_any3d.conversions.act.names import DEEP_HEAD, LINEAR_HEAD, SEGMENTER
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.common_layers import PATCH_ENCODER, below, student_sizes
@@ -93,32 +93,35 @@ def _renamed(kind: str, original: Mapping[str, torch.Tensor]) -> dict[str, torch
     prefix = _PREFIX if kind == "pretrain" else ""
     is_deep = any(name.startswith(f"{prefix}encoder.first_conv.6.") for name in original)
     encoder = under("encoder.", "patch_encoder.", _DEEP_PATCH_ENCODER if is_deep else PATCH_ENCODER)
-    head: Names = SEGMENTER
+    head: Names = {}
     if kind == "cls":
         is_linear = not any(name.startswith("blocks.cls_head_finetune.1.") for name in original)
         head = under("blocks.", "", LINEAR_HEAD if is_linear else DEEP_HEAD)
+    elif kind == "partseg":
+        head = SEGMENTER
     table = {
         **_OF_NO_USE,
         **under("", _UNREAD if kind == "partseg" else "pointgpt.", _GENERATOR),
         **under("", "pointgpt.", {**encoder, **_TRANSFORMER}),
-        **({} if kind == "pretrain" else head),
+        **head,
     }
-    renamed = rename_tensors(original, under(prefix, "", table))
-    converted = {name: as_linear(tensor) if name.endswith("weight") else tensor for name, tensor in renamed.items()}
+    converted = rename_tensors(original, under(prefix, "", table))
+    for name, tensor in converted.items():
+        if name.endswith("weight"):
+            converted[name] = as_linear(tensor)
     for name in ("class_token.token", "class_token.position", "start_token.position"):
         if f"pointgpt.{name}" in converted:
             converted[f"pointgpt.{name}"] = as_vector(converted[f"pointgpt.{name}"])
     if "category_embedding.weight" in converted:
         # A linear layer over one-hot categories becomes an embedding.
         converted["category_embedding.weight"] = converted["category_embedding.weight"].T
-    for layer, others in _POINT_COLUMNS if kind == "partseg" else ():
-        # A layer over channels of a point, then of tokens or the cloud, is the sum of two.
-        columns = 3 if layer == "propagation." else len(converted["propagation.out.bias"])
-        joined = converted.pop(f"{layer}joined.weight")
-        converted |= {
-            f"{layer}from_points.weight": joined[:, :columns],
-            f"{layer}{others}.weight": joined[:, columns:],
-        }
+    if kind == "partseg":
+        for layer, others in _POINT_COLUMNS:
+            # A layer over channels of a point, then of tokens or the cloud, is the sum of two.
+            columns = 3 if layer == "propagation." else len(converted["propagation.out.bias"])
+            joined = converted.pop(f"{layer}joined.weight")
+            converted[f"{layer}from_points.weight"] = joined[:, :columns]
+            converted[f"{layer}{others}.weight"] = joined[:, columns:]
     return converted
 
 
@@ -168,14 +171,15 @@ def convert_pointgpt(
     one_of("kind", kind, KINDS)
     file = Path(checkpoint)
     original = read_checkpoint(file, ("base_model", "model_state_dict"))
-    described = next(start.described for start in TABLE if (start.system, start.kind) == ("PointGPT", kind))
+    start = next(start for start in TABLE if start.system == "PointGPT" and start.kind == kind)
     given = {"num_groups": num_groups, "group_size": group_size, "num_attention_heads": num_attention_heads}
     try:
         with errors_about(checkpoint):
             config, state, trained_on = read_pointgpt(file, kind, original, dataset, **given)
         settings = dict(trained_on.processor if trained_on else UNLABELED)
-        settings |= {} if num_points is None else {"num_points": num_points}
-        drawn = [name for name in fresh_tensors(config.hidden_size) if kind == "pretrain"]
+        if num_points is not None:
+            settings["num_points"] = num_points
+        drawn = list(fresh_tensors(config.hidden_size)) if kind == "pretrain" else []
         facts = save_converted(
             output,
             KINDS[kind],
@@ -189,7 +193,7 @@ def convert_pointgpt(
     except ValueError as error:
         # What it is taken for, as files of this form are many.
         text = str(error).removeprefix(f"{checkpoint}: ")
-        raise ValueError(f"{checkpoint}: taken for {described} of PointGPT: {text}") from error
+        raise ValueError(f"{checkpoint}: taken for {start.described} of PointGPT: {text}") from error
     return facts | {"fresh": [name.removeprefix("pointgpt.") for name in drawn]}
 
 
@@ -213,8 +217,11 @@ def read_pointgpt(
         state = fresh_tensors(len(state["pointgpt.norm.bias"])) | state
     sizes: dict[str, Any] = student_sizes(below(state, "pointgpt."))
     sizes["num_attention_heads"] = heads_of(sizes["hidden_size"], num_attention_heads)
-    layers = ("lift", "deepen", "widen", "join")
-    widths = [len(state[n]) for name in layers if (n := f"pointgpt.patch_encoder.{name}.bias") in state]
+    widths = []
+    for layer in ("lift", "deepen", "widen", "join"):
+        bias = state.get(f"pointgpt.patch_encoder.{layer}.bias")
+        if bias is not None:
+            widths.append(len(bias))
     prefix = _PREFIX if kind == "pretrain" else ""
     sizes |= {
         "patch_widths": widths,
@@ -231,31 +238,16 @@ def read_pointgpt(
         _account_unread(file, kind, renamed, config)
         return config, state, None
     num_labels = len(state["classifier.out.bias" if kind == "cls" else "segmenter.head.out.bias"])
-    # Only data sets of the task; None stands for labels that are numbers only.
-    fitting = {name: one for name, one in DATASETS.items() if one.kind == kind}
-    if dataset is not None:
-        trained_on = fitting.get(one_of("dataset", dataset, [*fitting, NONE]))
-    else:
-        trained_on = next((one for one in fitting.values() if len(one.labels) == num_labels), None)
+    trained_on = find_dataset(kind, num_labels, dataset)
     if num_groups is None and trained_on is None:
         raise ValueError(
             f"{num_labels} labels are of no dataset of the released programs, so the number of patches, which no "
             "tensor shows, is not known; give --num-groups: 64 for 1,024 points, 128 for 2,048"
         )
-    sizes |= {"num_labels": num_labels, "num_groups": num_groups or (trained_on.num_groups if trained_on else None)}
-    if kind == "cls":
-        hidden = sorted(numbers_in(state, r"classifier\.hidden\.(\d+)\."))
-        sizes["head_widths"] = [len(state[f"classifier.hidden.{number}.bias"]) for number in hidden]
-    else:
-        count, sizes["category_width"] = state["category_embedding.weight"].shape
-        sizes |= {
-            "propagation_widths": [len(state[f"propagation.{name}.bias"]) for name in ("from_points", "out")],
-            "segmentation_head_widths": [len(state[f"segmenter.{n}.bias"]) for n in ("from_points", "head.hidden.0")],
-            # Tensors do not show which parts a category has, so every category may have all of them.
-            "category_parts": [list(range(num_labels))] * count,
-            "use_class_token": False,
-            "drop_path_rate": 0.1,
-        }
+    if not num_groups and trained_on is not None:
+        num_groups = trained_on.num_groups
+    sizes |= {"num_labels": num_labels, "num_groups": num_groups or None}
+    sizes |= _head_settings(kind, state, num_labels)
     config = PointGPTConfig(**sizes)
     _account_unread(file, kind, renamed, config)
     labels = () if trained_on is None else trained_on.labels
@@ -266,19 +258,43 @@ def read_pointgpt(
     return config, state, trained_on
 
 
+def _head_settings(kind: str, state: Mapping[str, torch.Tensor], num_labels: int) -> dict[str, Any]:
+    """Return the settings that the tensors of a head imply."""
+    if kind == "cls":
+        hidden = sorted(numbers_in(state, r"classifier\.hidden\.(\d+)\."))
+        return {"head_widths": [len(state[f"classifier.hidden.{number}.bias"]) for number in hidden]}
+    count, category_width = state["category_embedding.weight"].shape
+    propagation = ("propagation.from_points.bias", "propagation.out.bias")
+    head = ("segmenter.from_points.bias", "segmenter.head.hidden.0.bias")
+    return {
+        "category_width": category_width,
+        "propagation_widths": [len(state[name]) for name in propagation],
+        "segmentation_head_widths": [len(state[name]) for name in head],
+        # Tensors do not show which parts a category has, so every category may have all of them.
+        "category_parts": [list(range(num_labels))] * count,
+        "use_class_token": False,
+        "drop_path_rate": 0.1,
+    }
+
+
 def _account_unread(file: Path, kind: str, renamed: Mapping[str, torch.Tensor], config: PointGPTConfig) -> None:
     """Check that the tensors that nothing reads are those of the program, as a damaged file may lack some."""
-    with torch.device("meta"), no_init_weights():
-        out = torch.nn.Linear(config.hidden_size, 3 * config.group_size)
-        expected = {"sos": torch.empty(config.hidden_size)}
-        expected |= {f"increase_dim.{name}": tensor for name, tensor in out.state_dict().items()}
-        if kind == "partseg":
-            generator = PatchGenerator(config)
-            expected |= {f"generator.{name}": tensor for name, tensor in generator.state_dict().items()}
     found = below(renamed, _UNREAD)
     # Copies leave out what nothing reads.
     parts = {name.partition(".")[0] for name in found}
-    account(file, found, {name: tensor for name, tensor in expected.items() if name.partition(".")[0] in parts})
+    modules: dict[str, torch.nn.Module] = {}
+    expected: dict[str, torch.Tensor] = {}
+    with torch.device("meta"), no_init_weights():
+        if "sos" in parts:
+            expected["sos"] = torch.empty(config.hidden_size)
+        if "increase_dim" in parts:
+            modules["increase_dim"] = torch.nn.Linear(config.hidden_size, 3 * config.group_size)
+        if kind == "partseg" and "generator" in parts:
+            modules["generator"] = PatchGenerator(config)
+    for part, module in modules.items():
+        for name, tensor in module.state_dict().items():
+            expected[f"{part}.{name}"] = tensor
+    account(file, found, expected)
 
 
 def _sections(kind: str, drawn: list[str]) -> dict[str, str]:

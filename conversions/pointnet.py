@@ -19,10 +19,20 @@ from hf_any3d.utils.atomic_files import atomic_write, new_path
 _LAYERS, _HIDDEN = 5, 2  # of the encoder and of the head, whatever the settings of the program are
 # Layers count from 1 there, and from 0 here.
 _NAMES = {
-    **{f"feature_model.conv{n + 1}.": f"pointnet.layers.{n}.linear." for n in range(_LAYERS)},
-    **{f"feature_model.bn{n + 1}.": f"pointnet.layers.{n}.norm." for n in range(_LAYERS)},
-    **{f"linear{n + 1}.": f"classifier.hidden.{n}." for n in range(_HIDDEN)},
-    **{f"bn{n + 1}.": f"classifier.norms.{n}." for n in range(_HIDDEN)},
+    "feature_model.conv1.": "pointnet.layers.0.linear.",
+    "feature_model.conv2.": "pointnet.layers.1.linear.",
+    "feature_model.conv3.": "pointnet.layers.2.linear.",
+    "feature_model.conv4.": "pointnet.layers.3.linear.",
+    "feature_model.conv5.": "pointnet.layers.4.linear.",
+    "feature_model.bn1.": "pointnet.layers.0.norm.",
+    "feature_model.bn2.": "pointnet.layers.1.norm.",
+    "feature_model.bn3.": "pointnet.layers.2.norm.",
+    "feature_model.bn4.": "pointnet.layers.3.norm.",
+    "feature_model.bn5.": "pointnet.layers.4.norm.",
+    "linear1.": "classifier.hidden.0.",
+    "linear2.": "classifier.hidden.1.",
+    "bn1.": "classifier.norms.0.",
+    "bn2.": "classifier.norms.1.",
     # The last linear layer has no norm.
     "linear3.": "classifier.out.",
 }
@@ -47,8 +57,9 @@ def convert_pointnet(checkpoint: str | os.PathLike, output: str | os.PathLike) -
         Facts by name: `output`, `model`, `parameters`, `bytes`.
     """
     original = read_checkpoint(checkpoint)
+    names = {re.escape(theirs): ours for theirs, ours in _NAMES.items()}
     with errors_about(checkpoint):
-        renamed = rename_tensors(original, {re.escape(theirs): ours for theirs, ours in _NAMES.items()})
+        renamed = rename_tensors(original, names)
         # Layers on points are convolutions of length 1 there.
         state = {name: as_linear(tensor) for name, tensor in renamed.items()}
         config = PointNetConfig(
@@ -88,7 +99,8 @@ def convert_pointnet_back(checkpoint: str | os.PathLike, output: str | os.PathLi
     output = new_path(output)
     model = PointNetForPointCloudClassification.from_pretrained(checkpoint)
     # The table in the other direction: all its names are plain texts.
-    state = rename_tensors(model.state_dict(), {re.escape(ours): theirs for theirs, ours in _NAMES.items()})
+    names = {re.escape(ours): theirs for theirs, ours in _NAMES.items()}
+    state = rename_tensors(model.state_dict(), names)
     for name, tensor in state.items():
         if ".conv" in name and tensor.ndim == 2:
             state[name] = tensor[..., None]  # a pointwise convolution

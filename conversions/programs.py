@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from huggingface_hub import ModelCard
 from hf_any3d.conversions.checkpoints import listed, read_checkpoint, read_entries, read_json
 from hf_any3d.conversions.origin import UNKNOWN, known_origin
 from hf_any3d.conversions.point_starts import start_of
+from hf_any3d.conversions.renaming import matches_some
 from hf_any3d.modeling.records import Converter, Program
 from hf_any3d.registry import RECORDS
 
@@ -51,7 +51,7 @@ def settings_of(program: Program, names: Collection[str]) -> Mapping[str, Any] |
         module, _, function = program.recognizer.rpartition(".")
         return resolve_name(f"{__package__}.{module}:{function}")(names)
     for mark, settings in program.marks.items():
-        if any(re.match(mark, name) for name in names):
+        if matches_some(mark, names):
             return settings
     return None
 
@@ -75,7 +75,7 @@ def recognize(path: str | os.PathLike) -> Recognized:
     state = read_checkpoint(path, ENTRIES)
     # Before the known programs, whose layers they may share.
     for mark, name in _REFUSED.items():
-        if any(re.match(mark, tensor) for tensor in state):
+        if matches_some(mark, state):
             raise ValueError(f"{path}: a model of {name}, for which there is no class here; it cannot be converted")
     # Relatives of ACT, whose names it shares.
     if start := start_of(state.keys()):
@@ -151,22 +151,30 @@ def convert_files(
     """
     # Some options belong to one conversion alone, which is then known before a file is read.
     named = next((name for name, converter in CONVERTERS.items() if converter.chosen_by in options), None)
-    # Several files are told apart by their tensors, whatever their order.
-    name, arguments = plan(files) if named is None or len(files) > 1 else (named, {"checkpoint": files[0]})
+    if named is None or len(files) > 1:
+        # Several files are told apart by their tensors, whatever their order.
+        name, arguments = plan(files)
+    else:
+        name, arguments = named, {"checkpoint": files[0]}
     # Each conversion takes options of its own; one without effect would be a silent mistake.
     allowed = CONVERTERS[name].takes.keys()
     if unused := sorted(options.keys() - allowed):
         title = next(program.title for program in PROGRAMS if name.startswith(program.convert))
-        wrong, expected = (
-            ", ".join(f"--{one.replace('_', '-')}" for one in sorted(names)) for names in (unused, allowed)
-        )
-        raise ValueError(f"{wrong}: not for a file of {title}; expected {expected or 'none'}")
+        expected = _listed_options(allowed) or "none"
+        raise ValueError(f"{_listed_options(unused)}: not for a file of {title}; expected {expected}")
     # What the owner of the files states of them, besides their tensors.
     options = dict(options)
-    known = {name: options.pop(name) for name in ("classes", "license") if name in options}
+    known = {}
+    for option in ("classes", "license"):
+        if option in options:
+            known[option] = options.pop(option)
     with known_origin(**known, recognized=frozenset(arguments)):
         facts = resolve_name(f"{__package__}:{name}")(output=output, **{**arguments, **options})
     return facts | _unknown_facts(Path(output), allowed)
+
+
+def _listed_options(names: Collection[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
 
 
 def _unknown_facts(directory: Path, allowed: Collection[str]) -> dict[str, Any]:
@@ -174,9 +182,13 @@ def _unknown_facts(directory: Path, allowed: Collection[str]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     card, config = directory / "README.md", directory / "config.json"
     # A conversion back gives a file, or a directory of another program.
-    if card.is_file() and ModelCard.load(card).data.get("license") == UNKNOWN:
+    if not card.is_file():
+        return facts
+    if ModelCard.load(card).data.get("license") == UNKNOWN:
         facts["license"] = UNKNOWN
-    names = read_json(config).get("id2label") or {} if card.is_file() and config.is_file() else {}
+    names = {}
+    if config.is_file():
+        names = read_json(config).get("id2label") or {}
     if names and all(name == f"LABEL_{number}" for number, name in names.items()):
         options = " or ".join(f"--{name}" for name in ("dataset", "classes") if name in allowed)
         facts["unnamed"] = f"names of its {len(names)} classes are not known: LABEL_0 and so on; give {options}"
@@ -188,8 +200,11 @@ def summary_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     for file, stage in facts.get("stages", {}).items():
         yield f"{file}: {stage}"
     for file, (used, left_out) in facts.get("tensors", {}).items():
-        others = ", ".join(f"{count} of {name}" for name, count in left_out.items())
-        yield f"{file}: {used} tensors used" + (f"; left out, not in the model: {others}" if others else "")
+        line = f"{file}: {used} tensors used"
+        if left_out:
+            others = ", ".join(f"{count} of {name}" for name, count in left_out.items())
+            line += f"; left out, not in the model: {others}"
+        yield line
     if facts.get("fresh"):
         yield f"no file has {', '.join(facts['fresh'])}; they are initialized as training does"
     if facts.get("left_out"):
@@ -199,14 +214,22 @@ def summary_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         for part, parameters in facts["parameters"].items():
             yield f"{Path(facts['output']) / part}: {parameters:,} parameters"
         return
-    about = [facts["model"]] if "model" in facts else []
-    about += [
-        f"{facts[name]:,} {name.replace('_', ' ')}" for name in ("trained_parameters", "parameters") if name in facts
-    ]
-    about += [f"{facts['bytes'] / 1e6:,.1f} MB"] if "bytes" in facts else []
-    about += [f"{part} {facts[part]}" for part in ("encoder", "teacher") if facts.get(part) is not None]
-    yield f"{facts['output']}: {', '.join(about)}"
+    yield f"{facts['output']}: {', '.join(_described_model(facts))}"
     if facts.get("unnamed"):
         yield facts["unnamed"]
     if facts.get("license") == UNKNOWN:
         yield "license of the weights is not known: fill it in the card, or give --license"
+
+
+def _described_model(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the class of a converted model, its sizes and the encoders in it."""
+    if "model" in facts:
+        yield facts["model"]
+    for name in ("trained_parameters", "parameters"):
+        if name in facts:
+            yield f"{facts[name]:,} {name.replace('_', ' ')}"
+    if "bytes" in facts:
+        yield f"{facts['bytes'] / 1e6:,.1f} MB"
+    for part in ("encoder", "teacher"):
+        if facts.get(part) is not None:
+            yield f"{part} {facts[part]}"

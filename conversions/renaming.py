@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -21,16 +21,32 @@ def under(theirs: str, ours: str, names: Names) -> dict[str, str | tuple[str, ..
     """Return a table for the same tensors below a prefix."""
     placed: dict[str, str | tuple[str, ...] | None] = {}
     for pattern, name in names.items():
-        many = tuple(ours + part for part in name) if isinstance(name, tuple) else name
-        placed[f"{re.escape(theirs)}(?:{pattern})"] = ours + many if isinstance(many, str) else many
+        below = f"{re.escape(theirs)}(?:{pattern})"
+        if name is None:
+            placed[below] = None
+        elif isinstance(name, tuple):
+            placed[below] = tuple(ours + part for part in name)
+        else:
+            placed[below] = ours + name
     return placed
+
+
+def matches_some(pattern: str, names: Iterable[str]) -> bool:
+    """Return whether a pattern matches the beginning of some name."""
+    return any(re.match(pattern, name) for name in names)
+
+
+def is_left_out(name: str, names: Names) -> bool:
+    """Return whether `rename_tensors` leaves out a tensor of this name."""
+    found = _first_match(name, names)
+    return found is not None and found[1] is None
 
 
 def count_left_out(original: Mapping[str, torch.Tensor], names: Names) -> dict[str, int]:
     """Count the tensors that `rename_tensors` leaves out, by the first word of their names."""
     counts: Counter[str] = Counter()
     for name in original:
-        if next((ours for pattern, ours in names.items() if re.match(pattern, name)), "unknown") is None:
+        if is_left_out(name, names):
             counts[name.partition(".")[0]] += 1
     return dict(counts)
 
@@ -43,7 +59,7 @@ def rename_tensors(original: Mapping[str, torch.Tensor], names: Names) -> dict[s
     unknown = []
     twice = []
     for name, tensor in original.items():
-        found = next(((match, ours) for pattern, ours in names.items() if (match := re.match(pattern, name))), None)
+        found = _first_match(name, names)
         if found is None:
             unknown.append(name)
             continue
@@ -74,12 +90,26 @@ def rename_tensors(original: Mapping[str, torch.Tensor], names: Names) -> dict[s
 
 def fits(original: Mapping[str, torch.Tensor], names: Names) -> bool:
     """Return whether a table has a pattern for every name."""
-    return all(any(re.match(pattern, name) for pattern in names) for name in original)
+    return all(_first_match(name, names) is not None for name in original)
+
+
+def _first_match(name: str, names: Names) -> tuple[re.Match[str], str | tuple[str, ...] | None] | None:
+    """Return the match of the first pattern of a table that fits a name, and what replaces it; None if none fits."""
+    for pattern, ours in names.items():
+        match = re.match(pattern, name)
+        if match is not None:
+            return match, ours
+    return None
 
 
 def numbers_in(state: Mapping[str, torch.Tensor], pattern: str) -> set[int]:
     """Return the numbers that the first group of a pattern matches at the beginning of names."""
-    return {int(match[1]) for name in state if (match := re.match(pattern, name))}
+    numbers = set()
+    for name in state:
+        match = re.match(pattern, name)
+        if match is not None:
+            numbers.add(int(match[1]))
+    return numbers
 
 
 def count_of(state: Mapping[str, torch.Tensor], pattern: str) -> int:

@@ -24,7 +24,10 @@ _RENAMED = {"random_places_seed": "seed"}
 
 def grouped(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a stored config, and of those inside it, with groups."""
-    moved = {name: grouped(value) if isinstance(value, dict) else value for name, value in settings.items()}
+    moved = dict(settings)
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            moved[name] = grouped(value)
     model_type = settings.get("model_type")
     if model_type not in CONFIG_MAPPING or not issubclass(CONFIG_MAPPING[model_type], SettingGroupsMixin):
         return moved

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from hf_any3d.conversions.renaming import Names, rename_tensors, under
+from hf_any3d.conversions.renaming import Names, matches_some, numbers_in, rename_tensors, under
 
 _State = Mapping[str, torch.Tensor]
 
@@ -40,7 +40,9 @@ _BLOCK: Names = {
     r"(?P<layer>\d+)\.(?P<part>attn|norm1|norm2)\.": "{layer}.{part}.",
 }
 _TRANSFORMER: Names = {
-    **{rf"{token}$": token for token in ("cls_token", "cls_pos", "mask_token")},
+    r"cls_token$": "cls_token",
+    r"cls_pos$": "cls_pos",
+    r"mask_token$": "mask_token",
     **under("encoder.", "encoder.", _TOKENS),
     **_layers("pos_embed", "pos_embed", 2),
     r"reduce_dim\.": "reduce_dim.",
@@ -119,6 +121,17 @@ _PTV3_BLOCK: Names = {
     r"mlp\.0\.": "mlp.0.fc1.",
     r"mlp\.3\.": "mlp.0.fc2.",
 }
+
+
+def _ptv3_blocks(theirs: str, authors: str) -> dict[str, str]:
+    """Return the table of the blocks of all stages of encoder or decoder."""
+    table = {}
+    for pattern, name in _PTV3_BLOCK.items():
+        block = rf"{theirs}\.blocks\.(?P<stage>\d+)\.blocks\.(?P<block>\d+)\.{pattern}"
+        table[block] = f"{authors}{{stage}}.block{{block}}.{name}"
+    return table
+
+
 _PTV3: Names = {
     r"encoder\.stem\.stem\.": "backbone.embedding.stem.conv.",
     r"encoder\.stem\.norm\.": "backbone.embedding.stem.norm.",
@@ -127,13 +140,8 @@ _PTV3: Names = {
     r"decoder\.blocks\.(?P<stage>\d+)\.upsample\.(?P<part>proj|proj_skip)\.": "backbone.dec.dec{stage}.up.{part}.0.",
     r"decoder\.blocks\.(?P<stage>\d+)\.upsample\.norm\.": "backbone.dec.dec{stage}.up.proj.1.",
     r"decoder\.blocks\.(?P<stage>\d+)\.upsample\.norm_skip\.": "backbone.dec.dec{stage}.up.proj_skip.1.",
-    **{
-        rf"{side}oder\.blocks\.(?P<stage>\d+)\.blocks\.(?P<block>\d+)\.{pattern}": (
-            f"backbone.{side[:3]}.{side[:3]}{{stage}}.block{{block}}.{name}"
-        )
-        for side in ("enc", "dec")
-        for pattern, name in _PTV3_BLOCK.items()
-    },
+    **_ptv3_blocks("encoder", "backbone.enc.enc"),
+    **_ptv3_blocks("decoder", "backbone.dec.dec"),
     r"head\.": "seg_head.",
 }
 
@@ -147,8 +155,11 @@ def authors_names(state: _State) -> dict[str, torch.Tensor]:
     # Its norms are within modules that take the numbers of clouds along.
     plain = {name.replace(".module.", "."): tensor for name, tensor in state.items()}
     for marks, rename in _LAYOUTS.items():
-        if all(any(re.match(mark, name) for name in plain) for mark in marks):
-            return rename(plain) if callable(rename) else rename_tensors(plain, rename)
+        if not all(matches_some(mark, plain) for mark in marks):
+            continue
+        if callable(rename):
+            return rename(plain)
+        return rename_tensors(plain, rename)
     return dict(state)
 
 
@@ -161,11 +172,15 @@ def _rename_point_mae_parts(state: _State) -> dict[str, torch.Tensor]:
 
 def _rename_ptv3(state: _State) -> dict[str, torch.Tensor]:
     """Rename a Point Transformer V3, whose decoder the authors number from the finest stage."""
-    decoder = re.compile(r"decoder\.blocks\.(\d+)\.")
-    last = max(int(match[1]) for name in state if (match := decoder.match(name)))
+    decoder = r"decoder\.blocks\.(\d+)\."
+    last = max(numbers_in(state, decoder))
+
+    def from_the_finest(match: re.Match[str]) -> str:
+        return f"decoder.blocks.{last - int(match[1])}."
+
     renamed = {}
     for name, tensor in state.items():
-        renamed[decoder.sub(lambda match: f"decoder.blocks.{last - int(match[1])}.", name)] = tensor
+        renamed[re.sub(decoder, from_the_finest, name)] = tensor
     return rename_tensors(renamed, _PTV3)
 
 
@@ -176,15 +191,21 @@ def _rename_edge_convolutions(state: _State) -> dict[str, torch.Tensor]:
     reads `[point ; neighbor - point]`, where the authors' reads the two the other way round.
     """
     edge = r"encoder\.blocks\.(\d+)\.conv\.nn\.lins\.(\d+)\.weight$"
-    places = sorted((int(match[1]), int(match[2])) for name in state if (match := re.match(edge, name)))
+    places = []
     tensors = dict(state)
     for name in state:
+        match = re.match(edge, name)
+        if match is not None:
+            places.append((int(match[1]), int(match[2])))
         mean = re.sub(r"\.lins\.(\d+)\.bias$", r".norms.\1.running_mean", name)
         if mean != name and mean in state:
             tensors[mean] = state[mean] - tensors.pop(name)
-        elif re.match(edge, name) and ".lins.0." in name:
-            tensors[name] = torch.cat(state[name].chunk(2, dim=1)[::-1], dim=1)
-    layers = [rf"encoder\.blocks\.{block}\.conv\.nn\.{{}}\.{layer}\." for block, layer in places] + [r"proj\.{}\.0\."]
+        elif match is not None and match[2] == "0":
+            halves = state[name].chunk(2, dim=1)
+            tensors[name] = torch.cat(halves[::-1], dim=1)
+    # Patterns with a place for "lins" or "norms", in the authors' order.
+    layers = [rf"encoder\.blocks\.{block}\.conv\.nn\.{{}}\.{layer}\." for block, layer in sorted(places)]
+    layers.append(r"proj\.{}\.0\.")
     is_classifier = tensors["head.lins.0.weight"].shape[1] == 2 * len(tensors["proj.lins.0.weight"])
     table = {}
     if is_classifier:

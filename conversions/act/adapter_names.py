@@ -60,19 +60,27 @@ def rename_added(
     method: str, added: Mapping[str, torch.Tensor], depth: int, prompt_layer: int | None = None
 ) -> dict[str, torch.Tensor]:
     """Rename the tensors that a program has added, to those of our classifier with an adapter called "default"."""
+    if method == "idpt":
+        added = _without_copied_norms(added)
+    return rename_tensors(added, added_names(method, depth, prompt_layer))
+
+
+def _without_copied_norms(added: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Leave out the norms that IDPT's program stores twice, by themselves and in a sequence with their convolution."""
     kept = dict(added)
-    # IDPT's program stores norms twice, and one that it never reads in modules without three layers.
-    is_light = method == "idpt" and prompt_module(added) in ("dgcnn_light", "mlp")
-    for name, tensor in added.items() if method == "idpt" else ():
+    # In modules without three layers it stores one that it never reads.
+    unread = "5" if prompt_module(added) in ("dgcnn_light", "mlp") else None
+    for name, tensor in added.items():
         match = re.match(r"blocks\.cls\.bn(\d)\.(\w+)$", name)
-        if match:
-            # The norm of a layer is registered both by itself and in the sequence with its convolution.
-            twin = f"conv{match[1]}.1.{match[2]}"
-            copy = added.get(f"blocks.cls.{twin}")
-            if not (is_light and match[1] == "5") and (copy is None or not torch.equal(copy, tensor)):
-                raise ValueError(f"{name} is not equal to {twin}, whose copy it is in IDPT's program")
-            del kept[name]
-    return rename_tensors(kept, added_names(method, depth, prompt_layer))
+        if match is None:
+            continue
+        layer, kind = match.groups()
+        twin = f"conv{layer}.1.{kind}"
+        copy = added.get(f"blocks.cls.{twin}")
+        if layer != unread and (copy is None or not torch.equal(copy, tensor)):
+            raise ValueError(f"{name} is not equal to {twin}, whose copy it is in IDPT's program")
+        del kept[name]
+    return kept
 
 
 def added_names(method: str, depth: int, prompt_layer: int | None = None) -> Names:
@@ -91,19 +99,17 @@ def added_names(method: str, depth: int, prompt_layer: int | None = None) -> Nam
             r"blocks\.cls\.(?P<conv>conv\d)\.(?P<part>\d)\.": here + "{conv}_{part}.default.",
         }
     if method == "dapt":
-        return {
+        names = {
             r"tfts_(?P<kind>gamma|beta)_1$": _LAYER + "0.dapt_tokens.default.{kind}",
             r"tfts_(?P<kind>gamma|beta)_2$": f"{_LAYER}{last}.dapt_scales_final_norm.default." + "{kind}",
             r"blocks\.blocks\.(?P<layer>\d+)\.Adapter_MLP\.(?P<part>\w+)\.": (
                 _LAYER + "{layer}.dapt_adapter_{part}.default."
             ),
-            **{
-                rf"blocks\.blocks\.(?P<layer>\d+)\.{theirs}tfts_(?P<kind>gamma|beta)_{number}$": (
-                    f"{_LAYER}{{layer}}.dapt_{ours}.default.{{kind}}"
-                )
-                for (theirs, number), ours in _SCALES.items()
-            },
         }
+        for (theirs, number), ours in _SCALES.items():
+            pattern = rf"blocks\.blocks\.(?P<layer>\d+)\.{theirs}tfts_(?P<kind>gamma|beta)_{number}$"
+            names[pattern] = f"{_LAYER}{{layer}}.dapt_{ours}.default.{{kind}}"
+        return names
     # All blocks share three MLPs, which the first one owns.
     if method == "ppt":
         return {r"blocks\.(?P<part>prompt_\w+)\.(?P<number>\d)\.": _LAYER + "0.ppt_{part}_{number}.default."}
@@ -116,7 +122,11 @@ def added_names(method: str, depth: int, prompt_layer: int | None = None) -> Nam
 
 def prompt_module(names: Collection[str]) -> str:
     """Return IDPT's kind of module by the names of its tensors."""
-    parts = {match[1] for name in names if (match := re.match(r"blocks\.cls\.(conv\d|blocks)\.", name))}
+    parts = set()
+    for name in names:
+        match = re.match(r"blocks\.cls\.(conv\d|blocks)\.", name)
+        if match is not None:
+            parts.add(match[1])
     kinds = {
         frozenset({"conv1", "conv2", "conv3", "conv5"}): "dgcnn",
         frozenset({"conv1", "conv2", "conv5"}): "dgcnn_light2",

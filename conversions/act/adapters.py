@@ -107,7 +107,9 @@ def convert_act_adapter(
         else:
             model = _open_base(checkpoint, base, revision, model.config, state, config.modules_to_save)
             # A public base has the statistics of its own training, not the drifted ones.
-            config.modules_to_save += [name for name in _DRIFTING if name not in config.modules_to_save]
+            for name in _DRIFTING:
+                if name not in config.modules_to_save:
+                    config.modules_to_save.append(name)
         adapted = get_peft_model(model, config).eval()
         _fill(checkpoint, adapted, renamed, state, PROGRAMS[method].prefix)
         adapted.save_pretrained(os.fspath(directory))
@@ -172,9 +174,11 @@ def _pooling(method: str, state: Mapping[str, torch.Tensor], chosen: str | None)
     if chosen is not None:  # a head for features of another width would not fit
         return chosen.split(",")
     known = _POOLING[method]
-    if method == "dapt" and (by_classes := _DAPT_POOLING.get(state["classifier.out.weight"].shape[0])):
+    if method == "dapt":
+        num_classes = state["classifier.out.weight"].shape[0]
         # Two settings read two vectors each; the number of classes tells them apart.
-        known = known | {2: by_classes}
+        if num_classes in _DAPT_POOLING:
+            known = known | {2: _DAPT_POOLING[num_classes]}
     if rest or count not in known:
         expected = " or ".join(f"{number} * {width}" for number in sorted(known))
         raise ValueError(
@@ -224,7 +228,9 @@ def _fill(
             shaped[name] = tensor.view(ours[name].shape)
     account(checkpoint, shaped, ours)
     stored = ".modules_to_save.default"
-    # Copies that PEFT keeps of modules trained in full are filled from the checkpoint, not from the base.
-    shaped |= {name: state[name.replace(stored, "")] for name in weights if stored in name}
+    for name in weights:
+        # Copies that PEFT keeps of modules trained in full are filled from the checkpoint, not from the base.
+        if stored in name:
+            shaped[name] = state[name.replace(stored, "")]
     for name, tensor in shaped.items():
         weights[name].copy_(tensor)

@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from hf_any3d.conversions.act import KINDS, convert_act_state_dict, names as sizes, teacher_of
-from hf_any3d.conversions.act.datasets import DATASETS, NONE, UNLABELED, TrainedOn
+from hf_any3d.conversions.act.datasets import DATASETS, NONE, UNLABELED, TrainedOn, find_dataset
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.common_layers import below, student_sizes
 from hf_any3d.conversions.origin import are_published, name_labels, stated_classes
@@ -167,7 +167,7 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
         FileNotFoundError: There is no such checkpoint.
     """
     chosen = Choices(**choices)
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"teacher": None}
     with errors_about(checkpoint):
         one_of("kind", kind, KINDS)
     with new_directory(output) as directory:
@@ -178,8 +178,10 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
             if kind == "point_mae":
                 state |= _drawn_class_token(state)
                 facts["fresh"] = ["the class token and its position"]
-            if kind == "point_bert_cls" and (cut := _without_spare_rows(state, chosen)):
-                facts["left_out"] = [f"{cut} rows of the last layer, which are of no class"]
+            if kind == "point_bert_cls":
+                cut = _without_spare_rows(state, chosen)
+                if cut:
+                    facts["left_out"] = [f"{cut} rows of the last layer, which are of no class"]
             # Sizes and settings first; no weight is copied before all tensors are accounted for.
             model, trained_on = build_act(checkpoint, kind, state, teacher, chosen)
         fill_act(model, state, teacher_is_stored=chosen.teacher is None)
@@ -189,8 +191,9 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
             processor["num_points"] = chosen.num_points or _NUM_POINTS
         PointCloudProcessor(**processor).save_pretrained(directory)
         write_act_card(directory, Path(output).name, Path(checkpoint), kind, model, trained_on, chosen.teacher, facts)
-    kept = None if teacher is None else os.fspath(chosen.teacher or "kept in the directory")
-    return facts_of(output, model) | {"teacher": kept} | facts
+    if teacher is not None:
+        facts["teacher"] = os.fspath(chosen.teacher or "kept in the directory")
+    return facts_of(output, model) | facts
 
 
 def _taken_for(checkpoint: str | os.PathLike, kind: str) -> str:
@@ -290,13 +293,18 @@ def build_act(
     with torch.device("meta"), no_init_weights():
         expected = model_class(config).state_dict()
     # The embeddings of a teacher are in our model, but in no file: point tokens do not pass them.
-    unused = set(_unused_names(expected))
-    account(source, state, {name: tensor for name, tensor in expected.items() if name not in unused})
+    for name in _unused_names(expected):
+        del expected[name]
+    account(source, state, expected)
     with no_init_weights():
         # All weights are replaced afterwards, except for those of a named teacher, which is passed initialized.
         if kind == "pretrain":
             encoder = ActAutoencoder(config.autoencoder_config, encoder)
-        return (model_class(config) if encoder is None else model_class(config, encoder)), dataset
+        if encoder is None:
+            model = model_class(config)
+        else:
+            model = model_class(config, encoder)
+    return model, dataset
 
 
 def _autoencoder_config(
@@ -372,39 +380,20 @@ def task_config(
     """Return the config of a classifier or segmentation model, with `further` settings, and its dataset."""
     task = _TASKS.get(kind, kind)
     is_bert = kind in ("point_bert_cls", "point_bert_partseg")
-    last = (
-        "classifier.out.weight"
-        if task == "cls"
-        else "segmenter.out.weight"
-        if is_bert
-        else "segmenter.head.out.weight"
-    )
-    num_labels = state[last].shape[0]
-    # Only data sets of the task that the checkpoint was trained for; None stands for labels that are numbers only.
-    fitting = {key: trained_on for key, trained_on in DATASETS.items() if trained_on.kind == task}
-    if choices.dataset is not None:
-        # Labels of another number than the checkpoint's would not fit its head.
-        dataset = fitting.get(one_of("dataset", choices.dataset, [*fitting, NONE]))
-    elif kind == "point_bert_cls":
-        # Its heads have 40 rows for any number of classes.
-        dataset = None
-    else:
-        # Numbers of classes are different in all of them.
-        dataset = next((trained_on for trained_on in fitting.values() if len(trained_on.labels) == num_labels), None)
-    head_widths: dict[str, Any] = {}
     if task == "cls":
-        layers = count_of(state, r"classifier\.hidden\.(\d+)\.")
-        names = [f"classifier.hidden.{number}.weight" for number in range(layers)]
-        head_widths = {"head_widths": [state[name].shape[0] for name in names], "head_norm": not is_bert}
-    elif not is_bert:
-        # As many layers as the released programs have; others are found when names are compared.
-        propagation = ("propagation.from_points.weight", "propagation.out.weight")
-        head = ("segmenter.from_points.weight", "segmenter.head.hidden.0.weight")
-        head_widths = {
-            "propagation_widths": [state[name].shape[0] for name in propagation],
-            "segmentation_head_widths": [state[name].shape[0] for name in head],
-        }
-    config_kwargs = student_settings(state, choices) | head_widths
+        last = "classifier.out.weight"
+    elif is_bert:
+        last = "segmenter.out.weight"
+    else:
+        last = "segmenter.head.out.weight"
+    num_labels = state[last].shape[0]
+    dataset_name = choices.dataset
+    if kind == "point_bert_cls" and dataset_name is None:
+        # Its heads have 40 rows for any number of classes.
+        dataset_name = NONE
+    dataset = find_dataset(task, num_labels, dataset_name)
+    head_settings = _head_settings(kind, state)
+    config_kwargs = student_settings(state, choices) | head_settings
     if choices.num_groups is not None:
         config_kwargs["num_groups"] = choices.num_groups
     elif kind == "point_bert_cls":
@@ -437,6 +426,23 @@ def task_config(
     return config, dataset
 
 
+def _head_settings(kind: str, state: _State) -> dict[str, Any]:
+    """Return the settings that the tensors of a head imply."""
+    if kind == "point_bert_partseg":
+        return {}
+    if kind in ("cls", "point_bert_cls"):
+        layers = count_of(state, r"classifier\.hidden\.(\d+)\.")
+        names = [f"classifier.hidden.{number}.weight" for number in range(layers)]
+        return {"head_widths": [state[name].shape[0] for name in names], "head_norm": kind == "cls"}
+    # As many layers as the released programs have; others are found when names are compared.
+    propagation = ("propagation.from_points.weight", "propagation.out.weight")
+    head = ("segmenter.from_points.weight", "segmenter.head.hidden.0.weight")
+    return {
+        "propagation_widths": [state[name].shape[0] for name in propagation],
+        "segmentation_head_widths": [state[name].shape[0] for name in head],
+    }
+
+
 def student_settings(state: _State, choices: Choices, published_heads: int | None = None) -> dict[str, Any]:
     """Return the settings that the tensors of a point transformer, below `act.`, and the choices imply."""
     config_kwargs = student_sizes(below(state, "act."))
@@ -452,8 +458,11 @@ def student_settings(state: _State, choices: Choices, published_heads: int | Non
 def _unused_names(names: Iterable[str]) -> list[str]:
     """Return the names of a model's tensors that no checkpoint holds."""
     names = list(names)
-    encoder = next((f"{part}encoder." for part in ("", _AUTOENCODER) if f"{part}codebook.weight" in names), None)
-    return [] if encoder is None else [name for name in names if name.startswith(tuple(encoder + n for n in _UNUSED))]
+    for autoencoder in ("", _AUTOENCODER):
+        if f"{autoencoder}codebook.weight" in names:
+            unused = tuple(f"{autoencoder}encoder.{part}" for part in _UNUSED)
+            return [name for name in names if name.startswith(unused)]
+    return []
 
 
 def fill_act(model: PreTrainedModel, state: _State, teacher_is_stored: bool) -> None:
@@ -482,9 +491,11 @@ def write_act_card(
 ) -> None:
     """Write the card of a converted ACT checkpoint."""
     config = model.config
-    autoencoder = getattr(model, "autoencoder", model if kind == "dvae" else None)
+    autoencoder = model if kind == "dvae" else getattr(model, "autoencoder", None)
+    on_hub = None
     # A directory of this machine is of no use on a card.
-    on_hub = None if teacher is None or os.path.isdir(teacher) else os.fspath(teacher)
+    if teacher is not None and not os.path.isdir(teacher):
+        on_hub = os.fspath(teacher)
     labels = f"{config.num_labels} labels"
     reported = ""
     remarks = []
@@ -501,10 +512,10 @@ def write_act_card(
             )
         if trained_on.remark:
             remarks.append(trained_on.remark)
-    configs = [config]
+    quirks = _quirks_of(config)
     teacher_text = ""
     if autoencoder is not None:
-        configs.append(autoencoder.config)
+        quirks += _quirks_of(autoencoder.config)
     if autoencoder is not None and kind != "point_bert":
         teacher_text = _teacher_text(autoencoder)
         remarks += _code_remarks(autoencoder)
@@ -514,13 +525,18 @@ def write_act_card(
             "are there to be trained with a head. Features that contain them are not Point-MAE's; "
             "`use_class_token=False` opens the model without them."
         )
-    quirks = [quirk for some in configs for quirk in _quirks_of(some)]
-    left_out = "; `ACT_encoder.lm_head`, which nothing reads, is left out" if kind == "pretrain" else ""
+    left_out = ""
+    if kind == "pretrain":
+        left_out = "; `ACT_encoder.lm_head`, which nothing reads, is left out"
     if facts.get("left_out"):
         left_out = f"; left out are {facts['left_out'][0]}"
     compared = ""
     if teacher is not None:
-        compared = f" The teacher's layers equal those of {code(on_hub) if on_hub else 'the given encoder'}."
+        given = code(on_hub) if on_hub else "the given encoder"
+        compared = f" The teacher's layers equal those of {given}."
+    # A student and its autoencoder have some in common.
+    all_quirks = ", ".join(dict.fromkeys(quirks))
+    defaults = f"The defaults of `{type(config).__name__}` are the sound ones."
     write_card(
         directory,
         title,
@@ -530,9 +546,7 @@ def write_act_card(
         f"(kind {code(kind)}).{teacher_text}",
         {
             "What it computes": "The released program, with the quirks that its weights were trained with: "
-            # A student and its autoencoder have some in common.
-            f"{', '.join(dict.fromkeys(quirks))}. The defaults of `{type(config).__name__}` are the sound ones."
-            f"{''.join(f' {remark}' for remark in remarks)}",
+            f"{all_quirks}. {' '.join([defaults, *remarks])}",
             "Quality": f"{reported}The converted model was not evaluated.",
             "Source": f"{code(checkpoint.name)}, sha256:{file_digest(checkpoint)}. Every tensor of it is accounted "
             f"for{left_out}. The number of patches ({config.num_groups} of {config.group_size} points) and that of "
@@ -570,8 +584,10 @@ def _quirks_of(config: ActConfig | ActAutoencoderConfig) -> list[str]:
     """Return the settings of the released programs that are not the sound defaults, as code."""
     # What differs from the defaults is a quirk.
     sound = type(config)()
-    present = [name for name in _ACT_QUIRKS if hasattr(config, name)]
-    quirks = {name: getattr(config, name) for name in present if getattr(config, name) != getattr(sound, name)}
+    quirks = {}
+    for name in _ACT_QUIRKS:
+        if hasattr(config, name) and getattr(config, name) != getattr(sound, name):
+            quirks[name] = getattr(config, name)
     if isinstance(config, ActAutoencoderConfig):
         quirks |= config.released.to_dict()
     return [code(f"{name}={value!r}") for name, value in quirks.items()]

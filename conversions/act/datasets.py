@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_any3d.data.catalog import modelnet40, s3dis as s3dis_rooms, scanobjectnn, shapenetpart
+from hf_any3d.data.options import one_of
 
 
 @dataclass(frozen=True)
@@ -75,3 +76,18 @@ DATASETS = {
 # For models without labels: a random sample of a cloud, then centered and scaled.
 UNLABELED = {"num_points": 1024}
 NONE = "none"
+
+
+def find_dataset(kind: str, num_labels: int, chosen: str | None = None) -> TrainedOn | None:
+    """Return the dataset that a checkpoint of a kind was trained on: the chosen one, or the one with as many labels.
+
+    None stands for labels that are numbers only.
+    """
+    of_kind = {name: trained_on for name, trained_on in DATASETS.items() if trained_on.kind == kind}
+    if chosen is not None:
+        return of_kind.get(one_of("dataset", chosen, [*of_kind, NONE]))
+    # Numbers of labels are different in all of them.
+    for trained_on in of_kind.values():
+        if len(trained_on.labels) == num_labels:
+            return trained_on
+    return None

@@ -25,11 +25,12 @@ def autoencoder_sizes(state: _State) -> dict[str, Any]:
     layers = count_of(state, r"graph_encoder\.layers\.(\d+)\.")
     token_width = state["patch_encoder.out.weight"].shape[0]
     decoder_width = state["decoder.coarse.0.weight"].shape[1]
+    hidden_size = state["codebook.weight"].shape[1]
     sizes = {
         "in_channels": state["patch_encoder.lift.weight"].shape[1],
-        "hidden_size": state["codebook.weight"].shape[1],
-        "patch_token_width": token_width if token_width != state["codebook.weight"].shape[1] else None,
-        "decoder_width": decoder_width if decoder_width != state["codebook.weight"].shape[1] else None,
+        "hidden_size": hidden_size,
+        "patch_token_width": token_width if token_width != hidden_size else None,
+        "decoder_width": decoder_width if decoder_width != hidden_size else None,
         "num_codes": state["codebook.weight"].shape[0],
         "graph_input_width": state["graph_encoder.input.weight"].shape[0],
         "graph_widths": [state[f"graph_encoder.layers.{number}.norm.weight"].shape[0] for number in range(layers)],
@@ -39,26 +40,32 @@ def autoencoder_sizes(state: _State) -> dict[str, Any]:
         "group_size": state["decoder.coarse.4.weight"].shape[0] // 3 * 4,
     }
     if "teacher_in.weight" in state:
-        # Prompts are (sets, prompts, hidden), deep ones with a set for each layer.
-        deep = "prompts.tokens" in state and state["prompts.tokens"].shape[0] > 1
-        sizes["num_prompts"] = state["prompts.tokens"].shape[1] if "prompts.tokens" in state else 0
-        sizes["prompt_depth"] = "deep" if deep else "shallow"
+        sizes |= {"num_prompts": 0, "prompt_depth": "shallow"}
+        if "prompts.tokens" in state:
+            # (sets, prompts, hidden), deep ones with a set for each layer
+            prompts = state["prompts.tokens"].shape
+            sizes["num_prompts"] = prompts[1]
+            if prompts[0] > 1:
+                sizes["prompt_depth"] = "deep"
     return sizes
 
 
 def teacher_sizes(frozen: _State) -> dict[str, int]:
     """Return width, depth and MLP width of a frozen teacher, given its tensors under transformers' names."""
-    depth = count_of(frozen, r".*?layers?\.(\d+)\.")
-    # The teachers name their layers differently; the first layer of the MLP has both sizes in its shape.
-    wide = next(
-        (name for name in frozen if re.search(r"layers?\.0\.(mlp\.fc1|intermediate\.dense)\.weight$", name)),
-        "the MLP of the first layer of the teacher",
-    )
+    wide = _first_mlp(frozen)
     return {
-        "hidden_size": frozen[wide].shape[1],
-        "intermediate_size": frozen[wide].shape[0],
-        "num_hidden_layers": depth,
+        "hidden_size": wide.shape[1],
+        "intermediate_size": wide.shape[0],
+        "num_hidden_layers": count_of(frozen, r".*?layers?\.(\d+)\."),
     }
+
+
+def _first_mlp(frozen: _State) -> torch.Tensor:
+    """Return the weight of the first layer of a teacher's first MLP, which the teachers name differently."""
+    for name, tensor in frozen.items():
+        if re.search(r"layers?\.0\.(mlp\.fc1|intermediate\.dense)\.weight$", name):
+            return tensor
+    raise KeyError("the MLP of the first layer of the teacher")
 
 
 # A linear head has layer 0 alone; see `_names`.
@@ -114,8 +121,14 @@ LEVELS_SEGMENTER: Names = {
 
 _GRAPH: Names = {
     r"input_trans\.": "input.",
-    **{rf"layer{number + 1}\.0\.": f"layers.{number}.linear." for number in range(4)},
-    **{rf"layer{number + 1}\.1\.": f"layers.{number}.norm." for number in range(4)},
+    r"layer1\.0\.": "layers.0.linear.",
+    r"layer1\.1\.": "layers.0.norm.",
+    r"layer2\.0\.": "layers.1.linear.",
+    r"layer2\.1\.": "layers.1.norm.",
+    r"layer3\.0\.": "layers.2.linear.",
+    r"layer3\.1\.": "layers.2.norm.",
+    r"layer4\.0\.": "layers.3.linear.",
+    r"layer4\.1\.": "layers.3.norm.",
     r"layer5\.0\.": "output.",
     r"layer5\.1\.": "norm.",
 }
@@ -160,11 +173,9 @@ AUTOENCODER: Names = {
     r"visual_prompt_pos$": "prompts.positions",
     r"deep_prompt_tokens$": "prompts.deep_tokens",
     r"deep_prompt_pos$": "prompts.deep_positions",
-    **{
-        pattern: tuple(f"encoder.{name}" for name in ours) if isinstance(ours, tuple) else f"encoder.{ours}"
-        for table in TEACHERS.values()
-        for pattern, ours in table.items()
-    },
+    **under("", "encoder.", VIT_TEACHER),
+    **under("", "encoder.", CLIP_TEACHER),
+    **under("", "encoder.", BERT_TEACHER),
 }
 
 
@@ -227,22 +238,20 @@ class Kind:
     mark: str | None
 
 
-KINDS = {
-    kind.name: kind
-    for kind in (
-        # In this order: a checkpoint of stage II holds a codebook too.
-        Kind("pretrain", "a student of ACT with its frozen autoencoder (stage II)", "ACT_encoder."),
-        Kind("dvae", "a discrete autoencoder (stage I)", "codebook"),
-        Kind("cls", "a classifier of ACT or Point-MAE", "cls_head_finetune."),
-        Kind("partseg", "a part segmentation model of ACT or Point-MAE", "label_conv_cls."),
-        Kind("semseg", "a semantic segmentation model", "convs3_cls."),
-        # Relatives of ACT; `hf_any3d.conversions.point_starts` knows their marks.
-        Kind("point_mae", "a pretraining file of Point-MAE", None),
-        Kind("point_bert", "a pretraining file of Point-BERT", None),
-        Kind("point_bert_cls", "a classifier of Point-BERT", None),
-        Kind("point_bert_partseg", "a part segmentation model of Point-BERT", None),
-    )
-}
+_KINDS = (
+    # In this order: a checkpoint of stage II holds a codebook too.
+    Kind("pretrain", "a student of ACT with its frozen autoencoder (stage II)", "ACT_encoder."),
+    Kind("dvae", "a discrete autoencoder (stage I)", "codebook"),
+    Kind("cls", "a classifier of ACT or Point-MAE", "cls_head_finetune."),
+    Kind("partseg", "a part segmentation model of ACT or Point-MAE", "label_conv_cls."),
+    Kind("semseg", "a semantic segmentation model", "convs3_cls."),
+    # Relatives of ACT; `hf_any3d.conversions.point_starts` knows their marks.
+    Kind("point_mae", "a pretraining file of Point-MAE", None),
+    Kind("point_bert", "a pretraining file of Point-BERT", None),
+    Kind("point_bert_cls", "a classifier of Point-BERT", None),
+    Kind("point_bert_partseg", "a part segmentation model of Point-BERT", None),
+)
+KINDS = {kind.name: kind for kind in _KINDS}
 
 
 def kind_of(names: Collection[str]) -> dict[str, str] | None:
@@ -272,9 +281,10 @@ def convert_act_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> d
     state = without_parallel_prefix(original)
     renamed = rename_tensors(state, _names(kind, state))
     # The first layer's prompts are joined with those of the later layers, if these have their own.
-    for name in [name for name in renamed if ".deep_" in name]:
-        first = name.replace(".deep_", ".")
-        renamed[first] = torch.cat((renamed[first], renamed.pop(name)))
+    for name in list(renamed):
+        if ".deep_" in name:
+            first = name.replace(".deep_", ".")
+            renamed[first] = torch.cat((renamed[first], renamed.pop(name)))
     return reshape_tensors(kind, renamed)
 
 
@@ -292,7 +302,8 @@ def reshape_tensors(kind: str, renamed: _State) -> dict[str, torch.Tensor]:
         else:
             converted[name] = tensor
     for layer, others in _JOINED:
-        if (weight := converted.pop(f"{layer}joined.weight", None)) is not None:
+        weight = converted.pop(f"{layer}joined.weight", None)
+        if weight is not None:
             columns = _point_columns(kind, layer, converted, weight)
             # A linear layer over concatenated channels is the sum of two over the parts, which need not be joined
             # in memory.
@@ -313,12 +324,17 @@ def _point_columns(kind: str, layer: str, state: _State, joined: torch.Tensor) -
 
 def teacher_of(original: Mapping[str, torch.Tensor]) -> str | None:
     """Return the `model_type` of the frozen teacher in a checkpoint of stage I or II; None if there is none."""
-    prefix = "dvae_tokenizer." if any(name.startswith("dvae_tokenizer.") for name in original) else ""
-    names = {name.removeprefix(prefix): tensor for name, tensor in original.items() if "visual_embed." in name}
-    if not names:
+    # Stage II has the autoencoder, with its teacher, below a prefix.
+    frozen = {
+        name.removeprefix("dvae_tokenizer."): tensor for name, tensor in original.items() if "visual_embed." in name
+    }
+    if not frozen:
         return None
-    # A teacher of another kind has at least one name that matches no pattern.
-    return next((kind for kind, table in TEACHERS.items() if fits(names, table)), None)
+    for kind, table in TEACHERS.items():
+        # A teacher of another kind has at least one name that matches no pattern.
+        if fits(frozen, table):
+            return kind
+    return None
 
 
 _TABLES = {"dvae": AUTOENCODER, "pretrain": PRETRAINING, "point_mae": POINT_MAE, "point_bert": POINT_BERT}

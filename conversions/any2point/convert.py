@@ -136,6 +136,8 @@ def _model(
     expected = {key.removeprefix(_PEFT_PREFIX): value for key, value in get_peft_model_state_dict(model).items()}
     account(checkpoint, trained, expected)
     # The authors' numbers are float32; counters of norms are whole numbers in both.
-    state = {_PEFT_PREFIX + key: value.to(expected[key].dtype) for key, value in trained.items()}
+    state = {}
+    for key, value in trained.items():
+        state[_PEFT_PREFIX + key] = value.to(expected[key].dtype)
     set_peft_model_state_dict(model, state)
     return model.eval()

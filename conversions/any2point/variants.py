@@ -108,7 +108,9 @@ CLIP = {
 DINOV2 = {
     "encoder": {
         "model_type": "dinov2",
-        **{name: size for name, size in _SIZES.items() if name != "intermediate_size"},
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
         "mlp_ratio": 4,
         "image_size": 518,
         "patch_size": 14,
@@ -263,12 +265,16 @@ def variant_of(names: Iterable[str]) -> dict[str, str] | None:
     plain = [name.removeprefix("encoder.") for name in names]
     if not any(name.startswith("patch_embed.EncP.") for name in plain):
         return None
-    # Names that only one of the encoders has.
     # DINOv2 alone has layer scales, and of the others CLIP alone is written with torch's own attention.
-    marks = {"clip": ".attn.in_proj_", "dinov2": ".ls1.gamma", "imagebind": ""}
-    encoder = next(encoder for encoder, mark in marks.items() if any(mark in name for name in plain))
+    if any(".attn.in_proj_" in name for name in plain):
+        encoder = "clip"
+    elif any(".ls1.gamma" in name for name in plain):
+        encoder = "dinov2"
+    else:
+        encoder = "imagebind"
     is_modelnet = any("cls_head_finetune." in name for name in plain)
-    return {"variant": f"{encoder}-{'modelnet' if is_modelnet else 'scan'}"}
+    dataset = "modelnet" if is_modelnet else "scan"
+    return {"variant": f"{encoder}-{dataset}"}
 
 
 def convert_state_dict(
@@ -287,8 +293,9 @@ def convert_state_dict(
     for name, tensor in rename_tensors(original, names_of(variant)).items():
         of_view = re.fullmatch(r"(.+)\[(\d+)\]", name)
         if of_view:
+            stacked, view = of_view.groups()
             if tensor.ndim:  # our stacked norms have no num_batches_tracked
-                views[of_view[1]][int(of_view[2])] = tensor
+                views[stacked][int(view)] = tensor
         elif name.startswith(_FROZEN):
             encoder[name.removeprefix(_FROZEN)] = _reshape(name, tensor)
         else:
@@ -312,4 +319,6 @@ def names_of(variant: Variant) -> Names:
 def _reshape(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if "class_token" in name:
         return as_vector(tensor)
-    return as_linear(tensor) if name.endswith("weight") else tensor
+    if name.endswith("weight"):
+        return as_linear(tensor)
+    return tensor

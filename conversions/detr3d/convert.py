@@ -103,7 +103,9 @@ def convert_detr3d(
     """
     original = read_checkpoint(checkpoint, ("model",))
     # Training files hold them; files with the weights alone are read too.
-    arguments = read_settings(checkpoint, "args") if "args" in read_entries(checkpoint) else {}
+    arguments = {}
+    if "args" in read_entries(checkpoint):
+        arguments = read_settings(checkpoint, "args")
     with errors_about(checkpoint):
         state = convert_detr3d_state_dict(original)
         sizes = detr3d_sizes(state)
@@ -171,8 +173,10 @@ def _fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if activation is not None:
         fields["encoder_activation"] = _ACTIVATIONS[one_of("args.enc_activation", activation, _ACTIVATIONS)]
     # Configs of transformers check types, and command lines give whole numbers where a float is meant.
-    weights = ("_cost", "_weight", "dropout")
-    return {name: float(value) if name.endswith(weights) else value for name, value in fields.items()}
+    for name, value in fields.items():
+        if name.endswith(("_cost", "_weight", "dropout")):
+            fields[name] = float(value)
+    return fields
 
 
 def convert_detr3d_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
@@ -197,12 +201,16 @@ def convert_detr3d_back(checkpoint: str | os.PathLike, output: str | os.PathLike
         expected["attention_radii"] = tuple(RELEASED_RADII)
     for name, value in expected.items():
         computed = getattr(config, name)
-        computed = tuple(computed) if isinstance(computed, list) else computed
+        if isinstance(computed, list):
+            computed = tuple(computed)
         if computed != value:
             raise ValueError(f"{checkpoint}: {name}={computed!r}; the original program computes {value!r}")
     state = model.state_dict()
-    state = revert_detr3d_state_dict(state if config.in_channels == 3 else scale_colors(state, back=True))
+    if config.in_channels > 3:
+        state = scale_colors(state, back=True)
+    reverted = revert_detr3d_state_dict(state)
+    stored = {name: tensor.contiguous() for name, tensor in reverted.items()}
     with atomic_write(output) as temporary:
         # Its test reads no other entry.
-        torch.save({"model": {name: tensor.contiguous() for name, tensor in state.items()}}, temporary)
+        torch.save({"model": stored}, temporary)
     return facts_of(output, model) | {"model": "3DETR"}

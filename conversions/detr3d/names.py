@@ -16,6 +16,24 @@ _HEADS = {
     "angle_cls_head": "heading_class_head",
     "angle_residual_head": "heading_residual_head",
 }
+# Rows of `_PARTS` below each head.
+_HEAD_LAYERS = (
+    ("layers.0.", "hidden.0.", 1),
+    ("layers.1.", "norms.0.", 0),
+    ("layers.4.", "hidden.1.", 1),
+    ("layers.5.", "norms.1.", 0),
+    ("layers.8.", "out.", 1),
+)
+
+
+def _parts_of_heads() -> list[tuple[str, str, int]]:
+    parts = []
+    for their_head, our_head in _HEADS.items():
+        for their_layer, our_layer, axes in _HEAD_LAYERS:
+            parts.append((f"mlp_heads.{their_head}.{their_layer}", f"{our_head}.{our_layer}", axes))
+    return parts
+
+
 # Their name up to a number, ours, and how many axes of length 1 their weight has after those of a linear layer; "#" is
 # the number of a layer. The three layers of an attention are one matrix there.
 _PARTS: tuple[tuple[str, str, int], ...] = (
@@ -27,15 +45,12 @@ _PARTS: tuple[tuple[str, str, int], ...] = (
     ("encoder.layers.#.linear2.", "detr3d.encoder.layers.#.mlp.fc2.", 0),
     ("encoder.layers.#.norm1.", "detr3d.encoder.layers.#.self_attn_layer_norm.", 0),
     ("encoder.layers.#.norm2.", "detr3d.encoder.layers.#.final_layer_norm.", 0),
-    *(
-        (
-            f"encoder_to_decoder_projection.layers.{3 * number + place}.",
-            f"detr3d.memory_projection.{number}.{part}.",
-            k,
-        )
-        for number in range(3)
-        for place, part, k in ((0, "linear", 1), (1, "norm", 0))
-    ),
+    ("encoder_to_decoder_projection.layers.0.", "detr3d.memory_projection.0.linear.", 1),
+    ("encoder_to_decoder_projection.layers.1.", "detr3d.memory_projection.0.norm.", 0),
+    ("encoder_to_decoder_projection.layers.3.", "detr3d.memory_projection.1.linear.", 1),
+    ("encoder_to_decoder_projection.layers.4.", "detr3d.memory_projection.1.norm.", 0),
+    ("encoder_to_decoder_projection.layers.6.", "detr3d.memory_projection.2.linear.", 1),
+    ("encoder_to_decoder_projection.layers.7.", "detr3d.memory_projection.2.norm.", 0),
     ("pos_embedding.gauss_B", "detr3d.positions.frequencies", 0),
     ("query_projection.layers.#.", "detr3d.positions.projection.#.", 1),
     ("decoder.layers.#.linear1.", "detr3d.layers.#.mlp.fc1.", 0),
@@ -44,14 +59,7 @@ _PARTS: tuple[tuple[str, str, int], ...] = (
     ("decoder.layers.#.norm2.", "detr3d.layers.#.encoder_attn_layer_norm.", 0),
     ("decoder.layers.#.norm3.", "detr3d.layers.#.final_layer_norm.", 0),
     ("decoder.norm.", "detr3d.layer_norm.", 0),
-    *(
-        (f"mlp_heads.{theirs}.layers.{place}.", f"{ours}.{part}.", axes)
-        for theirs, ours in _HEADS.items()
-        for place, part, axes in (
-            *((0, "hidden.0", 1), (1, "norms.0", 0), (4, "hidden.1", 1), (5, "norms.1", 0)),
-            (8, "out", 1),
-        )
-    ),
+    *_parts_of_heads(),
 )
 _ATTENTIONS = (
     ("encoder.layers.#.self_attn.", "detr3d.encoder.layers.#.self_attn."),
@@ -64,28 +72,39 @@ def _pattern(name: str) -> str:
     return re.escape(name).replace(r"\#", r"(?P<number>\d+)")
 
 
-NAMES: Names = {
-    **{_pattern(theirs): ours.replace("#", "{number}") for theirs, ours, _ in _PARTS},
-    **{_pattern(f"{theirs}out_proj."): f"{ours}out_proj.".replace("#", "{number}") for theirs, ours in _ATTENTIONS},
-    **{
-        _pattern(f"{theirs}in_proj_{kind}"): tuple(f"{ours}{part}.{kind}".replace("#", "{number}") for part in _QKV)
-        for theirs, ours in _ATTENTIONS
-        for kind in ("weight", "bias")
-    },
-}
-_BACK: Names = {
-    **{_pattern(ours): theirs.replace("#", "{number}") for theirs, ours, _ in _PARTS},
-    **{_pattern(f"{ours}out_proj."): f"{theirs}out_proj.".replace("#", "{number}") for theirs, ours in _ATTENTIONS},
-    # One name for each of the three, which are joined afterwards.
-    **{
-        _pattern(f"{ours}{part}."): f"{theirs}in_proj_".replace("#", "{number}") + f"{part}:"
-        for theirs, ours in _ATTENTIONS
-        for part in _QKV
-    },
-}
+def _filled(name: str) -> str:
+    return name.replace("#", "{number}")
+
+
+def _names_to_ours() -> Names:
+    """Return the table of the tensors of the original."""
+    names: dict[str, str | tuple[str, ...] | None] = {}
+    for theirs, ours, _ in _PARTS:
+        names[_pattern(theirs)] = _filled(ours)
+    for theirs, ours in _ATTENTIONS:
+        names[_pattern(f"{theirs}out_proj.")] = _filled(f"{ours}out_proj.")
+        for kind in ("weight", "bias"):
+            names[_pattern(f"{theirs}in_proj_{kind}")] = tuple(_filled(f"{ours}{part}.{kind}") for part in _QKV)
+    return names
+
+
+def _names_to_theirs() -> Names:
+    """Return the table of our tensors, in which the three layers of an attention stay apart."""
+    names = {}
+    for theirs, ours, _ in _PARTS:
+        names[_pattern(ours)] = _filled(theirs)
+    for theirs, ours in _ATTENTIONS:
+        names[_pattern(f"{ours}out_proj.")] = _filled(f"{theirs}out_proj.")
+        # One name for each of the three, which are joined afterwards.
+        for part in _QKV:
+            names[_pattern(f"{ours}{part}.")] = _filled(f"{theirs}in_proj_{part}:")
+    return names
+
+
+NAMES = _names_to_ours()
+_BACK = _names_to_theirs()
 SCANNET_MEAN_COLOR = (109.8, 97.2, 83.8)
 """What the released program subtracts from the colors of ScanNet, from 0 to 255."""
-_AXES = {re.compile(_pattern(theirs) + "weight"): axes for theirs, _, axes in _PARTS if axes}
 
 
 def convert_detr3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -94,7 +113,9 @@ def convert_detr3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str,
     Queries, keys and values become layers of their own. The original turns boxes clockwise; the rows of its last
     layers for angles are reordered, so that headings are counterclockwise.
     """
-    return _other_direction({name: as_linear(tensor) for name, tensor in rename_tensors(original, NAMES).items()})
+    renamed = rename_tensors(original, NAMES)
+    state = {name: as_linear(tensor) for name, tensor in renamed.items()}
+    return _other_direction(state)
 
 
 def revert_detr3d_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -106,13 +127,24 @@ def revert_detr3d_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, tor
         if match is not None:
             attention.setdefault(match[1] + match[3], {})[match[2]] = tensor
             continue
-        # The original's layers on points are convolutions of length 1, with as many axes behind.
-        axes = next((axes for pattern, axes in _AXES.items() if pattern.fullmatch(name)), 0)
-        reverted[name] = tensor[(..., *[None] * axes)]
+        for _ in range(_num_further_axes(name)):
+            tensor = tensor[..., None]
+        reverted[name] = tensor
     for name, parts in attention.items():
         # torch's attention keeps queries, keys and values as one matrix, in this order.
         reverted[name] = torch.cat([parts[part] for part in _QKV])
     return reverted
+
+
+def _num_further_axes(name: str) -> int:
+    """Return how many axes of length 1 a tensor of the original has behind those of ours.
+
+    Its layers on points are convolutions of length 1.
+    """
+    for theirs, _, axes in _PARTS:
+        if re.fullmatch(_pattern(theirs) + "weight", name):
+            return axes
+    return 0
 
 
 def scale_colors(state: Mapping[str, torch.Tensor], *, back: bool = False) -> dict[str, torch.Tensor]:
@@ -121,16 +153,20 @@ def scale_colors(state: Mapping[str, torch.Tensor], *, back: bool = False) -> di
     The factor goes into the first layer, and the shift into the mean of its norm; in training the norm cancels it.
     `back` undoes it, for the released program.
     """
-    layer, norm = (f"detr3d.group_encoder.layers.0.{name}" for name in ("linear.weight", "norm.running_mean"))
+    layer = "detr3d.group_encoder.layers.0.linear.weight"
+    norm = "detr3d.group_encoder.layers.0.norm.running_mean"
     # In double precision, so that there and back gives the same numbers again.
     weight = state[layer].double()
     factor = weight.new_ones(weight.shape[1])
     # Offsets to the center are the first three columns, colors the next.
     factor[3:6] = 256 / 255 if back else 255 / 256
-    theirs = (weight if not back else weight * factor)[:, 3:6]  # (outputs, 3)
-    shift = theirs @ weight.new_tensor(SCANNET_MEAN_COLOR) / 256
-    mean = state[norm].double() + (-shift if back else shift)
-    return {**state, layer: (weight * factor).to(state[layer]), norm: mean.to(state[norm])}
+    scaled = weight * factor
+    theirs = scaled if back else weight
+    shift = theirs[:, 3:6] @ weight.new_tensor(SCANNET_MEAN_COLOR) / 256  # (outputs,)
+    if back:
+        shift = -shift
+    mean = state[norm].double() + shift
+    return {**state, layer: scaled.to(state[layer]), norm: mean.to(state[norm])}
 
 
 def _other_direction(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import Blip2QFormerConfig
 
 from hf_any3d.conversions.checkpoints import account, errors_about, listed, read_checkpoint
+from hf_any3d.conversions.common_layers import below
 from hf_any3d.conversions.minigpt3d.names import MINIGPT3D, convert_minigpt3d_state_dict
 from hf_any3d.conversions.minigpt3d.parts import Part, lora_rank
 from hf_any3d.conversions.renaming import count_left_out, count_of
@@ -64,7 +65,7 @@ def read_stage(path: str | os.PathLike) -> StageFile:
             stage = 0
         else:
             stage = 1
-    encoder = {name.removeprefix(_ENCODER): state[name] for name in state if name not in trained}
+    encoder = below(state, _ENCODER)
     return StageFile(Path(path), stage, len(original), trained, encoder, count_left_out(original, MINIGPT3D))
 
 
@@ -89,7 +90,8 @@ def check_stage(file: StageFile, encoder: Part, model: MiniGPT3DForConditionalGe
     if not file.stage:
         # TinyGPT-V's program saves what it has trained: LoRA, the weights of norms, and both projections.
         expected = [name for name in expected if name.startswith(("language_model.", "bridge.projector."))]
-    account(file.path, file.trained, {name: weights[name] for name in expected})
+    expected_weights = {name: weights[name] for name in expected}
+    account(file.path, file.trained, expected_weights)
     # A LoRA that has learned nothing is not the one of images.
     unlearned = [name for name in expected if ".lora_B." in name and not file.trained[name].any()]
     if unlearned and not file.stage:
@@ -113,7 +115,7 @@ def initialize_untrained(
     for name, empty in missing.items():
         if name.startswith("bridge.experts.queries.") and stage < 4:
             initialized[name] = queries
-        elif any(name.startswith(part) and stage <= last for part, last in _INITIALIZED.items()):
+        elif _is_initialized(name, stage):
             tensor = initialized[name] = torch.empty(empty.shape)
             if name.endswith(".bias") or ".lora_B." in name:
                 tensor.zero_()
@@ -122,6 +124,14 @@ def initialize_untrained(
             else:
                 tensor.normal_(std=std, generator=generator)
     return initialized
+
+
+def _is_initialized(name: str, stage: int) -> bool:
+    """Return whether training up to a stage has only initialized a tensor."""
+    for part, last in _INITIALIZED.items():
+        if name.startswith(part):
+            return stage <= last
+    return False
 
 
 # Settings without a tensor. The released programs never use another scale or other layers.
@@ -169,7 +179,9 @@ def assemble(
     config = _config(parts, files)
     config.stage = stage or last.stage or None
     # Files of later stages do not say what their training started from.
-    config.image_priors = True if any(file.stage == 0 for file in files) else None
+    config.image_priors = None
+    if any(file.stage == 0 for file in files):
+        config.image_priors = True
     # Gigabytes of weights are only renamed on the way from file to file, so the model needs none of its own.
     with torch.device("meta"):
         model = MiniGPT3DForConditionalGeneration(config)
@@ -190,8 +202,16 @@ def assemble(
     state |= initialized
     paths = ", ".join(str(file.path) for file in files)
     account(paths, state, expected)
-    fresh = {".".join(name.split(".")[: 3 if ".experts." in name else 2]) for name in initialized}
+    fresh = {_part_of(name) for name in initialized}
     return Assembly(parts, tuple(files), model, state, tuple(sorted(fresh)))
+
+
+def _part_of(name: str) -> str:
+    """Return the part of the model that a tensor is of, such as "bridge.qformer" or "bridge.experts.router"."""
+    words = name.split(".")
+    if ".experts." in name:
+        return ".".join(words[:3])
+    return ".".join(words[:2])
 
 
 def _state_of_parts(parts: tuple[Part, Part, Part], queries: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -210,7 +230,9 @@ def _state_of_parts(parts: tuple[Part, Part, Part], queries: torch.Tensor) -> di
 
 def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfig:
     point_config, blip2_config, text_config = (part.config for part in parts)
-    trained = {name: tensor for file in files for name, tensor in file.trained.items()}
+    trained: dict[str, torch.Tensor] = {}
+    for file in files:
+        trained |= file.trained
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     with errors_about(files[-1].path):
         # Where no file has LoRA, it is initialized below with the published rank.
@@ -219,9 +241,11 @@ def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfi
         sizes: dict[str, Any] = {"projector_width": trained["bridge.projector.fc1.weight"].shape[0]}
         layers = count_of(trained, r"bridge\.point_mlp\.layers\.(\d+)\.")
         if layers:
+            sizes["point_mlp_widths"] = []
             # All but the last layer, whose width is the Q-Former's
-            weights = (f"bridge.point_mlp.layers.{number}.weight" for number in range(layers - 1))
-            sizes["point_mlp_widths"] = [trained[name].shape[0] for name in weights]
+            for number in range(layers - 1):
+                weight = trained[f"bridge.point_mlp.layers.{number}.weight"]
+                sizes["point_mlp_widths"].append(weight.shape[0])
         if "bridge.experts.router.0.weight" in trained:
             sizes["router_width"] = trained["bridge.experts.router.0.weight"].shape[0]
             sizes["num_query_experts"] = trained["bridge.experts.router.2.weight"].shape[0]

@@ -47,8 +47,10 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
     sources += [describe_source(f"{STAGES[file.stage]}, {file.entries} tensors", [file.path]) for file in files]
     paths = [file.path for file in files]
     listed = "\n".join(sources)
+    compared = ""
     # Checkpoints hold copies of the frozen encoder, compared when they were read.
-    compared = ", which equal the given encoder" if any(file.encoder for file in files) else ""
+    if any(file.encoder for file in files):
+        compared = ", which equal the given encoder"
     experts = "The Q-Former has one set of queries."
     if config.use_query_experts:
         experts = (
@@ -57,8 +59,10 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
         )
     fresh = assembly.fresh
     last = files[-1].stage
+    stage = STAGES[last]
     # Files of stages II and III look alike: the config says which it is.
-    stage = f"stage {'I' * (config.stage or last)}" if last == 3 else STAGES[last]
+    if last == 3:
+        stage = "stage II" if config.stage == 2 else "stage III"
     state = f" It is the result of {stage}." if last else ""
     # The file that training starts from is of a model for images.
     if "bridge.point_mlp" in fresh:

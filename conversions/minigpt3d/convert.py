@@ -81,7 +81,9 @@ def convert_minigpt3d(
             read_converted("qformer", qformer) or read_qformer(qformer),
             read_converted("language_model", language_model) or read_language_model(language_model),
         )
-        opened_tokenizer = open_tokenizer(language_model if tokenizer is None else tokenizer)
+        if tokenizer is None:
+            tokenizer = language_model
+        opened_tokenizer = open_tokenizer(tokenizer)
         ids = _set_token_ids(parts[2].config, opened_tokenizer)
         files = [read_stage(path) for path in (checkpoint, second_checkpoint) if path is not None]
         files.sort(key=lambda file: file.stage)  # files of the same stage keep their order
@@ -96,13 +98,14 @@ def convert_minigpt3d(
         GenerationConfig(**PUBLISHED_GENERATION["demo"], **ids).save_pretrained(directory)
         MiniGPT3DProcessor.from_config(config, opened_tokenizer, hide_inner_bos=True).save_pretrained(directory)
         write_minigpt3d_card(directory, Path(output).name, assembly, dtype)
+    tensors = {os.fspath(part.source): (len(part.state), part.left_out) for part in parts}
+    tensors |= {os.fspath(file.path): (len(file.trained), file.left_out) for file in files}
     return {
         "output": os.fspath(output),
         "parameters": model.num_parameters(),
         "bytes": stored_bytes(output),
         "stages": {os.fspath(file.path): STAGES[file.stage] for file in files},
-        "tensors": {os.fspath(part.source): (len(part.state), part.left_out) for part in parts}
-        | {os.fspath(file.path): (len(file.trained), file.left_out) for file in files},
+        "tensors": tensors,
         "fresh": list(assembly.fresh),
     }
 
@@ -150,7 +153,8 @@ def convert_minigpt3d_parts(
             target = directory / "language_model"
             target.mkdir()
             # With its tokenizer, the directory of the language model is complete by itself.
-            files = [part.source / name for name in _TOKENIZER_FILES if (part.source / name).is_file()]
+            paths = [part.source / name for name in _TOKENIZER_FILES]
+            files = [path for path in paths if path.is_file()]
             if files:
                 for file in files:
                     shutil.copyfile(file, target / file.name)
@@ -165,9 +169,12 @@ def _set_token_ids(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase)
 
     Configs of transformers' first Phi have ids 1 and 2, which are ordinary words of Phi-2's tokenizer.
     """
-    end = tokenizer.eos_token_id
+    start, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     # Phi-2 starts and ends texts with one token.
-    config.bos_token_id = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if start is None:
+        start = end
+    if pad is None:
+        pad = end
+    config.bos_token_id = start
     config.eos_token_id = end
-    pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return {"bos_token_id": config.bos_token_id, "eos_token_id": end, "pad_token_id": pad}
+    return {"bos_token_id": start, "eos_token_id": end, "pad_token_id": pad}

@@ -42,7 +42,9 @@ def convert_phi_state_dict(original: Mapping[str, torch.Tensor], num_attention_h
             fused[f"{layer.removesuffix(part)}query_key_value.{kind}"] = _by_head(stacked, num_attention_heads)
         elif part not in _THIRDS:
             fused[name] = tensor
-    for name in [name for name in fused if re.fullmatch(r"model\.layers\.\d+\.input_layernorm\.weight", name)]:
+    for name in list(fused):
+        if not re.fullmatch(r"model\.layers\.\d+\.input_layernorm\.weight", name):
+            continue
         layer = name.removesuffix("input_layernorm.weight")
         width = fused[name].shape[0]
         norms = {f"{layer}post_layernorm.weight": torch.ones(width)}

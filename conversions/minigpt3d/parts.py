@@ -32,9 +32,11 @@ _ENCODER = "point_encoder."
 
 def lora_rank(state: _State, part: str) -> int | None:
     """Return the rank of the LoRA below a prefix; None if there is none."""
-    # The first factor of LoRA has as many rows as its rank.
-    ranks = (state[name].shape[0] for name in state if name.startswith(part) and ".lora_A." in name)
-    return next(ranks, None)
+    for name, tensor in state.items():
+        # The first factor of LoRA has as many rows as its rank.
+        if name.startswith(part) and ".lora_A." in name:
+            return tensor.shape[0]
+    return None
 
 
 _FIELDS = (
@@ -93,15 +95,18 @@ def read_point_encoder(file: str | os.PathLike, num_groups: int | None = None, g
     with errors_about(file):
         original = read_checkpoint(file, ("base_model",))
         # Under the prefix that it has in a complete checkpoint, whose table of names then serves both.
-        named = convert_minigpt3d_state_dict({_ENCODER + name: tensor for name, tensor in original.items()})
+        prefixed = {_ENCODER + name: tensor for name, tensor in original.items()}
+        named = convert_minigpt3d_state_dict(prefixed)
         state = {name.removeprefix(_ENCODER): tensor for name, tensor in named.items()}
         config_kwargs = student_sizes(state)
         layers = ("lift", "widen", "join")
         config_kwargs["patch_widths"] = [state[f"patch_encoder.{layer}.weight"].shape[0] for layer in layers]
         config_kwargs["patch_pooled_width"] = state["patch_encoder.out.weight"].shape[0]
         config_kwargs["num_attention_heads"] = heads_of(config_kwargs["hidden_size"])
-        config_kwargs |= {"num_groups": num_groups} if num_groups else {}
-        config_kwargs |= {"group_size": group_size} if group_size else {}
+        if num_groups:
+            config_kwargs["num_groups"] = num_groups
+        if group_size:
+            config_kwargs["group_size"] = group_size
         # Settings that no tensor shows, such as the number of patches, are the published ones.
         published = MiniGPT3DConfig().to_dict()["point_config"]
         config = ActConfig(**published | config_kwargs)
@@ -127,7 +132,9 @@ def read_qformer(file: str | os.PathLike) -> Part:
             # Layer 0 attends to the encoder, and so does every n-th; the second number is n.
             cross_attention_frequency=crossed[1] if len(crossed) > 1 else depth,
         )
-        count = state["query_tokens"].shape[1] if "query_tokens" in state else Blip2Config().num_query_tokens
+        count = Blip2Config().num_query_tokens
+        if "query_tokens" in state:
+            count = state["query_tokens"].shape[1]
         # BLIP-2's config has the width that the Q-Former attends to under the vision encoder, which is left out.
         vision = {"hidden_size": qformer_config.encoder_hidden_size}
         config = Blip2Config(vision_config=vision, qformer_config=qformer_config.to_dict(), num_query_tokens=count)
@@ -151,7 +158,8 @@ def read_language_model(directory: str | os.PathLike) -> Part:
                 # The first configs count rotated channels of a head; today's give their share.
                 config_kwargs["partial_rotary_factor"] = config_kwargs["rotary_dim"] / width
         # Fields of training and of other programs have no place in it.
-        config = NormedPhiConfig(**{name: config_kwargs[name] for name in _FIELDS if name in config_kwargs})
+        fields = {name: config_kwargs[name] for name in _FIELDS if name in config_kwargs}
+        config = NormedPhiConfig(**fields)
     original, files = read_weights(directory)
     with errors_about(directory):
         state = convert_phi_state_dict(original, config.num_attention_heads)
@@ -163,17 +171,21 @@ def read_converted(part: str, source: str | os.PathLike) -> Part | None:
 
     `part` is "point_encoder", "qformer" or "language_model".
     """
-    directory, (config_class, kind) = Path(source), _KINDS[part]
+    directory = Path(source)
+    config_class, kind = _KINDS[part]
     file = directory / "config.json"
     # A file of the authors, or a directory in their layout
     if not file.is_file() or read_json(file).get("model_type") != config_class.model_type:
         return None
     with errors_about(directory):
         config = config_class.from_pretrained(directory)
-    state, files = read_weights(directory)
-    # BLIP-2 repositories hold more than the Q-Former.
+    stored, files = read_weights(directory)
     ignored = kind._keys_to_ignore_on_load_unexpected or []
-    state = {name: t for name, t in state.items() if not any(re.search(pattern, name) for pattern in ignored)}
+    state = {}
+    for name, tensor in stored.items():
+        # BLIP-2 repositories hold more than the Q-Former.
+        if not any(re.search(pattern, name) for pattern in ignored):
+            state[name] = tensor
     with errors_about(directory):
         check_finite(state)
     return _make_part(directory, files, kind, config, state)

@@ -8,6 +8,7 @@ import torch
 
 from hf_any3d.conversions.aligned_encoders import LOGIT_SCALE, save_aligned_encoder
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
+from hf_any3d.conversions.common_layers import below
 from hf_any3d.conversions.renaming import Names, as_linear, count_of, heads_of, rename_tensors
 from hf_any3d.modeling.openshape import OpenShapeConfig, OpenShapeForZeroShotPointCloudClassification
 from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import TEXT_TOWER
@@ -146,7 +147,7 @@ def _read(checkpoint: str | os.PathLike) -> tuple[dict[str, torch.Tensor], torch
     """Return the tensors of the encoder, the logarithm of the scale, and the names of other entries."""
     state = read_checkpoint(checkpoint, (_TRAINING_ENTRY,))
     # A checkpoint of training holds more than the encoder, which has a prefix there.
-    inside = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
+    inside = below(state, _PREFIX)
     if inside:
         others = {name: tensor for name, tensor in state.items() if not name.startswith(_PREFIX)}
         return inside, others.pop(LOGIT_SCALE, None), sorted(others)

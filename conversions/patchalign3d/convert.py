@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from hf_any3d.conversions.aligned_encoders import save_aligned_encoder
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, read_entries
@@ -82,15 +83,19 @@ def convert_patchalign3d(
     """
     original = read_checkpoint(checkpoint, ("model",))
     projection = read_checkpoint(checkpoint, ("proj",))
-    is_aligned = "temp" in read_entries(checkpoint)
-    temperature = read_checkpoint(checkpoint, ("temp",)) if is_aligned else None
+    temperature = None
+    if "temp" in read_entries(checkpoint):
+        temperature = read_checkpoint(checkpoint, ("temp",))
     given = {"num_groups": num_groups, "group_size": group_size}
     with errors_about(checkpoint):
         state, sizes = convert_patchalign3d_encoder(original, projection)
         sizes |= {name: value for name, value in given.items() if value is not None}
         features = sizes["projection_dim"]
+        model_class: type[PreTrainedModel]
         # Only the second stage compares patches with texts, and has a temperature.
         if temperature is None:
+            model_class = PatchAlign3DForPreTraining
+            logit_scale = None
             if features != _IMAGE_FEATURES:
                 raise ValueError(
                     f"it has no entry 'temp', so it is of the first stage, but its features have {features} channels; "
@@ -98,22 +103,27 @@ def convert_patchalign3d(
                 )
             settings: dict[str, Any] = {"aligned_with": "DINOv2 (facebook/dinov2-base, features of patches)"}
         else:
+            model_class = PatchAlign3DForZeroShotPointCloudSegmentation
             # Readers of the program ignore what does not fit; here a wrong entry is an error.
             account(checkpoint, temperature, {_LOG_SCALE: torch.empty(())})
+            logit_scale = temperature[_LOG_SCALE]
             # Of an unknown width the texts are unknown too; the encoder can be used without them.
             name, tower = _TOWERS.get(features, (None, None))
-            settings = {"aligned_with": name, "parts": tower and {TEXT_TOWER: {"name_or_path": tower}}}
+            parts = None
+            if tower is not None:
+                parts = {TEXT_TOWER: {"name_or_path": tower}}
+            settings = {"aligned_with": name, "parts": parts}
         config = PatchAlign3DConfig(**sizes, **settings, **_RELEASED)
     return save_aligned_encoder(
         checkpoint,
         output,
-        PatchAlign3DForPreTraining if temperature is None else PatchAlign3DForZeroShotPointCloudSegmentation,
+        model_class,
         config,
         state,
-        logit_scale=None if temperature is None else temperature[_LOG_SCALE],
+        logit_scale=logit_scale,
         templates=PART_TEMPLATES,
         processor=_PROCESSOR,
-        is_aligned=is_aligned,
+        is_aligned=temperature is not None,
         sections={
             "What it computes": "The released program: y and z of clouds are exchanged in the model "
             "(`exchange_axes=True`), which takes clouds with y up in the unit sphere; points within 0.0316 of the "

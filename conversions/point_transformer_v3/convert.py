@@ -87,13 +87,15 @@ def convert_ptv3(
         return _convert_supervised(checkpoint, output, original, **supervised)
     # The file states its own sizes; several of them were never published elsewhere.
     settings = read_settings(checkpoint, "config")
-    # The constructor that has rotary positions has this base by default; the others have no such argument.
-    rotary = {"rope_base": 10.0} if any(name.endswith("rope.inv_freq") for name in original) else {}
+    if any(name.endswith("rope.inv_freq") for name in original):
+        # The constructor that has rotary positions has this base by default; the others have no such argument.
+        settings.setdefault("rope_base", 10.0)
     with errors_about(checkpoint):
-        fields = ptv3_fields(rotary | settings)
+        fields = ptv3_fields(settings)
         state = convert_ptv3_state_dict(original, fields)
-        # Of the three, only Utonia rotates channels by positions.
-        preset = preset or ("utonia_indoor" if fields.get("rope_theta") is not None else "sonata")
+        if not preset:
+            # Of the three, only Utonia rotates channels by positions.
+            preset = "sonata" if fields.get("rope_theta") is None else "utonia_indoor"
         processor = PointTransformerV3Processor(**VOXEL_PRESETS[one_of("preset", preset, VOXEL_PRESETS)])
         config = PointTransformerV3Config(**fields, grid_size=processor.grid_size)
     model_class: Any = PointTransformerV3Model
@@ -130,7 +132,10 @@ def _convert_supervised(
 ) -> dict[str, Any]:
     with errors_about(checkpoint):
         # First what a file can tell, so that an unknown one is named before anything is asked.
-        variant, settings = ("own", read_json(Path(arguments))) if arguments is not None else arguments_of(original)
+        if arguments is None:
+            variant, settings = arguments_of(original)
+        else:
+            variant, settings = "own", read_json(Path(arguments))
         if trained_with not in TRAINED_WITH:
             told = "; ".join(f"{name}: {rules.title}" for name, rules in TRAINED_WITH.items())
             raise ValueError(
@@ -148,11 +153,11 @@ def _convert_supervised(
         if name_labels(config, benchmark.classes, files.values(), is_stated=is_stated("dataset", dataset)):
             config.label_colors = list(benchmark.hex_colors)
         record_terms(config, SUPERVISED, files.values())
+    colors = "c / 127.5 - 1" if rules.color_range == "signed" else "c / 255"
     sections = {
         "Origin": f"Variant {variant!r} of the supervised layout, for {benchmark.title}, trained with {rules.title}: "
-        f'block_rule="{rules.block_rule}", depth_rule="{rules.depth_rule}", colors '
-        f"{'c / 127.5 - 1' if rules.color_range == 'signed' else 'c / 255'} of bytes. With the rules of another "
-        "program the same weights answer noise, without any error.",
+        f'block_rule="{rules.block_rule}", depth_rule="{rules.depth_rule}", colors {colors} of bytes. With the rules '
+        "of another program the same weights answer noise, without any error.",
         "What it computes": _COMPUTES,
         "License": _SUPERVISED_LICENSE,
     }

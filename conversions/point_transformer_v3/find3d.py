@@ -1,6 +1,7 @@
 """Convert a released Find3D into a directory that finds parts by name."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,8 @@ def convert_find3d(
         settings = VARIANTS["base"]
         if arguments is not None:
             settings = read_json(Path(arguments))
-        # Of other sizes, numbers that no tensor shows, such as heads, may be others too.
-        elif wrong := [name for name, size in sizes.items() if size != settings.get(name, False)]:
-            raise ValueError(
-                f"{wrong[0]}={sizes[wrong[0]]}; the published model has {settings.get(wrong[0], False)}, and a file "
-                "has no heads, patches and curves; give --arguments, a JSON file with the arguments of its extractor"
-            )
+        else:
+            _check_published(sizes)
         widths = [original[f"fc{number}.weight"].shape[0] for number in (1, 2, 3)]
         # Given arguments replace those of the published extractor one by one.
         fields = supervised_fields({"in_channels": 6, **VARIANTS["base"], **settings}, **_RULES)
@@ -88,3 +85,17 @@ def convert_find3d(
         takes,
         {"What it computes": _COMPUTES, "License": _LICENSE},
     )
+
+
+def _check_published(sizes: Mapping[str, Any]) -> None:
+    """Check that a file has the sizes of the published model.
+
+    Of other sizes, numbers that no tensor shows, such as heads, may be others too.
+    """
+    for name, size in sizes.items():
+        published = VARIANTS["base"].get(name, False)
+        if size != published:
+            raise ValueError(
+                f"{name}={size}; the published model has {published}, and a file has no heads, patches and curves; "
+                "give --arguments, a JSON file with the arguments of its extractor"
+            )

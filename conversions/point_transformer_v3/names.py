@@ -19,12 +19,16 @@ _BLOCK: dict[str, str] = {
     r"ls(?P<scale>[12])\.0\.": "scale{scale}.",
     r"mlp\.0\.(?P<layer>fc[12])\.": "mlp.{layer}.",
 }
-_UP: dict[str, str] = {
-    r"proj\.0\.": "projection.",
-    r"proj\.1\.": "norm.",
-    r"proj_skip\.0\.": "skip_projection.",
-    r"proj_skip\.1\.": "skip_norm.",
-}
+
+
+def _block_names(theirs: str, ours: str) -> dict[str, str]:
+    """Return the table of the blocks of encoder or decoder."""
+    names = {}
+    for pattern, name in _BLOCK.items():
+        names[rf"{theirs}(?P<stage>\d+)\.block(?P<block>\d+)\.{pattern}"] = f"{ours}.{{stage}}.{{block}}.{name}"
+    return names
+
+
 # Stages are numbered as in the original; `_renumber` numbers blocks and decoder stages through.
 NAMES: Names = {
     r"embedding\.mask_token$": "embeddings.mask_token",
@@ -33,12 +37,12 @@ NAMES: Names = {
     r"embedding\.stem\.norm\.": "embeddings.norm.",
     r"enc\.enc(?P<stage>\d+)\.down\.proj\.": "poolings.{stage}.projection.",
     r"enc\.enc(?P<stage>\d+)\.down\.norm\.0\.": "poolings.{stage}.norm.",
-    **{
-        rf"{theirs}(?P<stage>\d+)\.block(?P<block>\d+)\.{pattern}": f"{ours}.{{stage}}.{{block}}.{name}"
-        for theirs, ours in ((r"enc\.enc", "blocks"), (r"dec\.dec", "decoder_blocks"))
-        for pattern, name in _BLOCK.items()
-    },
-    **{rf"dec\.dec(?P<stage>\d+)\.up\.{pattern}": f"unpoolings.{{stage}}.{name}" for pattern, name in _UP.items()},
+    **_block_names(r"enc\.enc", "blocks"),
+    **_block_names(r"dec\.dec", "decoder_blocks"),
+    r"dec\.dec(?P<stage>\d+)\.up\.proj\.0\.": "unpoolings.{stage}.projection.",
+    r"dec\.dec(?P<stage>\d+)\.up\.proj\.1\.": "unpoolings.{stage}.norm.",
+    r"dec\.dec(?P<stage>\d+)\.up\.proj_skip\.0\.": "unpoolings.{stage}.skip_projection.",
+    r"dec\.dec(?P<stage>\d+)\.up\.proj_skip\.1\.": "unpoolings.{stage}.skip_norm.",
 }
 # The supervised layout: an encoder in a model, with the heads beside it.
 _HEADS: dict[str, str] = {
@@ -54,10 +58,17 @@ _HEADS: dict[str, str] = {
     r"cls_head\.8\.": "classifier.out.",
 }
 _ENCODER = "point_transformer_v3."
+
+
+def _encoder_names(prefix: str) -> dict[str, str]:
+    """Return the table of an encoder below a prefix; `under` would add groups, which `_inverse` cannot undo."""
+    return {re.escape(prefix) + pattern: f"{_ENCODER}{name}" for pattern, name in NAMES.items()}
+
+
 SUPERVISED: Names = {
     r"embedding_table\.": f"{_ENCODER}conditions.",
     **_HEADS,
-    **{rf"backbone\.{pattern}": f"{_ENCODER}{name}" for pattern, name in NAMES.items()},
+    **_encoder_names("backbone."),
 }
 EXTRACTOR = "extractor."
 """Where Find3D has its encoder."""
@@ -65,7 +76,7 @@ FIND3D: Names = {
     r"ln_logit_scale$": "text_head.logit_scale",
     r"fc(?P<layer>[123])\.": "text_head.hidden.{layer}.",
     r"fc4\.": "text_head.out.",
-    **{re.escape(EXTRACTOR) + pattern: f"{_ENCODER}{name}" for pattern, name in NAMES.items()},
+    **_encoder_names(EXTRACTOR),
 }
 # Norms of several data sets, within the place of one norm.
 _OF_CONDITIONS = re.compile(r"(?<=norm\.|orm1\.|orm2\.)norm\.(?=\d)")
@@ -156,8 +167,11 @@ def ptv3_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"config has {unknown[0]!r}; expected some of {', '.join(sorted({*_FIELDS, *_OTHERS}))}")
     settings = _DEFAULTS | dict(arguments)
-    fields: dict[str, Any] = {ours: settings[theirs] for theirs, ours in _FIELDS.items() if theirs in settings}
-    fields = {name: list(value) if isinstance(value, (tuple, list)) else value for name, value in fields.items()}
+    fields: dict[str, Any] = {}
+    for theirs, ours in _FIELDS.items():
+        if theirs in settings:
+            value = settings[theirs]
+            fields[ours] = list(value) if isinstance(value, (tuple, list)) else value
     for name in ("mlp_ratio", "drop_path_rate", "attention_dropout", "hidden_dropout", "rope_theta"):
         value = fields.get(name)
         # Configs of transformers check types, and files have 1 or 0 where a float is meant.
@@ -180,7 +194,10 @@ def supervised_fields(arguments: Mapping[str, Any], *, block_rule: str, depth_ru
     settings = dict(arguments)
     # The older name.
     settings["enc_mode"] = settings.pop("cls_mode", settings.get("enc_mode", False))
-    norms = {ours: settings.pop(theirs) for theirs, ours in _SUPERVISED_FIELDS.items() if theirs in settings}
+    norms = {}
+    for theirs, ours in _SUPERVISED_FIELDS.items():
+        if theirs in settings:
+            norms[ours] = settings.pop(theirs)
     conditions = settings.pop("pdnorm_conditions", _CONDITIONS)
     settings.pop("pdnorm_decouple", None)  # other norms than those of True would not fit
     fields = ptv3_fields(SUPERVISED_DEFAULTS | settings)
@@ -216,17 +233,22 @@ def restore_supervised_state_dict(
     """Return tensors of a model of the supervised layout under the authors' names; undoes the conversion."""
     renamed = {}
     for name, tensor in state.items():
+        theirs = name
         # Heads have the same numbers in both; only layers of the encoder are numbered anew.
-        theirs = name.removeprefix(_ENCODER)
-        if theirs != name:
-            theirs = _ENCODER + _renumber(theirs, fields, back=True)
-        theirs = theirs.replace(".norms.", ".norm.") if name.startswith(_ENCODER) else theirs
+        if name.startswith(_ENCODER):
+            theirs = _ENCODER + _renumber(name.removeprefix(_ENCODER), fields, back=True)
+            theirs = theirs.replace(".norms.", ".norm.")
         theirs = theirs.replace(".modulation.", ".modulation.1.")
         theirs = _HIDDEN.sub(lambda match: f"{match[1]}{int(match[2]) + 1}.", theirs)
         renamed[theirs] = tensor
     is_of_texts = any(name.startswith("text_head.") for name in state)
-    inverted = {}  # the table with its two sides exchanged
-    for pattern, ours in (FIND3D if is_of_texts else SUPERVISED).items():
+    return rename_tensors(renamed, _inverse(FIND3D if is_of_texts else SUPERVISED))
+
+
+def _inverse(names: Names) -> Names:
+    """Return a table with its two sides exchanged."""
+    inverse = {}
+    for pattern, ours in names.items():
         assert isinstance(ours, str)
         theirs = pattern.rstrip("$")
         mine = re.escape(ours)
@@ -234,13 +256,17 @@ def restore_supervised_state_dict(
         for group, inside in re.findall(r"\(\?P<(\w+)>([^)]*)\)", pattern):
             theirs = theirs.replace(f"(?P<{group}>{inside})", f"{{{group}}}")
             mine = mine.replace(re.escape(f"{{{group}}}"), f"(?P<{group}>{inside})")
-        inverted[mine + ("$" if pattern.endswith("$") else "")] = theirs.replace("\\", "")
-    return rename_tensors(renamed, inverted)
+        if pattern.endswith("$"):
+            mine += "$"
+        inverse[mine] = theirs.replace("\\", "")
+    return inverse
 
 
 def head_alone(names: Collection[str]) -> dict[str, Any] | None:
     """Return no arguments for the file of a linear head, with tensors of nothing else; None for other files."""
-    return {} if names and all(name.startswith("seg_head.") for name in names) else None
+    if names and all(name.startswith("seg_head.") for name in names):
+        return {}
+    return None
 
 
 def is_find3d(original: Mapping[str, torch.Tensor]) -> bool:
@@ -255,43 +281,60 @@ def convert_ptv3_state_dict(
 
     Frequencies of rotary positions, which follow from the config, are compared and left out.
     """
-    rotary = {name: tensor for name, tensor in original.items() if _FREQUENCIES.match(name)}
     theta = fields.get("rope_theta")
-    # Our model computes them, so they need not be stored; they must only be the same.
-    for name, frequencies in rotary.items():
-        # θ^(-j / n) for the j-th of n frequencies, from 1 down
-        steps = torch.arange(frequencies.numel(), dtype=torch.float64) / frequencies.numel()
-        expected = (theta or torch.nan) ** -steps
-        if frequencies.ndim != 1 or not torch.allclose(frequencies.double(), expected, atol=_CLOSE, rtol=0):
-            begin = ", ".join(f"{value:g}" for value in frequencies.flatten()[:4].tolist())
-            raise ValueError(
-                f"{name} has the shape {tuple(frequencies.shape)} and begins with {begin}; expected the frequencies "
-                f"of rope_base={theta}"
-            )
-    state = rename_tensors({name: tensor for name, tensor in original.items() if name not in rotary}, NAMES)
+    stored = {}
+    for name, tensor in original.items():
+        # Our model computes frequencies, so they need not be stored; they must only be the same.
+        if _FREQUENCIES.match(name):
+            _check_frequencies(name, tensor, theta)
+        else:
+            stored[name] = tensor
+    state = rename_tensors(stored, NAMES)
     renamed = {_renumber(name, fields): tensor for name, tensor in state.items()}
     if "embeddings.mask_token" in renamed:
         renamed["embeddings.mask_token"] = as_vector(renamed["embeddings.mask_token"])
     return renamed
 
 
+def _check_frequencies(name: str, frequencies: torch.Tensor, theta: float | None) -> None:
+    """Check that the frequencies of rotary positions are those of a config."""
+    # θ^(-j / n) for the j-th of n frequencies, from 1 down
+    steps = torch.arange(frequencies.numel(), dtype=torch.float64) / frequencies.numel()
+    expected = (theta or torch.nan) ** -steps
+    if frequencies.ndim != 1 or not torch.allclose(frequencies.double(), expected, atol=_CLOSE, rtol=0):
+        begin = ", ".join(f"{value:g}" for value in frequencies.flatten()[:4].tolist())
+        raise ValueError(
+            f"{name} has the shape {tuple(frequencies.shape)} and begins with {begin}; expected the frequencies "
+            f"of rope_base={theta}"
+        )
+
+
 def _renumber(name: str, fields: Mapping[str, Any], *, back: bool = False) -> str:
     """Change the numbers of a name: blocks through all stages, poolings from 0, parts of the decoder as they run."""
     part, *rest = name.split(".")
-    # Theirs belong to the stage that they lead to, which is never the first.
     if part == "poolings":
-        return ".".join((part, str(int(rest[0]) + (1 if back else -1)), *rest[1:]))
-    if part == "unpoolings":
-        return ".".join((part, str(len(fields["decoder_depths"]) - 1 - int(rest[0])), *rest[1:]))
-    if part not in ("blocks", "decoder_blocks"):
-        return name
+        # Theirs belong to the stage that they lead to, which is never the first.
+        stage = int(rest[0]) + 1 if back else int(rest[0]) - 1
+        rest[0] = str(stage)
+    elif part == "unpoolings":
+        rest[0] = str(len(fields["decoder_depths"]) - 1 - int(rest[0]))
+    elif part in ("blocks", "decoder_blocks"):
+        places = _places_of_blocks(part, fields)
+        if back:
+            stage, block = places[int(rest[0])]
+            rest[:1] = [str(stage), str(block)]
+        else:
+            place = int(rest[0]), int(rest[1])
+            if place in places:  # else it is deeper than the config, and the name is left over
+                rest[:2] = [str(places.index(place))]
+    return ".".join((part, *rest))
+
+
+def _places_of_blocks(part: str, fields: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Return the stage of each block, in the order in which they run, and its number there."""
     depths = fields["depths" if part == "blocks" else "decoder_depths"]
-    # The decoder runs from the coarsest stage, which has the highest number, to the finest.
-    stages = range(len(depths)) if part == "blocks" else reversed(range(len(depths)))
-    places = [(stage, block) for stage in stages for block in range(depths[stage])]
-    if back:
-        return ".".join((part, *map(str, places[int(rest[0])]), *rest[1:]))
-    place = int(rest[0]), int(rest[1])
-    if place not in places:  # deeper than the config; the name is then left over
-        return name
-    return ".".join((part, str(places.index(place)), *rest[2:]))
+    stages = list(range(len(depths)))
+    if part == "decoder_blocks":
+        # The decoder runs from the coarsest stage, which has the highest number, to the finest.
+        stages.reverse()
+    return [(stage, block) for stage in stages for block in range(depths[stage])]

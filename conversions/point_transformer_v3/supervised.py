@@ -116,43 +116,51 @@ def arguments_of(original: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, A
 
 def benchmark_of(original: Mapping[str, torch.Tensor], dataset: str | None) -> Benchmark:
     """Return the benchmark that a file was trained for, given or recognized by its numbers of classes and channels."""
-    # A model of several data sets compares features with texts, or has a head for each data set.
-    several = "seg_head.weight" not in original
     channels = original["backbone.embedding.stem.conv.weight"].shape[4]
-    if dataset is None:
-        classes = None if several else original["seg_head.weight"].shape[0]
-        fitting = [one for one in BENCHMARKS.values() if (len(one.classes), one.channels) == (classes, channels)]
+    if dataset is not None:
+        # Other numbers of classes or channels than the file's would not fit.
+        return BENCHMARKS[one_of("dataset", dataset, BENCHMARKS)]
+    # A model of several data sets compares features with texts, or has a head for each data set.
+    told = "several data sets, or without a head"
+    if "seg_head.weight" in original:
+        classes = original["seg_head.weight"].shape[0]
+        fitting = []
+        for benchmark in BENCHMARKS.values():
+            if len(benchmark.classes) == classes and benchmark.channels == channels:
+                fitting.append(benchmark)
         if len(fitting) == 1:
             return fitting[0]
-        told = "several data sets, or without a head" if several else f"{classes} classes and {channels} channels"
-        raise ValueError(f"a model of {told}; give --dataset, one of {', '.join(BENCHMARKS)}")
-    # Other numbers of classes or channels than the file's would not fit.
-    return BENCHMARKS[one_of("dataset", dataset, BENCHMARKS)]
+        told = f"{classes} classes and {channels} channels"
+    raise ValueError(f"a model of {told}; give --dataset, one of {', '.join(BENCHMARKS)}")
 
 
 def fields_of(
     original: Mapping[str, torch.Tensor], arguments: Mapping[str, Any], rules: Rules, benchmark: Benchmark
 ) -> dict[str, Any]:
     """Return the fields of `PointTransformerV3Config` of a file."""
-    missing = [name for name in _POINTCEPT if name not in arguments]
-    if rules.defaults is None and missing:
-        raise ValueError(
-            f"the arguments lack {missing[0]!r}, which is {_POINTCEPT[missing[0]]} by default in Pointcept and "
-            f"{_BASE[missing[0]]} in the detached repository; state it"
-        )
+    for name, default in _POINTCEPT.items():
+        if rules.defaults is None and name not in arguments:
+            raise ValueError(
+                f"the arguments lack {name!r}, which is {default} by default in Pointcept and {_BASE[name]} in the "
+                "detached repository; state it"
+            )
     settings = {"in_channels": benchmark.channels, **(rules.defaults or {}), **arguments}
     fields = supervised_fields(settings, block_rule=rules.block_rule, depth_rule=rules.depth_rule)
     fields["reads_coordinates"] = benchmark.reads_coordinates
-    # Our points always begin with xyz, which indoor models do not read.
-    fields["in_channels"] = settings["in_channels"] + 3 * (not benchmark.reads_coordinates)
+    fields["in_channels"] = settings["in_channels"]
+    if not benchmark.reads_coordinates:
+        # Our points always begin with xyz, which indoor models do not read.
+        fields["in_channels"] += 3
     if "seg_head.weight" not in original:
-        is_texts = "proj_head.weight" in original
         fields |= {
-            "segmentation_head": "texts" if is_texts else "conditions",
+            "segmentation_head": "conditions",
             "condition": benchmark.title,
             "condition_classes": CONDITION_CLASSES,
-            "text_embedding_size": original["class_embedding"].shape[1] if is_texts else 512,
+            "text_embedding_size": 512,
         }
+        if "proj_head.weight" in original:
+            fields["segmentation_head"] = "texts"
+            fields["text_embedding_size"] = original["class_embedding"].shape[1]
     # No published norm reads the table, but files hold it.
     if "embedding_table.weight" in original:
         fields["condition_size"] = original["embedding_table.weight"].shape[1]

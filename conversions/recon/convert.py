@@ -1,7 +1,6 @@
 """Convert a checkpoint of ReCon's programs into a directory with model, processor and card."""
 
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from hf_any3d.conversions.act.names import DEEP_HEAD, LINEAR_HEAD, SEGMENTER, re
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
 from hf_any3d.conversions.common_layers import BLOCKS, STUDENT
 from hf_any3d.conversions.point_starts import start_of
-from hf_any3d.conversions.renaming import Names, count_of, rename_tensors, under
+from hf_any3d.conversions.renaming import Names, count_of, is_left_out, matches_some, rename_tensors, under
 from hf_any3d.conversions.saving import save_converted
 from hf_any3d.modeling.act import ActConfig, ActModel
 from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import TEXT_TOWER
@@ -113,8 +112,10 @@ def convert_recon(
     """
     original = read_checkpoint(checkpoint, ("base_model", "model_state_dict"))
     start = start_of(original)
-    if start is None or start.system != "ReCon" or start.kind not in _CLASSES or kind not in (None, start.kind):
-        found = "none that is known" if start is None else f"{start.described} of {start.system}"
+    if start is None:
+        raise ValueError(f"{os.fspath(checkpoint)}: taken for none that is known; expected one of ReCon")
+    if start.system != "ReCon" or start.kind not in _CLASSES or kind not in (None, start.kind):
+        found = f"{start.described} of {start.system}"
         raise ValueError(f"{os.fspath(checkpoint)}: taken for {found}; expected one of ReCon")
     kind = start.kind
     model_class: type[PreTrainedModel] = _CLASSES[kind]
@@ -127,25 +128,24 @@ def convert_recon(
     with _taken_for(checkpoint, start.described), errors_about(checkpoint):
         names = _names(kind, plain_blocks, original)
         state = reshape_tensors(kind, rename_tensors(original, names))
-        processor = UNLABELED
+        processor = dict(UNLABELED)
         if kind in ("cls", "partseg"):
             config, trained_on = task_config(checkpoint, kind, state, choices, _CLASS_TOKEN, ReconConfig)
-            processor = trained_on.processor if trained_on else UNLABELED
+            if trained_on is not None:
+                processor = dict(trained_on.processor)
         else:
             given = {"num_groups": num_groups, "group_size": group_size}
             sizes = student_settings(state, choices) | _CLASS_TOKEN
-            sizes |= {} if plain_blocks else _sizes(kind, state)
+            if not plain_blocks:
+                sizes |= _sizes(kind, state)
             sizes |= {name: value for name, value in given.items() if value is not None}
-            config = (ActConfig if plain_blocks else ReconConfig)(**sizes)
+            config = ActConfig(**sizes) if plain_blocks else ReconConfig(**sizes)
+        if num_points is not None:
+            processor["num_points"] = num_points
         if plain_blocks:
             model_class = ActModel
-        # Base models have no prefix of their own.
-        prefix = "" if model_class in (ActModel, ReconModel) else "recon."
-        state = {
-            prefix + name.removeprefix("act.") if name.startswith("act.") else name: tensor
-            for name, tensor in state.items()
-        }
-        left_out = [part for part, pattern in _LEFT_OUT.items() if _is_left_out(pattern, names, original)]
+        state = _placed(state, model_class)
+        left_out = _left_out_parts(original, names)
         sections = {"What it computes": _QUIRK, "License": _LICENSE}
         if plain_blocks:
             sections["What it computes"] += (
@@ -159,7 +159,7 @@ def convert_recon(
             model_class,
             config,
             state,
-            PointCloudProcessor(**{**processor, **({} if num_points is None else {"num_points": num_points})}),
+            PointCloudProcessor(**processor),
             {"Network": Path(checkpoint)},
             "single objects.",
             sections,
@@ -177,12 +177,22 @@ def _taken_for(checkpoint: str | os.PathLike, described: str) -> Iterator[None]:
         raise ValueError(f"{os.fspath(checkpoint)}: taken for {described} of ReCon: {text}") from error
 
 
-def _is_left_out(pattern: str, names: Names, original: Collection[str]) -> bool:
-    """Return whether a table leaves out some tensor whose name begins with a pattern."""
-    for name in filter(re.compile(pattern).match, original):
-        if next(ours for theirs, ours in names.items() if re.match(theirs, name)) is None:
-            return True
-    return False
+def _placed(state: Mapping[str, torch.Tensor], model_class: type[PreTrainedModel]) -> dict[str, torch.Tensor]:
+    """Return tensors with those of the transformer, which are below `act.`, where a model has them."""
+    # Base models have no prefix of their own.
+    prefix = "" if model_class in (ActModel, ReconModel) else "recon."
+    placed = {}
+    for name, tensor in state.items():
+        if name.startswith("act."):
+            name = prefix + name.removeprefix("act.")
+        placed[name] = tensor
+    return placed
+
+
+def _left_out_parts(original: Collection[str], names: Names) -> list[str]:
+    """Return the parts of a file some of whose tensors a table leaves out."""
+    left_out = [name for name in original if is_left_out(name, names)]
+    return [part for part, pattern in _LEFT_OUT.items() if matches_some(pattern, left_out)]
 
 
 def _names(kind: str, plain_blocks: bool, original: Collection[str]) -> Names:
@@ -200,7 +210,9 @@ def _names(kind: str, plain_blocks: bool, original: Collection[str]) -> Names:
         return {**student, **(DEEP_HEAD if deep else LINEAR_HEAD)}
     if kind == "partseg":
         return {**student, **SEGMENTER}
-    return {**student, **(_PROJECTIONS if kind == "zero_shot" else {})}
+    if kind == "zero_shot":
+        return {**student, **_PROJECTIONS}
+    return student
 
 
 def _sizes(kind: str, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -209,8 +221,11 @@ def _sizes(kind: str, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         # What the program gives a support vector machine.
         return {"pooling": ("queries", "max+mean")}
     # One that is missing is named when tensors are compared.
-    found = {name: state.get(f"{name}_projection.weight") for name in ("image", "text")}
-    sizes: dict[str, Any] = {f"{name}_width": len(weight) for name, weight in found.items() if weight is not None}
+    sizes: dict[str, Any] = {}
+    for name in ("image", "text"):
+        weight = state.get(f"{name}_projection.weight")
+        if weight is not None:
+            sizes[f"{name}_width"] = len(weight)
     if kind == "zero_shot":
         # Of one space
         width = max(sizes.values())

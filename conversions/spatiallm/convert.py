@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,10 @@ def convert_spatiallm(
     path = Path(checkpoint)
     # Config and tokenizer lie beside the weights.
     folder = path if path.is_dir() else path.parent
-    original, files = read_weights(path) if path.is_dir() else (read_checkpoint(path), [path])
+    if path.is_dir():
+        original, files = read_weights(path)
+    else:
+        original, files = read_checkpoint(path), [path]
     published = read_json(folder / CONFIG_NAME)
     with errors_about(folder / CONFIG_NAME):
         config = spatiallm_config(published)
@@ -91,8 +93,10 @@ def convert_spatiallm(
         state = convert_spatiallm_state_dict(original, config)
     # transformers does not know the type of the released config.
     text: Any = config.text_config
-    words = open_tokenizer(folder if tokenizer is None else tokenizer, text)
-    with errors_about(folder if tokenizer is None else tokenizer):
+    if tokenizer is None:
+        tokenizer = folder
+    words = open_tokenizer(tokenizer, text)
+    with errors_about(tokenizer):
         for field, token in _SPECIAL.items():
             # The model finds the places of clouds by these numbers; a tokenizer of another checkpoint has other ones.
             number = words.convert_tokens_to_ids(token)
@@ -100,6 +104,9 @@ def convert_spatiallm(
             if number != expected:
                 raise ValueError(f"the tokenizer has {token} as {number}; the config has {field}={expected}")
         check_vocabulary(words, text.vocab_size)
+    template = ""
+    if code_template is not None:
+        template = Path(code_template).read_text(encoding="utf-8")
     processor = SpatialLMProcessor.from_config(
         config,
         words,
@@ -107,22 +114,29 @@ def convert_spatiallm(
         # As the released program reads bins.
         lower_edge=True,
         # With another text than that of the training, each prompt warns.
-        code_template="" if code_template is None else Path(code_template).read_text(encoding="utf-8"),
+        code_template=template,
         template_sha256=TEMPLATE_SHA256,
     )
     record_terms(config, SYSTEM, files)
     # By default floats stay in the precision of the file, as its largest tensor has it.
     embeddings = state["spatiallm.language_model.model.embed_tokens.weight"]
-    sections = {"What it computes": _COMPUTES} | ({} if code_template else {"Prompts": _WITHOUT_TEMPLATE})
+    sections = {"What it computes": _COMPUTES}
+    if not code_template:
+        sections["Prompts"] = _WITHOUT_TEMPLATE
+    sections["License"] = _LICENSE
+    if len(files) == 1:
+        sources = {"Model": files[0]}
+    else:
+        sources = {f"Model, {file.name}": file for file in files}
     return save_converted(
         output,
         SpatialLMForConditionalGeneration,
         config,
         state,
         processor,
-        {f"Model, {file.name}" if len(files) > 1 else "Model": file for file in files},
+        sources,
         f"scans in meters, with z up and walls along the axes, read in cells of {100 * config.grid_size:g} cm.",
-        {**sections, "License": _LICENSE},
+        sections,
         dtype=chosen_dtype or embeddings.dtype,
         tied=("spatiallm.language_model.lm_head.weight",) if text.tie_word_embeddings else (),
         generation=_generation(folder, words),
@@ -160,11 +174,17 @@ def convert_spatiallm_back(checkpoint: str | os.PathLike, output: str | os.PathL
 def _generation(folder: Path, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
     """Return the settings of greedy answers that end at any end token that the checkpoint names."""
     file = folder / GENERATION_CONFIG_NAME
-    named: Mapping[str, Any] = read_json(file) if file.is_file() else {}
-    ends = named.get("eos_token_id", [])
-    if not isinstance(ends, list):
-        ends = [] if ends is None else [ends]
+    named: Any = None
+    if file.is_file():
+        named = read_json(file).get("eos_token_id")
+    ends: list[Any] = []
+    if isinstance(named, list):
+        ends = named
+    elif named is not None:
+        ends = [named]
     # Chat templates end a turn with another token than the text's own end.
     ends = list(dict.fromkeys([*ends, tokenizer.eos_token_id]))
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        pad = tokenizer.eos_token_id
     return GenerationConfig(eos_token_id=ends, pad_token_id=pad, max_new_tokens=_MOST_TOKENS)

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from hf_any3d.modeling.spatiallm import SpatialLMConfig
 
 LANGUAGE_MODELS = {"spatiallm_qwen": "qwen2", "spatiallm_llama": "llama"}
 """Model type of a released config -> that of its language model."""
+_ARCHITECTURES = {"qwen2": "SpatialLMQwenForCausalLM", "llama": "SpatialLMLlamaForCausalLM"}
 _BODY = "spatiallm."
 NAMES: Names = {
     r"model\.": f"{_BODY}language_model.model.",
@@ -124,15 +125,17 @@ def published_config(config: SpatialLMConfig) -> dict[str, Any]:
     if "rope_theta" in rope:
         text["rope_theta"] = rope.pop("rope_theta")
     text["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
-    published = {name: value for name, value in text.items() if name not in _OWN} | {
+    arguments = {theirs: _plain(getattr(point, ours)) for theirs, ours in _POINT_FIELDS.items()}
+    published = {name: value for name, value in text.items() if name not in _OWN}
+    published |= {
         "model_type": kinds[kind],
-        "architectures": [{"qwen2": "SpatialLMQwenForCausalLM", "llama": "SpatialLMLlamaForCausalLM"}[kind]],
+        "architectures": [_ARCHITECTURES[kind]],
         "point_backbone": "sonata",
-        "point_config": {theirs: _plain(getattr(point, ours)) for theirs, ours in _POINT_FIELDS.items()}
-        | {"mask_token": True, "enc_mode": True, "num_bins": config.num_bins},
+        "point_config": {**arguments, "mask_token": True, "enc_mode": True, "num_bins": config.num_bins},
         "projector": config.projector,
-        **{name: getattr(config, name) for name in _SPECIAL},
     }
+    for name in _SPECIAL:
+        published[name] = getattr(config, name)
     # There and back again: what differs is something that the released program cannot compute.
     back: Any = spatiallm_config(published).point_config
     ours = point.to_dict()
@@ -160,16 +163,19 @@ def convert_spatiallm_state_dict(
     encoder = {}
     others = {}
     for name, tensor in original.items():
-        is_encoder = name.startswith(_ENCODER) and not name.startswith(f"{_ENCODER}input_proj.")
-        (encoder if is_encoder else others)[name] = tensor
+        if name.startswith(_ENCODER) and not name.startswith(f"{_ENCODER}input_proj."):
+            encoder[name.removeprefix(_ENCODER)] = tensor
+        else:
+            others[name] = tensor
     state = rename_tensors(others, NAMES)
     point: Any = config.point_config
     text: Any = config.text_config
     fields = point.to_dict()
     # The point encoder is Sonata's, so its tensors have the same names.
-    named = convert_ptv3_state_dict({name.removeprefix(_ENCODER): own for name, own in encoder.items()}, fields)
-    state |= {f"{_BODY}point_encoder.{name}": tensor for name, tensor in named.items()}
-    head, table = (f"{_BODY}language_model.{name}.weight" for name in ("lm_head", "model.embed_tokens"))
+    for name, tensor in convert_ptv3_state_dict(encoder, fields).items():
+        state[f"{_BODY}point_encoder.{name}"] = tensor
+    head = f"{_BODY}language_model.lm_head.weight"
+    table = f"{_BODY}language_model.model.embed_tokens.weight"
     if text.tie_word_embeddings and table in state:
         # Released files lack the head, or hold the embeddings twice; another one would be lost.
         if head in state and not torch.equal(state[head], state[table]):
@@ -185,24 +191,33 @@ def published_names(state: Mapping[str, torch.Tensor], config: SpatialLMConfig) 
 
 def _published(name: str, config: SpatialLMConfig) -> str:
     part, _, rest = name.removeprefix(_BODY).partition(".")
-    module, _, kind = rest.rpartition(".")
-    point: Any = config.point_config
     if part == "language_model":
         return rest
     if part == "input_projection":
         return f"{_ENCODER}input_proj.{rest}"
     if part == "projector":
-        return f"point_proj.{rest if config.projector == 'mlp' else rest.partition('.')[2]}"
-    if part == "point_encoder" and (place := _STEM.get(module)):
-        return f"{_ENCODER}{place}.{kind}"
-    if part == "point_encoder" and (match := re.fullmatch(r"poolings\.(\d+)\.(projection|norm)", module)):
-        layer = "proj" if match[2] == "projection" else "norm.0"
-        return f"{_ENCODER}enc.enc{int(match[1]) + 1}.down.{layer}.{kind}"
+        if config.projector != "mlp":
+            rest = rest.partition(".")[2]  # a single layer, without a number
+        return f"point_proj.{rest}"
+    point: Any = config.point_config
+    return _ENCODER + _published_in_encoder(rest, point.depths)
+
+
+def _published_in_encoder(name: str, depths: Sequence[int]) -> str:
+    """Return the name of a tensor of the point encoder, whose stages have so many blocks, in a released one."""
+    module, _, kind = name.rpartition(".")
+    if module in _STEM:
+        return f"{_STEM[module]}.{kind}"
+    pooling = re.fullmatch(r"poolings\.(\d+)\.(projection|norm)", module)
+    if pooling is not None:
+        stage = int(pooling[1]) + 1
+        layer = "proj" if pooling[2] == "projection" else "norm.0"
+        return f"enc.enc{stage}.down.{layer}.{kind}"
     _, number, layer = module.split(".", 2)
     # Blocks are numbered through all stages here, and within each there.
     stage = 0
     block = int(number)
-    while block >= point.depths[stage]:
-        block -= point.depths[stage]
+    while block >= depths[stage]:
+        block -= depths[stage]
         stage += 1
-    return f"{_ENCODER}enc.enc{stage}.block{block}.{_BLOCK[layer]}.{kind}"
+    return f"enc.enc{stage}.block{block}.{_BLOCK[layer]}.{kind}"

@@ -65,19 +65,22 @@ def convert_uni3d_encoder(
         attention = f"blocks.layers.{number}.attention."
         mlp = f"blocks.layers.{number}.mlp."
         # Base and large have a layer for each of the three, the other sizes one for all.
-        weights = [name for part in "qkv" if (name := f"{attention}{part}.weight") in state]
+        weights = []
+        for part in "qkv":
+            if f"{attention}{part}.weight" in state:
+                weights.append(state.pop(f"{attention}{part}.weight"))
         if weights:
-            state[f"{attention}qkv.weight"] = torch.cat([state.pop(name) for name in weights])
+            state[f"{attention}qkv.weight"] = torch.cat(weights)
         # Its image transformer has no bias of keys, which would not change the softmax; our joined layer has zeros.
-        query, value = (state.pop(f"{attention}{part}.bias") for part in "qv")
+        query = state.pop(f"{attention}q.bias")
+        value = state.pop(f"{attention}v.bias")
         state[f"{attention}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
         rows = state[f"{mlp}fc1.weight"].shape[0]
         columns = state[f"{mlp}fc2.weight"].shape[1]
         # Some sizes store gate and values in layers of their own, others in one layer with twice as many rows.
         if f"{mlp}gate.weight" not in state and rows == 2 * columns:
             for name in (f"{mlp}fc1.weight", f"{mlp}fc1.bias"):
-                gate, values = state[name].chunk(2)
-                state |= {name.replace("fc1", "gate"): gate, name: values}
+                state[name.replace("fc1", "gate")], state[name] = state[name].chunk(2)
     hidden = state["class_token.token"].shape[0]
     first = "blocks.layers.0.mlp."
     return state, {
@@ -122,12 +125,8 @@ def convert_uni3d(
         # The scale belongs to training, but without it scores would not be those of the authors.
         state, sizes = convert_uni3d_encoder(original, num_attention_heads)
         logit_scale = state.pop(LOGIT_SCALE)
-        config = Uni3DConfig(
-            **sizes,
-            **{name: value for name, value in patches.items() if value is not None},
-            **_RELEASED,
-            aligned_with=_TOWER,
-        )
+        sizes |= {name: value for name, value in patches.items() if value is not None}
+        config = Uni3DConfig(**sizes, **_RELEASED, aligned_with=_TOWER)
     return save_aligned_encoder(
         checkpoint,
         output,

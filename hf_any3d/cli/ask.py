@@ -87,8 +87,10 @@ def ask(
                 results[cloud.name] = result["result"]
             # Without a page or picture the cloud need not be read again.
             if gallery.output is not None and write is None:
+                title = titles[cloud.name]
                 caption = answers.caption(row)
-                title = f"{titles[cloud.name]}: {caption}" if caption else titles[cloud.name]
+                if caption:
+                    title = f"{title}: {caption}"
                 gallery.add_view(answers.view(cloud.data, result["result"]), cloud.data, title)
             rows.append(row)
         return rows
@@ -96,8 +98,11 @@ def ask(
     def cells(row: Row) -> Iterator[Row]:
         return file_cells(row, answers.cells(row))
 
-    # Where a pipeline reads a cloud in several parts, these are its batches.
-    size = 1 if asked.is_whole else batch_size or asked.batch_size
+    if asked.is_whole:
+        # A pipeline reads a cloud in several parts, which are its batches.
+        size = 1
+    else:
+        size = batch_size or asked.batch_size
     rows = answer_inputs(inputs, answer, answers.line, cells, output, options, size, asked.is_whole)
     if write is None:
         write_gallery(gallery, f"{answers.column} by {name}")

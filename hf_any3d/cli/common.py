@@ -141,7 +141,8 @@ def with_groups(function: Callable[..., None]) -> Callable[..., None]:
     parameters = []
     for parameter in inspect.signature(function).parameters.values():
         # A group stands for the options of its fields, at its own place among the others.
-        if (group := groups.get(parameter.name)) is not None:
+        group = groups.get(parameter.name)
+        if group is not None:
             types = get_type_hints(group, include_extras=True)
             options = inspect.signature(group).parameters.values()
             parameters += [option.replace(annotation=types[option.name]) for option in options]
@@ -152,7 +153,8 @@ def with_groups(function: Callable[..., None]) -> Callable[..., None]:
     def command(**values: Any) -> None:
         # typer gives a value for each field, of which the function expects the group.
         for name, group in groups.items():
-            values[name] = group(**{option: values.pop(option) for option in inspect.signature(group).parameters})
+            fields = {field: values.pop(field) for field in inspect.signature(group).parameters}
+            values[name] = group(**fields)
         function(**values)
 
     # By keyword, since options without a default may follow others.
@@ -257,7 +259,8 @@ def json_object(option: str, text: str | None) -> dict[str, Any]:
 
 def need_packages(extra: str, *packages: str) -> None:
     """Raise an ImportError that names the extra of the package which installs what is missing."""
-    if missing := [package for package in packages if find_spec(package) is None]:
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
         raise ImportError(f"{', '.join(missing)} is not installed: pip install 'hf-any3d[{extra}]'")
 
 
@@ -378,12 +381,19 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
     return read_json_object(file)
 
 
+def architecture_of(config: dict[str, Any]) -> str:
+    """Return the name of the class of a model, "" if its config names none."""
+    return str((config.get("architectures") or [""])[0])
+
+
 def kind_of_model(config: dict[str, Any]) -> tuple[str, str] | None:
     """Return the kind of a model and the command for it, or None if its config names no model of this package."""
     if config.get("model_type") not in MODEL_TYPES:
         return None
-    task = task_of_class(str((config.get("architectures") or [""])[0]))
-    return None if task is None else (TASKS[task].kind, TASKS[task].command)
+    task = task_of_class(architecture_of(config))
+    if task is None:
+        return None
+    return TASKS[task].kind, TASKS[task].command
 
 
 def check_model(name: str, *commands: str, revision: str | None = None) -> str:
@@ -415,10 +425,17 @@ def published_models(command: str) -> Iterator[str]:
     for name, sizes in published_for(commands).items():
         system = PUBLISHED[name].system
         # The first size is part of the name, and a few more are listed behind the license.
-        label = name if sizes[0] is None else f"{name}{SIZE_MARK}{sizes[0]}"
-        further = ", ".join(map(str, sizes[1:4])) + (", …" if len(sizes) > 4 else "")
-        terms = f"{system.weights_license}{' *' if system.non_commercial else ''}"
-        rows[label] = terms + (f"; also {further}" if further else "")
+        label = name
+        if sizes[0] is not None:
+            label += f"{SIZE_MARK}{sizes[0]}"
+        text = str(system.weights_license)
+        if system.non_commercial:
+            text += " *"
+        if len(sizes) > 1:
+            text += f"; also {', '.join(map(str, sizes[1:4]))}"
+        if len(sizes) > 4:
+            text += ", …"
+        rows[label] = text
     if not rows:
         yield "none is published; train one, or convert the authors' files: hf-any3d convert --help"
         return
@@ -438,7 +455,9 @@ def open_pipeline(task: str, model: str, device: str | None) -> Any:
         from hf_any3d.tasks.direct import open_direct
 
         pipe = open_direct(task, model, device)
-    return open_with_transformers(task, model, device) if pipe is None else pipe
+    if pipe is None:
+        pipe = open_with_transformers(task, model, device)
+    return pipe
 
 
 def open_with_transformers(task: str, model: str, device: str | None, template: str | None = None) -> Any:
@@ -479,7 +498,10 @@ def open_any_model(
         task = task_of(model)
     if command is not None:
         own = TASKS[task].command
-        able = {other.command: name for name, other in TASKS.items() if other.command == own or own in other.also}
+        able = {}
+        for name, other in TASKS.items():
+            if own in (other.command, *other.also):
+                able[other.command] = name
         if command not in able:
             raise ValueError(f"{model}: --task {command}: such a model does {', '.join(able)}")
         task = able[command]

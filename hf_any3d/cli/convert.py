@@ -92,9 +92,12 @@ def convert(
     first, and opens by its name without a network afterwards.
     """
     # First of all, while the arguments are the only local variables.
-    options = {name: value for name, value in locals().items() if name not in ("files", "output")}
-    # Only those that are there, so that each conversion can refuse what is not its own. 0 is there, too.
-    options = {name: value for name, value in options.items() if value is not None and value is not False}
+    given = dict(locals())
+    options = {}
+    for name, value in given.items():
+        # Only those that are there, so that each conversion can refuse what is not its own. 0 is there, too.
+        if name not in ("files", "output") and value is not None and value is not False:
+            options[name] = value
     if classes is not None:
         options["classes"] = _class_names(classes)
     # A name without a file may be that of a published checkpoint.

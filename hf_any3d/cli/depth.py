@@ -40,13 +40,11 @@ def from_depth(
     # All places are found before anything is written.
     for image, place in _places(images, output).items():
         try:
-            cloud = read_rgbd(
-                image,
-                file_beside(intrinsics, image, (".json",)),
-                None if color is None else file_beside(color, image, (".jpg", ".jpeg", ".png")),
-                depth_scale=depth_scale,
-                depth_truncation=depth_truncation,
-            )
+            camera = file_beside(intrinsics, image, (".json",))
+            colored = None
+            if color is not None:
+                colored = file_beside(color, image, (".jpg", ".jpeg", ".png"))
+            cloud = read_rgbd(image, camera, colored, depth_scale=depth_scale, depth_truncation=depth_truncation)
         except (ValueError, OSError) as error:
             # The error of a single image ends the command; of several, the others are written.
             if len(images) == 1:

@@ -33,8 +33,9 @@ def encoder(
 
         rows = encoder_facts(checkpoint, tower, revision)
     write_results({"encoders": rows}, rows, None, as_json, as_csv)
-    for row in rows if not as_json and not as_csv else ():
-        for fact, value in row.items():
-            print_line(f"{fact:<9}  {value}")
+    if not as_json and not as_csv:
+        for row in rows:
+            for fact, value in row.items():
+                print_line(f"{fact:<9}  {value}")
     if not any(row["works"] == "yes" for row in rows):
         raise typer.Exit(1)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hf_any3d.evaluation.label_files import FilePair
 
 Compared = TypeVar("Compared")
+_LAS = {".las", ".laz"}
 # Pairs of files that a page shows.
 _MOST_SHOWN = 4
 # Folders of models have files of these endings, too.
@@ -43,9 +44,10 @@ def are_points(word: str) -> bool:
     path = Path(word)
     if path.is_file():
         return path.suffix[1:].lower() in FORMATS
+    if not path.is_dir() or is_model(path):
+        return False
     # Found one by one, and only as far as needed: folders of scans may have thousands of files.
-    found = (file.suffix[1:].lower() for file in path.rglob("*"))
-    return path.is_dir() and not is_model(path) and any(ending in _OF_POINTS for ending in found)
+    return any(file.suffix[1:].lower() in _OF_POINTS for file in path.rglob("*"))
 
 
 class LabelsCommand(TyperCommand):
@@ -133,17 +135,20 @@ def evaluate_labels(
     from hf_any3d.evaluation.labels import comparison_lines, not_counted_labels
 
     pairs, alone = pair_files(predicted, truth, files_of_folder)
+    endings: set[str] = set()
+    for pair in pairs:
+        endings |= {pair.predicted.suffix.lower(), pair.truth.suffix.lower()}
     # There is one table for all files, in which a code has one meaning.
-    are_las = [path.suffix.lower() in (".las", ".laz") for pair in pairs for path in (pair.predicted, pair.truth)]
-    is_las = any(are_las)
-    if is_las and not all(are_las):
+    is_las = not endings.isdisjoint(_LAS)
+    if is_las and not endings <= _LAS:
         print_note("note: one of a pair is no LAS; its labels are taken for the codes of ASPRS, as those of the other")
     joined, ignored = _read_rule(merge, ignore, is_las)
+    given_names = {int(label): str(name) for label, name in json_object("--names", class_names).items()}
     compared = LabelFiles(
         is_las=is_las,
         joined=joined,
         ignored=ignored,
-        names={int(label): str(name) for label, name in json_object("--names", class_names).items()},
+        names=given_names,
         tolerance=tolerance,
         least_share=least_matched,
         fields=(predicted_field, label_field),

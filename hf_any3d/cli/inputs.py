@@ -51,7 +51,9 @@ class Inputs:
 
     def titles(self) -> dict[str, str]:
         """Return captions by the names of files: their paths from the folder that all share."""
-        paths = {file.name: Path(os.path.abspath(file.name.replace(_STDIN, "stdin"))) for file in self.files}
+        paths: dict[str, Path] = {}
+        for file in self.files:
+            paths[file.name] = Path(os.path.abspath(file.name.replace(_STDIN, "stdin")))
         # From the folders, so that a single file keeps its name.
         root = os.path.commonpath([path.parent for path in paths.values()])
         return {name: path.relative_to(root).as_posix() for name, path in paths.items()}
@@ -168,8 +170,11 @@ def _read_stdin(file_type: str | None) -> list[InputFile]:
         # Paths are shorter and have no null byte; for others `exists` raises an error.
         if lines and len(lines[0]) < 4096 and "\0" not in lines[0] and Path(lines[0].strip()).exists():
             # Names may have bytes that are not UTF-8, which the system gets back unchanged.
-            names = [line.strip() for line in data.decode("utf-8", "surrogateescape").splitlines() if line.strip()]
-            return [file for name in names for file in find_inputs([name]).files]
+            files: list[InputFile] = []
+            for line in data.decode("utf-8", "surrogateescape").splitlines():
+                if line.strip():
+                    files += find_inputs([line.strip()]).files
+            return files
     # Text without a signature is rows of numbers.
     return [InputFile(_STDIN, data, file_type or file_type_of(data) or "txt")]
 
@@ -208,9 +213,9 @@ def with_points(inputs: Inputs) -> Inputs:
     """Leave out LAS tiles without points, with a note for each; raise a ValueError if none is left."""
     from hf_any3d.data.files.las import has_no_points
 
-    empty = [
-        file for file in inputs.files if inputs.are_many and Path(file.name).is_file() and has_no_points(file.name)
-    ]
+    if not inputs.are_many:
+        return inputs
+    empty = [file for file in inputs.files if Path(file.name).is_file() and has_no_points(file.name)]
     if empty and len(empty) == len(inputs):
         raise ValueError(f"{listed([file.name for file in empty])}: has no points; expected a tile with points")
     for file in empty:
@@ -278,7 +283,8 @@ class LeftOutFiles(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a warning about a file, or keep the names of all files that are left out."""
         # The last record of the loader has the names; all others are warnings about a file.
-        if (names := getattr(record, "left_out", None)) is None:
+        names = getattr(record, "left_out", None)
+        if names is None:
             text = record.getMessage()
             if text not in self.printed:  # a command may load its data twice
                 print_note(f"warning: {text}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from enum import StrEnum
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from hf_any3d.cli.common import (
     AsCsv,
     AsJson,
     Revision,
+    architecture_of,
     check_model,
     kind_of_model,
     load_libraries,
@@ -81,8 +83,10 @@ def info(
             text = "–" if value is None else str(value)
         lines.append({"fact": fact, "value": text})
     write_results(facts, lines, None, as_json, as_csv)
+    if as_json or as_csv:
+        return
     width = max(map(len, facts))
-    for line in lines if not as_json and not as_csv else ():
+    for line in lines:
         print_line(f"{line['fact']:<{width}}  {line['value']}")
 
 
@@ -103,13 +107,14 @@ def _opened(folder: Path) -> Any:
     load_libraries()
     from hf_any3d.integration.registration import MODELS
 
-    # By name, as the config has the class of the model as a text.
-    classes = {kind.__name__: kind for base, heads in MODELS.values() for kind in (base, *chain(*heads.values()))}
-    architecture = (read_model_config(str(folder)).get("architectures") or [""])[0]
-    if architecture not in classes:
-        return None
-    with model_errors(folder):
-        return classes[architecture].from_pretrained(folder)
+    architecture = architecture_of(read_model_config(str(folder)))
+    for base, heads in MODELS.values():
+        for model_class in (base, *chain(*heads.values())):
+            # By name, as the config has the class of the model as a text.
+            if model_class.__name__ == architecture:
+                with model_errors(folder):
+                    return model_class.from_pretrained(folder)
+    return None
 
 
 class ExportFormat(StrEnum):
@@ -135,7 +140,8 @@ def export(
     are written beside it. The language model is written with its LoRA merged, so that other programs open it.
     """
     is_chat = format is ExportFormat.LANGUAGE_MODEL
-    model = check_model(model, *(["chat"] if is_chat else ["predict", "detect"]), revision=revision)
+    commands = ("chat",) if is_chat else ("predict", "detect")
+    model = check_model(model, *commands, revision=revision)
     load_libraries()
 
     from transformers import AutoProcessor
@@ -145,8 +151,9 @@ def export(
     from hf_any3d.processing.point_clouds import PointCloudProcessor
 
     # A config without a class is taken for a classifier's.
-    command = (kind_of_model(read_model_config(model, revision)) or ("", "predict"))[1]
-    auto_class = getattr(auto, next(task.auto_class for task in TASKS.values() if task.command == command))
+    _, command = kind_of_model(read_model_config(model, revision)) or ("", "predict")
+    task = next(task for task in TASKS.values() if task.command == command)
+    auto_class = getattr(auto, task.auto_class)
     processor: Any = None
     with status(f"exporting {model}"):
         with model_errors(model):
@@ -195,7 +202,7 @@ def push(
 
     with status(f"pushing {folder}"):
         # Before the upload, since the examples of the card open the repository.
-        named = (lambda name: _name_card(folder, name)) if kind == "model" else None
+        named = partial(_name_card, folder) if kind == "model" else None
         pushed = push_folder(folder, repository, kind, named, private=private, revision=revision, message=message)
     if as_json:
         print_json({"repository": pushed.repository, "kind": kind, "url": pushed.url, "commit": pushed.commit})

@@ -97,21 +97,32 @@ def output_options(function: Callable[..., Any]) -> dict[str, str]:
     for name, annotation in get_type_hints(function, include_extras=True).items():
         for option in getattr(annotation, "__metadata__", ()):
             if getattr(option, "writable", False):
-                # The first of its words is in the place of a default, which annotations do not have.
-                words = [word for word in (option.default, *(option.param_decls or ())) if isinstance(word, str)]
-                found[name] = words[0] if words else f"--{name.replace('_', '-')}"
+                found[name] = _first_word(option) or f"--{name.replace('_', '-')}"
     return found
+
+
+def _first_word(option: Any) -> str | None:
+    """Return the first word of an option on the command line; None if it has its usual one."""
+    # The first is in the place of a default, which annotations do not have.
+    for word in (option.default, *(option.param_decls or ())):
+        if isinstance(word, str):
+            return word
+    return None
 
 
 def _inputs_at(outputs: Iterable[Path], words: Sequence[str]) -> list[str]:
     """Return the files that words of a command line stand for, as far as they may be outputs."""
     there = [path for path in outputs if os.path.isfile(path)]
-    found = []
-    for word in words if there else ():
+    found: list[str] = []
+    if not there:
+        return found
+    for word in words:
         if os.path.isdir(word):
             # Of a folder, files that are read are points.
-            below = [path for path in there if path.resolve().is_relative_to(Path(word).resolve())]
-            found += [str(path) for path in below if is_point_file(path)]
+            folder = Path(word).resolve()
+            for path in there:
+                if path.resolve().is_relative_to(folder) and is_point_file(path):
+                    found.append(str(path))
         elif os.path.exists(word):
             found.append(word)
         elif glob.has_magic(word):
@@ -137,10 +148,12 @@ def find_all(
     name, files = split_model(files, model, None if has_default else command)
     inputs = find_inputs(files, options.file_type)
     # Where a folder is allowed, several files need one; elsewhere they share a table or page.
-    suffix = check_output(
-        output, types, as_json=options.as_json, as_csv=options.as_csv, num_files=len(inputs) if "" in types else 1
-    )
-    name = (model_or_packaged if has_default else check_model)(name, command, *also)
+    num_files = len(inputs) if "" in types else 1
+    suffix = check_output(output, types, as_json=options.as_json, as_csv=options.as_csv, num_files=num_files)
+    if has_default:
+        name = model_or_packaged(name, command, *also)
+    else:
+        name = check_model(name, command, *also)
     return name, inputs, suffix
 
 
@@ -175,20 +188,28 @@ def answer_inputs(
 def write_rows(rows: Sequence[Row], cells: Cells, output: Path | None, options: FileOptions) -> None:
     """Print and write the rows of files; see `write_results`."""
     # There and back, so that arrays at any depth become lists.
-    plain = json.loads(
-        json.dumps(rows, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value))
-    )
-    table = [part for row in rows for part in cells(row)]
+    plain = json.loads(json.dumps(rows, default=_plain))
+    table: list[Row] = []
+    for row in rows:
+        table += cells(row)
     if write_results(plain, table, output, options.as_json, options.as_csv):
         print_note(f"{output}: {counted(len(rows), 'file')}")
+
+
+def _plain(value: Any) -> Any:
+    """Return an array or a number of NumPy as Python's, and any other value as its text."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
 
 
 def write_results(value: Any, table: Sequence[Row], output: Path | None, as_json: bool, as_csv: bool) -> bool:
     """Print results as JSON or CSV if asked for, and write them if the output is `.json` or `.csv`; return whether."""
     if as_json:
         print_json(value)
-    for text in csv_lines(table) if as_csv else ():
-        print_line(text)
+    if as_csv:
+        for text in csv_lines(table):
+            print_line(text)
     suffix = "" if output is None else output.suffix.lower()
     if output is None or suffix not in DATA:
         return False
@@ -201,16 +222,26 @@ def write_results(value: Any, table: Sequence[Row], output: Path | None, as_json
 
 def file_cells(row: Row, parts: Iterable[Row]) -> Iterator[Row]:
     """Yield the CSV rows of the parts of a file; without any, one for the file, with its error if it has one."""
+    parts = list(parts)
+    for part in parts:
+        yield {"file": row["file"], **part}
     # A file without parts, such as a scan without objects, still has its row.
-    parts = [{"file": row["file"], **part} for part in parts]
-    yield from parts or [{name: row[name] for name in ("file", "error") if name in row}]
+    if not parts:
+        yield {name: row[name] for name in ("file", "error") if name in row}
 
 
 def csv_lines(rows: Sequence[Row]) -> list[str]:
     """Return lines of CSV with a header of all keys, errors last; see `csv_text`."""
-    # Sorting is stable: all other columns keep their order.
-    names = sorted(dict.fromkeys(name for row in rows for name in row), key=lambda name: name == "error")
-    return csv_text([names, *([row.get(name) for name in names] for row in rows)]).splitlines()
+    columns: dict[str, None] = {}
+    for row in rows:
+        columns |= dict.fromkeys(row)
+    names = [name for name in columns if name != "error"]
+    if "error" in columns:
+        names.append("error")
+    table: list[list[Any]] = [names]
+    for row in rows:
+        table.append([row.get(name) for name in names])
+    return csv_text(table).splitlines()
 
 
 def write_gallery(gallery: Gallery, title: str) -> None:

@@ -128,6 +128,9 @@ def features(
         if suffix in VIEWS and len(inputs) < 4:
             raise ValueError(f"--output: {output} for {len(inputs)} files; a map needs at least 4")
 
+    def write(answered: Asked, results: dict[str, Any], _: Inputs, __: str) -> None:
+        _write_features(Path(str(output)), answered, results)
+
     types = (".npz", ".npy", *VIEWS, *DATA)
     ask(
         FEATURES.name,
@@ -141,7 +144,7 @@ def features(
         device,
         types,
         check,
-        lambda answers, results, *_: _write_features(Path(str(output)), answers, results),
+        write,
     )
 
 
@@ -155,12 +158,13 @@ def _write_features(output: Path, asked: Asked, results: dict[str, Any]) -> None
 
         # t-SNE needs more clouds than three times the perplexity.
         places = project_features(values, perplexity=min(25.0, (len(names) - 1) / 3))
+        texts = [Path(name).name for name in names]
         # Colored by folder, which is the class where files are sorted by class.
         folders = [as_text(Path(name).parent.name or ".") for name in names]
         classes = sorted(set(folders))
         labels = np.array([classes.index(folder) for folder in folders])
         heading = "features; nearby clouds are similar"
-        write_feature_map(output, places, labels, classes, texts=[Path(n).name for n in names], heading=heading)
+        write_feature_map(output, places, labels, classes, texts=texts, heading=heading)
     else:
         # In memory, since numpy ends without an error on a disk that is full
         content = io.BytesIO()
@@ -191,6 +195,10 @@ def reconstruct(
 
     Distances are in the frame of the processor, which usually scales a cloud to the unit sphere.
     """
+
+    def write(answered: Asked, results: dict[str, Any], inputs: Inputs, suffix: str) -> None:
+        _write_reconstructions(Path(str(output)), answered, results, inputs, suffix)
+
     ask(
         RECONSTRUCTION.name,
         files,
@@ -202,7 +210,7 @@ def reconstruct(
         batch_size,
         device,
         (*CLOUDS, *VIEWS, *DATA, ""),
-        write=lambda answers, *found: _write_reconstructions(Path(str(output)), answers, *found),
+        write=write,
     )
 
 
@@ -221,7 +229,9 @@ def _write_reconstructions(output: Path, asked: Asked, results: dict[str, Any], 
     places = inputs.places()
     for name, result in results.items():
         # Not `with_suffix`, which would cut off the end of a name with a dot.
-        path = output if suffix else output / places[name].with_name(places[name].name + ".ply")
+        path = output
+        if not suffix:
+            path = output / places[name].with_name(f"{places[name].name}.ply")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_point_cloud(path, colored_by_patch(result))
         if not suffix:

@@ -96,8 +96,10 @@ class Job:
         from hf_any3d.data.fingerprints import model_fingerprint
 
         same = {"task": self.word, "settings": self.settings, "given": list(words)}
-        # By content: under the same name there may be other weights now.
-        return same | ({"model": model_fingerprint(self.settings["model"])} if self.uses_model else {})
+        if self.uses_model:
+            # By content: under the same name there may be other weights now.
+            same["model"] = model_fingerprint(self.settings["model"])
+        return same
 
 
 def run_task(
@@ -127,7 +129,10 @@ def run_task(
             settings[setting] = values[setting]
     has_default = "predict" in (record.command, *record.also)
     name, words = split_model(files, model, None if has_default else record.command)
-    name = (model_or_packaged if has_default else check_model)(name, record.command, *record.also)
+    if has_default:
+        name = model_or_packaged(name, record.command, *record.also)
+    else:
+        name = check_model(name, record.command, *record.also)
     job = Job(
         record.rows,
         {"model": name, **settings},
@@ -198,19 +203,23 @@ def _run_locked(job: Job, words: Sequence[str], output: Path, runs: RunOptions) 
             # No more processes than files.
             count = executor.count(len(names))
         # A batch for each of several processes, so that all have work until the end and rows come soon.
-        size = _MOST_FILES_AT_A_TIME if count == 1 else max(1, min(job.batch_size or 8, len(names) // count))
+        size = _MOST_FILES_AT_A_TIME
+        if count > 1:
+            size = max(1, min(job.batch_size or 8, len(names) // count))
         with FileNotes() as notes, progress(len(names), "file", show=len(names) > 1) as bar:
             start = partial(placed.start, placed.settings, placed.device, placed.batch_size)
             work = RowsWork(start, given=data, are_copied=job.writes_copies, file_type=job.file_type)
             for row in map(with_options, executor.run(work, cut(names, size))):
                 notes.add("warning", row["file"], row.get("warnings", ()))
-                notes.add("error", row["file"], [row["error"]] if "error" in row else ())
+                if "error" in row:
+                    notes.add("error", row["file"], [row["error"]])
                 yield row
                 bar.update()
 
     suffix = output.suffix.lower()
     # Lines of JSON are the table itself; other types are made of them.
-    table = Table(output, job.description(words), None if suffix == ".jsonl" else partial(_write_table, job, suffix))
+    write = None if suffix == ".jsonl" else partial(_write_table, job, suffix)
+    table = Table(output, job.description(words), write)
     # The stamp tells on a second run whether a file has changed.
     before, done = run(table, files, lambda name: files[name].stamp(), execute, retry=runs.retry)
     earlier = f", {before} of them before" if before else ""
@@ -227,8 +236,10 @@ def _write_table(job: Job, suffix: str, path: Path, rows: Iterable[dict[str, Any
         # JSON and CSV have no form that could grow line by line and stay valid, so they are written at the end.
         write_json(path, list(rows))
     elif suffix == ".csv":
-        cells = [part for row in rows for part in file_cells(row, job.cells(row))]
-        write_text(path, "\n".join(csv_lines(cells)) + "\n")
+        table: list[Mapping[str, Any]] = []
+        for row in rows:
+            table += file_cells(row, job.cells(row))
+        write_text(path, "\n".join(csv_lines(table)) + "\n")
     else:
         from datasets import Features, Value
 

@@ -14,6 +14,7 @@ from hf_any3d.cli.common import (
     Device,
     FileOptions,
     Model,
+    architecture_of,
     check_model,
     open_pipeline,
     option,
@@ -36,7 +37,8 @@ from hf_any3d.utils.messages import model_errors
 from hf_any3d.visualization.gallery import Gallery
 
 # A page or picture, a cloud, a table, a folder, or a copy of the file.
-_OUTPUTS = tuple(dict.fromkeys([*VIEWS, *CLOUDS, *DATA, "", *(f".{ending}" for ending in FORMATS)]))
+_COPIES = [f".{ending}" for ending in FORMATS]
+_OUTPUTS = tuple(dict.fromkeys([*VIEWS, *CLOUDS, *DATA, "", *_COPIES]))
 SegmentationOptions = Annotated[Any, options_of(SEGMENTATION.settings)]
 _OF_NAMES = ("labels", "templates", "text_features")
 NameOptions = Annotated[Any, options_of(PARTS_BY_NAME.settings, only=_OF_NAMES, labels="-l")]
@@ -117,8 +119,9 @@ def segment(
     answers = _answers(task, pipe, values)
     # Beside a page or picture, what the model does not read would only fill the memory.
     is_shown = suffix in VIEWS or (output is not None and not suffix)
-    reading = {"columns": tuple(pipe.feature_extractor.columns), "fields": None if is_shown else _read_fields(pipe)}
-    inputs = replace(inputs, files=[replace(file, **reading) for file in inputs.files])
+    columns = tuple(pipe.feature_extractor.columns)
+    fields = None if is_shown else _read_fields(pipe)
+    inputs = replace(inputs, files=[replace(file, columns=columns, fields=fields) for file in inputs.files])
     arguments = answers.arguments | {"batch_size": batch_size or _usual_blocks(pipe)}
     gallery = Gallery(output, len(inputs), answers.up_axis)
     places = inputs.places()
@@ -127,7 +130,9 @@ def segment(
     def label(cloud: Cloud) -> dict[str, Any]:
         # None where no copy is asked for, and where the format of the file cannot hold labels.
         target = targets.get(cloud.name)
-        of_copy = {} if target is None else {"write": target, **copies.arguments()}
+        of_copy = {}
+        if target is not None:
+            of_copy = {"write": target, **copies.arguments()}
         with model_errors(name, "cannot answer"):
             result = pipe(cloud.row, progress=True, **arguments, **of_copy)
         gallery.add_view(answers.view(cloud.data, result), cloud.data, titles[cloud.name])
@@ -137,7 +142,9 @@ def segment(
             _write_beside_copy(answers, cloud, result, output, place, targets, has_copy=target is not None)
         row = answers.row(result)
         # The path of a copy is in JSON, and told below the table.
-        return row if target is None else {**row, "output": str(target)}
+        if target is not None:
+            row = {**row, "output": str(target)}
+        return row
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         return [label(cloud) for cloud in clouds]
@@ -194,13 +201,19 @@ def _open_copies(settings: dict[str, Any], device: str | None, batch_size: int |
     """Open what writes labeled copies below the folder `output`, at the places of their files below `root`."""
     model = settings["model"]
     texts = dict(settings["asked"])
-    texts |= {"labels": texts.pop("candidate_labels")} if "candidate_labels" in texts else {}
+    if "candidate_labels" in texts:
+        texts["labels"] = texts.pop("candidate_labels")
     task = _task_of(model, texts)
     own = settings_of(TASKS[task].settings, "runs")
     values = {name: declared.default_at("runs") for name, declared in own.items()}
-    # What is no setting of this task is of copies, or is refused by the pipeline.
-    further = {name: value for name, value in settings["call"].items() if name not in own and value is not None}
-    values |= {name: value for name, value in {**texts, **settings["call"]}.items() if name in own}
+    values |= {name: value for name, value in texts.items() if name in own}
+    further = {}
+    for name, value in settings["call"].items():
+        if name in own:
+            values[name] = value
+        # What is no setting of this task is of copies, or is refused by the pipeline.
+        elif value is not None:
+            further[name] = value
     pipe = open_pipeline(task, model, device)
     answers = _answers(task, pipe, values)
     arguments = {**answers.arguments, **further}
@@ -228,7 +241,9 @@ def _answers(task: str, pipe: Any, values: Mapping[str, Any]) -> Any:
     record = TASKS[task]
     own = settings_of(record.settings)
     answers = record.answers_class()(pipe, record.settings, values, "command")
-    answers.arguments |= {name: value for name, value in values.items() if name not in own and value}
+    for name, value in values.items():
+        if value and name not in own:
+            answers.arguments[name] = value
     return answers
 
 
@@ -236,7 +251,8 @@ def _read_fields(pipe: Any) -> tuple[str, ...]:
     """Return the fields of a cloud that a model reads beside the points, and the faces of a mesh."""
     from hf_any3d.data.inputs import ATTRIBUTES
 
-    return ("faces", *(ATTRIBUTES[name] for name in pipe.feature_extractor.features if name != "xyz"))
+    fields = [ATTRIBUTES[name] for name in pipe.feature_extractor.features if name != "xyz"]
+    return ("faces", *fields)
 
 
 def _usual_blocks(pipe: Any) -> int:
@@ -267,9 +283,9 @@ def _write_beside_copy(
     if place is not None:
         path = place.with_name(f"{place.name}.ply")
         # Beside copies, not over them
-        _write_points(
-            path if path not in targets.values() else place.with_name(f"{place.name}.points.ply"), answers, result
-        )
+        if path in targets.values():
+            path = place.with_name(f"{place.name}.points.ply")
+        _write_points(path, answers, result)
     elif output.suffix.lower() in CLOUDS:
         _write_points(output, answers, result)
 
@@ -286,13 +302,15 @@ def _write_points(path: Path, answers: Any, result: Mapping[str, Any]) -> None:
 def _task_of(name: str, values: Mapping[str, Any]) -> str:
     """Return the task of a segmentation model, after checking whether it needs names of parts."""
     # The class tells whether labels have to be named: both kinds have the same command.
-    architecture = str((read_model_config(name).get("architectures") or [""])[0])
-    finds_by_name = task_of_class(architecture) == PARTS_BY_NAME.name
-    # Templates and features are of names, and useless without them.
-    texts = [own for own in _OF_NAMES if values.get(own) is not None]
-    if finds_by_name != bool(texts) or (texts and "labels" not in texts):
-        raise ValueError(f"{name} {'needs --labels of parts' if finds_by_name else 'has labels of its own'}")
-    return (PARTS_BY_NAME if finds_by_name else SEGMENTATION).name
+    architecture = architecture_of(read_model_config(name))
+    if task_of_class(architecture) == PARTS_BY_NAME.name:
+        # Templates and features are of names, and useless without them.
+        if values.get("labels") is None:
+            raise ValueError(f"{name} needs --labels of parts")
+        return PARTS_BY_NAME.name
+    if any(values.get(own) is not None for own in _OF_NAMES):
+        raise ValueError(f"{name} has labels of its own")
+    return SEGMENTATION.name
 
 
 def _copies(inputs: Inputs, output: Path | None, suffix: str, options: CopyOptions) -> dict[str, Path]:

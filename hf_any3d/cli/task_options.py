@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
 
-from hf_any3d.tasks.settings import settings_of
+from hf_any3d.tasks.settings import Setting, settings_of
 
 if TYPE_CHECKING:
     from hf_any3d.tasks.answers import Doubt
@@ -35,7 +35,9 @@ class Settings:
             value = getattr(self, here)
             if isinstance(value, StrEnum):
                 value = None if declared.none and value == _NONE else value.value
-            found[name] = str(value) if isinstance(value, Path) else value
+            elif isinstance(value, Path):
+                value = str(value)
+            found[name] = value
         return found
 
 
@@ -52,26 +54,23 @@ def options_of(
         if only and name not in only:
             continue
         default = declared.default_at(door)
-        bounds = ("min", declared.low), ("max", declared.high)
-        limits: dict[str, Any] = {bound: value for bound, value in bounds if value is not None}
-        given: Any = declared.kinds[0]
-        if declared.words:
-            allowed = [*declared.words, *([_NONE] if declared.none else [])]
-            choices: Any = StrEnum(declared.name, {word.upper().replace("-", "_"): word for word in allowed})
-            given = choices
-            default = None if default is None else choices(default)
-        elif get_origin(given) is tuple and get_args(given)[0] is str:
-            # Separated by commas, which pipelines split.
-            given = str
-        elif given is Any or get_origin(given) is tuple:
-            # Too much for a word: a file.
-            given = Path
+        limits: dict[str, Any] = {}
+        if declared.low is not None:
+            limits["min"] = declared.low
+        if declared.high is not None:
+            limits["max"] = declared.high
+        given = _type_of_option(declared)
+        if declared.words and default is not None:
+            default = given(default)
         if default is None:
             given = given | None
         here = declared.names.get(door, name)
+        words = []
         # By name, a switch that is off has no second word to turn it off; other options get their usual name.
-        words = [f"--{here.replace('_', '-')}"] if default is False or name in short else []
-        words += [short[name]] if name in short else []
+        if default is False or name in short:
+            words.append(f"--{here.replace('_', '-')}")
+        if name in short:
+            words.append(short[name])
         # A default is told by the help unless there is none.
         shown = default is not None and default is not False
         option = typer.Option(*words, help=declared.help, show_default=shown, **limits)
@@ -79,6 +78,23 @@ def options_of(
     made = make_dataclass(f"{kind.__name__}Options", fields, bases=(base,), frozen=True, kw_only=True)
     made.KIND, made.DOOR = kind, door
     return made
+
+
+def _type_of_option(declared: Setting) -> Any:
+    """Return the type that typer reads an option as."""
+    if declared.words:
+        allowed = list(declared.words)
+        if declared.none:
+            allowed.append(_NONE)
+        return StrEnum(declared.name, {word.upper().replace("-", "_"): word for word in allowed})
+    kind = declared.kinds[0]
+    if get_origin(kind) is tuple and get_args(kind)[0] is str:
+        # Separated by commas, which pipelines split.
+        return str
+    if kind is Any or get_origin(kind) is tuple:
+        # Too much for a word: a file.
+        return Path
+    return kind
 
 
 def doubt_in_words(doubt: Doubt) -> str:

@@ -34,7 +34,9 @@ class TrainCommand(ModelCommand):
         """Join the words behind `--augment`, none of which is DATA, as that comes first or `--dataset` is given."""
         if "--augment" in args and (not args[0].startswith("-") or "--dataset" in args):
             start = args.index("--augment") + 1
-            end = next((place for place in range(start, len(args)) if args[place].startswith("-")), len(args))
+            end = start
+            while end < len(args) and not args[end].startswith("-"):
+                end += 1
             # One value, as options of typer do not take an open number of words.
             args = [*args[:start], " ".join(args[start:end]), *args[end:]]
         return super().parse_args(ctx, args)
@@ -63,9 +65,12 @@ def _print_all_help(context: typer.Context, task: Task | None) -> None:
     if shown is Task.CLASSIFICATION:
         print_line("Options of --way features, besides those of the data above:")
         _print_arguments(FewScansArguments)
-    for module in extensions_for_files() if task in (None, Task.SEGMENTATION) else ():
-        print_line("Options of a few labeled files (DATA is a folder of files whose points have classes, or several):")
-        _print_arguments(*module.ARGUMENTS)
+    if task in (None, Task.SEGMENTATION):
+        for module in extensions_for_files():
+            print_line(
+                "Options of a few labeled files (DATA is a folder of files whose points have classes, or several):"
+            )
+            _print_arguments(*module.ARGUMENTS)
 
 
 def _print_arguments(*argument_classes: type) -> None:
@@ -133,7 +138,9 @@ def train(
         return
     # Words and options that this command does not know are arguments of the training program.
     words = [*(words or ()), *context.args]
-    data = words.pop(0) if words and not words[0].startswith("-") else None
+    data = None
+    if words and not words[0].startswith("-"):
+        data = words.pop(0)
     if data is None and dataset is None:
         raise ValueError("DATA is missing; expected a folder, a Parquet file, a dataset's name, or a recipe")
     skip_hub_if_offline()
@@ -157,9 +164,11 @@ def train(
         if isinstance(request, FilesRequest):
             learned = request.learn(source.files)
         else:
+            endings: set[str] = set()
             # Several files are always tiles, so that a network learns from one folder.
-            inside = [file for folder in source.files for file in Path(folder).rglob("*")]
-            if any(file.suffix.lower() in (".las", ".laz") for file in inside):
+            for folder in source.files:
+                endings |= {file.suffix.lower() for file in Path(folder).rglob("*")}
+            if not endings.isdisjoint((".las", ".laz")):
                 print_note(
                     "warning: a network is trained on all codes of LAS as they are, also those that name no object, "
                     "such as 0, 1 and 12; --way features leaves them out"
