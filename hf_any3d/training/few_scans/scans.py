@@ -136,6 +136,7 @@ class Scans:
 
     Attributes:
         data: Arguments of the data, completed by what follows from the scans, or from the earlier model.
+        origin: Where the scans come from, for messages.
         splits: Rows of `train`, which are learned, and of other splits.
         processor: Prepares the clouds.
         new: The scans of the training split.
@@ -148,6 +149,7 @@ class Scans:
     """
 
     data: DataArguments
+    origin: str
     splits: DatasetDict
     processor: PointCloudProcessor
     new: LabeledScans
@@ -186,13 +188,15 @@ class Scans:
         data.up_axis = data.up_axis or implied or "y"
         processor = build_processor(data, {}) if earlier is None else earlier.processor
         splits = with_estimated_normals(splits, processor)
-        new = look_at(splits["train"], _origin(data), data.group_column)
+        origin = data.train_file or data.data_dir or data.dataset_name
+        new = look_at(splits["train"], origin, data.group_column)
         together, kept = (new, None) if earlier is None else joined(earlier.scans, new)
         # Together: a class that is alone among new scans has others in the earlier model, and a label may differ from
         # its.
-        together.check(_origin(data), arguments.allow_doubts)
+        together.check(origin, arguments.allow_doubts)
         return cls(
             data=data,
+            origin=origin if earlier is None else f"{origin} and the earlier ones",
             splits=splits,
             processor=processor,
             new=new,
@@ -204,11 +208,6 @@ class Scans:
             # What is added to a model that has learned views is learned with its view, too.
             learns_views=arguments.views or (earlier is not None and earlier.learns_views),
         )
-
-    @property
-    def origin(self) -> str:
-        """Where the scans come from, for messages."""
-        return _origin(self.data) if self.earlier is None else f"{_origin(self.data)} and the earlier ones"
 
     @property
     def rows(self) -> Dataset:
@@ -230,10 +229,6 @@ class Scans:
     def axis_hint(self) -> str | None:
         """Return a line if most scans look as if another axis pointed up than the one that was assumed."""
         return hint_of_axis(self.rows, self.data.up_axis) if self.is_axis_assumed else None
-
-
-def _origin(data: DataArguments) -> str:
-    return data.train_file or data.data_dir or data.dataset_name
 
 
 def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> LabeledScans:
