@@ -44,10 +44,10 @@ class Learned:
     lines: list[str]
 
 
-def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | Scans | None = None) -> Learned:
+def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None = None) -> Learned:
     """Learn the classes of few scans, and save model, card and metrics.json.
 
-    `rows` are the scans if they are loaded, or if they were looked at, too.
+    `rows` are the scans if they are loaded.
 
     Raises:
         PointCloudFileError: No file of the folder can be read.
@@ -61,7 +61,7 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | Scans
     # A folder that cannot be written is an error before the features are computed.
     program.claim_output(Path(arguments.output_dir))
     with stopwatch.part("data"):
-        scans = rows if isinstance(rows, Scans) else Scans.read(request, rows)
+        scans = Scans.read(request, rows)
         # The table may want a training for so many scans; frozen features were asked for.
         plan = plan_of(request, scans.together.counts, FEATURES)
         model = open_model(plan, scans, arguments)
@@ -113,7 +113,7 @@ def _learn_both_ways(request: BothWays, rows: DatasetDict | None) -> Learned:
         trained = str(folder / "wrap")
         _train_into(trained, request.classification, scans.data.up_axis, rows)
         with_wrap = replace(request.scans, arguments=replace(arguments, wrap=trained, wrap_weight=WRAP_WEIGHT))
-        return learn_few_scans(with_wrap, scans)
+        return learn_few_scans(with_wrap, rows)
 
 
 def _train_into(folder: str, classification: Classification, up_axis: str, rows: DatasetDict) -> None:
