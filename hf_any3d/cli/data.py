@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import webbrowser
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,9 +31,8 @@ from hf_any3d.cli.common import (
 )
 from hf_any3d.cli.inputs import Files, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, write_results, write_rows
-from hf_any3d.data.found import find_dataset
+from hf_any3d.data.found import find_dataset, names_dataset
 from hf_any3d.data.input_files import Cloud
-from hf_any3d.registry import DATASETS
 from hf_any3d.utils.messages import counted, listed, print_line, printable
 
 if TYPE_CHECKING:
@@ -156,56 +154,37 @@ def check(
     have, and files without labels; of scans in known units the density and overlaps; and what only some files have.
     """
     from hf_any3d.data.checks import Checks, describe_classes, empty_folders
+    from hf_any3d.data.units import TAKEN_FOR_METERS
 
     inputs = find_inputs(files, options.file_type, label_field)
     for word in files:
         for folder in empty_folders(Path(word)) if word != "-" else ():
             print_note(f"{folder}: no point cloud in this folder")
     check_output(output, DATA, as_json=options.as_json, as_csv=options.as_csv)
-    from hf_any3d.data.units import TAKEN_FOR_METERS, with_unit
-
-    checks = Checks(compare=inputs.are_many)
-
-    def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-        rows = []
-        for cloud in clouds:
-            cloud.data = with_unit(cloud.data, None if unit is None else unit.value)
-            try:
-                checked = checks.add(cloud.name, cloud.data)
-            except ValueError as error:
-                rows.append({"error": f"{cloud.name}: {error}"})
-                continue
-            cloud.warnings += [f"{cloud.name}: {text}" for text in checked.doubts]
-            rows.append(checked.plain())
-        return rows
-
+    checks = Checks(None if unit is None else unit.value, compare=inputs.are_many)
     everything = replace(inputs, are_many=True)  # the summary counts a single bad file too
-    rows = list(for_each_file(everything, answer))
-    good = [row for row in rows if "error" not in row]
-    # The usual extent is known only once all files are read.
-    for number, text in checks.other_units():
-        text = f"{good[number]['file']}: {text}"
-        good[number].setdefault("warnings", []).append(text)
+    rows = list(for_each_file(everything, checks.answer))
+    for text in checks.compare_sizes(rows):
         print_note(f"warning: {text}")
     write_rows(rows, _cells, output, options)
     if not options.as_json and not options.as_csv:
         _print_summary(rows, checks)
         if len(files) == 1 and Path(files[0]).is_dir():
-            classes = describe_classes(Path(files[0]), [row["file"] for row in good])
+            classes = describe_classes(Path(files[0]), [row["file"] for row in rows if "error" not in row])
             if classes is not None:
                 print_line(classes)
-    elif any(tile.is_taken_for_meters for tile in checks.tiles):
+    elif checks.any_taken_for_meters:
         print_note(f"warning: {TAKEN_FOR_METERS}")
     finish(rows)
 
 
 def _print_summary(rows: list[dict[str, Any]], checks: Checks) -> None:
     """Print how many files are bad or doubtful, what tiles have, and which files are near-duplicates."""
+    from hf_any3d.data.checks import count_verdicts
     from hf_any3d.data.tiles import describe_tiles
 
-    counts = Counter("bad" if "error" in row else "doubtful" if _doubts(row) else "good" for row in rows)
     total = sum(row.get("points", 0) for row in rows)
-    shown = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("good", "doubtful", "bad"))
+    shown = ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(rows).items())
     print_line(f"{counted(len(rows), 'file')}: {shown}; {total:,} points")
     for line in describe_tiles(checks.tiles):
         print_line(line)
@@ -214,17 +193,11 @@ def _print_summary(rows: list[dict[str, Any]], checks: Checks) -> None:
         print_line(f"near-duplicates: {listed(pairs, _MOST_PAIRS, '; ')}")
 
 
-def _doubts(row: Row) -> list[str]:
-    """Return the warnings of a file but for those of what a cloud has no place for, such as textures."""
-    from hf_any3d.data.files.source import LEFT_OUT
-
-    beginning = f"{printable(row['file'])}: {LEFT_OUT}"
-    return [text for text in row.get("warnings", ()) if not text.startswith(beginning)]
-
-
 def _cells(row: Row) -> Iterator[Row]:
+    from hf_any3d.data.checks import doubts_of
+
     # The warnings of a file before the error that made it unusable.
-    notes = "; ".join([*_doubts(row), *([row["error"]] if "error" in row else [])])
+    notes = "; ".join([*doubts_of(row), *([row["error"]] if "error" in row else [])])
     extent = " x ".join(f"{size:g}" for size in row.get("extent", ()))
     yield {"file": row["file"], "points": row.get("points"), "extent": extent, "problems": notes}
 
@@ -372,11 +345,7 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
 def _rows_of_dataset(what: list[str], split: str | None, data_dir: str | None) -> Any:
     """Return the rows of a split if the words name a dataset, else None."""
     name = what[0]
-    path = Path(name)
-    is_parquet = path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet")))
-    is_name = name in DATASETS or (name.count("/") == 1 and not Path(name.partition("/")[0]).exists())
-    # A pattern of files is no name; of `owner/name`, a folder `owner` here makes it a path.
-    if len(what) > 1 or not (is_parquet or (is_name and not path.exists() and not set("*?[") & set(name))):
+    if len(what) > 1 or not names_dataset(name):
         return None
     splits = _load(name, data_dir, None)
     if split is not None and split not in splits:

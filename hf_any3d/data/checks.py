@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,10 @@ import numpy as np
 
 from hf_any3d.data.far_points import find_far_points, without_far_points
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.files.source import LEFT_OUT
+from hf_any3d.data.input_files import Cloud
 from hf_any3d.data.tiles import Tile, tile_of
-from hf_any3d.data.units import check_projected, why_not_projected
+from hf_any3d.data.units import check_projected, why_not_projected, with_unit
 from hf_any3d.registry import FORMATS
 from hf_any3d.utils.messages import listed, printable
 
@@ -66,10 +68,12 @@ class Checks:
     """Checks of clouds, one after the other, none of which is kept; afterwards of what they have in common.
 
     Args:
+        unit: The unit of clouds whose files say none, one of `LENGTHS`.
         compare: Whether near-duplicates are looked for, for which a few points of each cloud are kept.
     """
 
-    def __init__(self, *, compare: bool = True):
+    def __init__(self, unit: str | None = None, *, compare: bool = True):
+        self.unit = unit
         self.compare = compare
         self.clouds: list[CheckedCloud] = []
         self._first_of: dict[str, str] = {}
@@ -79,6 +83,41 @@ class Checks:
     def tiles(self) -> list[Tile]:
         """The tiles of the clouds, which `hf_any3d.data.tiles.describe_tiles` describes."""
         return [cloud.tile for cloud in self.clouds]
+
+    @property
+    def any_taken_for_meters(self) -> bool:
+        """Whether a file says no unit, and is measured in meters."""
+        return any(tile.is_taken_for_meters for tile in self.tiles)
+
+    def answer(self, clouds: list[Cloud]) -> list[dict[str, Any]]:
+        """Check the clouds of files, and return a row for each, as `answer_files` takes it.
+
+        Doubts become warnings of the file. What training would leave out or refuse is an error.
+        """
+        rows = []
+        for cloud in clouds:
+            data = with_unit(cloud.data, self.unit)
+            try:
+                checked = self.add(cloud.name, data)
+            except ValueError as error:
+                rows.append({"error": f"{cloud.name}: {error}"})
+                continue
+            cloud.warnings += [f"{cloud.name}: {text}" for text in checked.doubts]
+            rows.append(checked.plain())
+        return rows
+
+    def compare_sizes(self, rows: Sequence[dict[str, Any]]) -> list[str]:
+        """Add to the warnings of rows, those of all clouds that were checked, which are in another unit.
+
+        The usual extent is known only once all files are read. Returns the warnings.
+        """
+        good = [row for row in rows if "error" not in row]
+        found = []
+        for number, text in self.other_units():
+            text = f"{good[number]['file']}: {text}"
+            good[number].setdefault("warnings", []).append(text)
+            found.append(text)
+        return found
 
     def add(self, name: str, cloud: PointCloudData) -> CheckedCloud:
         """Check a cloud.
@@ -155,6 +194,18 @@ class Checks:
             unit, why = (" m", "") if all_known else ("", ": in another unit?")
             text = f"the largest extent is {size:g}{unit}, about {times} times {than} than the usual {usual:g}{unit}"
             yield number, f"{text}{why}"
+
+
+def doubts_of(row: Mapping[str, Any]) -> list[str]:
+    """Return the warnings of a file but for those of what a cloud has no place for, such as textures."""
+    beginning = f"{printable(row['file'])}: {LEFT_OUT}"
+    return [text for text in row.get("warnings", ()) if not text.startswith(beginning)]
+
+
+def count_verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many files are good, doubtful and bad."""
+    counts = Counter("bad" if "error" in row else "doubtful" if doubts_of(row) else "good" for row in rows)
+    return {verdict: counts[verdict] for verdict in ("good", "doubtful", "bad")}
 
 
 def is_place(cloud: PointCloudData) -> bool:

@@ -78,6 +78,16 @@ def find_dataset(name: str) -> FoundDataset:
     return FoundDataset(name)
 
 
+def names_dataset(name: str) -> bool:
+    """Return whether a word names a dataset, of this machine, the catalog or the hub, and not files of clouds."""
+    path = Path(name)
+    if path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet"))):
+        return True
+    # A pattern of files is no name; of `owner/name`, a folder `owner` here makes it a path.
+    is_name = name in DATASETS or (name.count("/") == 1 and not Path(name.partition("/")[0]).exists())
+    return is_name and not path.exists() and not set("*?[") & set(name)
+
+
 def _kind_of_folder(path: Path) -> str:
     """Return the dataset of the catalog that reads a folder."""
     # Of the folder itself, or of the splits in it.

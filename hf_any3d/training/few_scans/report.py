@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from hf_any3d.evaluation.classification import by_name, share_at_most, wilson_in
 from hf_any3d.evaluation.confusion import class_accuracies, confusion_matrix, mean_class_accuracy, overall_accuracy
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import write_run_card
-from hf_any3d.modeling.point_features import PointFeaturesConfig
+from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
 from hf_any3d.registry import NONE_OF_THESE
 from hf_any3d.training import program
-from hf_any3d.training.few_scans.plan import STATED_FROM
-from hf_any3d.training.few_scans.preparation import Preparation
-from hf_any3d.training.few_scans.scans import Examples, Scans, equal
+from hf_any3d.training.few_scans.plan import STATED_FROM, Plan
+from hf_any3d.training.few_scans.request import FewScansArguments
+from hf_any3d.training.few_scans.scans import Examples, LabeledScans, Scans
 from hf_any3d.training.trainer import replacing_model
 from hf_any3d.utils.markdown import inline
 
@@ -155,7 +156,7 @@ class Estimate:
 
 
 def how_judged(
-    scans: Scans,
+    scans: LabeledScans,
     folds: np.ndarray,
     config: PointFeaturesConfig,
     is_joined: bool,
@@ -183,16 +184,21 @@ def how_judged(
     return how
 
 
-def save(prepared: Preparation, examples: Examples, estimates: dict[str, Estimate], stopwatch: Stopwatch) -> RunReport:
+def save(
+    model: PointFeaturesForPointCloudClassification,
+    scans: Scans,
+    examples: Examples,
+    plan: Plan,
+    estimates: dict[str, Estimate],
+    stopwatch: Stopwatch,
+    arguments: FewScansArguments,
+) -> RunReport:
     """Write everything; metrics.json last, which marks the run as complete."""
-    model = prepared.model
-    arguments = prepared.request.arguments
-    scans = prepared.together
-    facts = program.data_facts(prepared.data, prepared.splits, CROSS_VALIDATION)
+    facts = program.data_facts(scans.data, scans.splits, CROSS_VALIDATION)
     # With those of the earlier model, to which scans were added
-    facts["rows"] = {**facts["rows"], "train": len(scans.labels)}
-    facts["scans of each class"] = scans.counts
-    facts["near-duplicates"] = scans.num_copies
+    facts["rows"] = {**facts["rows"], "train": len(scans.together.labels)}
+    facts["scans of each class"] = scans.together.counts
+    facts["near-duplicates"] = scans.together.num_copies
     report = RunReport(
         # Parts of a report for trainings stay empty where nothing was trained.
         data=facts,
@@ -214,9 +220,9 @@ def save(prepared: Preparation, examples: Examples, estimates: dict[str, Estimat
             "copy_scale": list(model.config.copy_scale),
             "copy_jitter": model.config.copy_jitter,
             "metric": "stored with the package" if model.config.metric else "features standardized by the scans",
-            "strength": prepared.plan.strength,
+            "strength": plan.strength,
             "drawn things of no class": model.config.unknown.bank_rows,
-            "chosen": prepared.plan.reason,
+            "chosen": plan.reason,
         },
     )
     folder = Path(arguments.output_dir)
@@ -226,39 +232,42 @@ def save(prepared: Preparation, examples: Examples, estimates: dict[str, Estimat
         sure += f'\n\n"None of these" is {said}.'
     with replacing_model(folder) as new:
         model.save_pretrained(new)
-        prepared.processor.save_pretrained(new)
+        scans.processor.save_pretrained(new)
         examples.save(new)
-        write_run_card(model, report, prepared.processor.num_points, sure, new, arguments.license, folder)
+        write_run_card(model, report, scans.processor.num_points, sure, new, arguments.license, folder)
     return report
 
 
-def lines_of(prepared: Preparation, estimates: dict[str, Estimate], hint: str | None) -> list[str]:
-    """Return the lines of the command: what was seen, how it was learned, how sure it is, and what would help."""
-    scans = prepared.together
-    config = prepared.model.config
-    origin = prepared.origin if prepared.earlier is None else f"{prepared.origin} and the earlier ones"
+def lines_of(
+    config: PointFeaturesConfig, scans: Scans, plan: Plan, estimates: dict[str, Estimate], num_things: int
+) -> list[str]:
+    """Return the lines of the command: what was seen, how it was learned, how sure it is, and what would help.
+
+    `num_things` drawn things of no class were asked for.
+    """
+    labeled = scans.together
     # The rarest class first, which is the one that further scans would help most.
-    by_count = sorted((number, name) for name, number in scans.counts.items())
+    by_count = sorted((number, name) for name, number in labeled.counts.items())
     (least, rarest), (most, commonest) = by_count[0], by_count[-1]
     counts = f"{least} ({rarest}) to {most} ({commonest})" if least < most else f"{most} each"
-    copies = f"{scans.num_copies} near-duplicates"
-    pairs = equal(scans.groups.tolist())
-    if pairs:
-        copies += f", such as {scans.names[pairs[0][0]]} and {scans.names[pairs[0][1]]}"
-    seen = f"{len(scans.labels)} scans of {len(scans.classes)} classes, {counts}; {copies}"
-    lines = [f"{origin}: {seen}; up axis {config.up_axis}"]
+    copies = f"{labeled.num_copies} near-duplicates"
+    if labeled.twins:
+        first, second = labeled.twins[0]
+        copies += f", such as {labeled.names[first]} and {labeled.names[second]}"
+    seen = f"{len(labeled.labels)} scans of {len(labeled.classes)} classes, {counts}; {copies}"
+    lines = [f"{scans.origin}: {seen}; up axis {config.up_axis}"]
     # Said where it changes what the user does next, right behind the axis that was assumed.
+    hint = scans.axis_hint()
     if hint is not None:
         lines.append(hint)
     # Tell how the scans are learned, and why so.
-    plan = prepared.plan
     turned = "any heading" if config.copy_turn >= 180 else "heading as scanned"
     mean = f"mean of {config.copies} copies, {turned}, " if config.copies > 1 else ""
     head = "with a linear head"
     if config.wrap_labels is not None:
         head += ", averaged with the answers of a trained wrap"
     lines.append(f"way: frozen {' and '.join(config.features)} features, {mean}{head}; {plan.reason}")
-    if prepared.learns_views:
+    if scans.learns_views:
         lines.append("views: one of each scan from one side is learned, too; predict makes no remark on views")
     estimate = estimates.get(CROSS_VALIDATION)
     # One scan of each class: the model is saved, and says that nobody knows how good it is.
@@ -267,9 +276,9 @@ def lines_of(prepared: Preparation, estimates: dict[str, Estimate], hint: str | 
         confused = "unknown, for the same reason"
         unknown = "never said, for the same reason"
     else:
-        sure = f"{estimate.text()}, by {estimate.how}; the saved model learned from all {len(scans.labels)}"
+        sure = f"{estimate.text()}, by {estimate.how}; the saved model learned from all {len(labeled.labels)}"
         confused = estimate.confusion_text()
-        unknown = _when_unknown(prepared, estimate)
+        unknown = _when_unknown(config, estimate, scans.processor.features, num_things)
     lines.append(f"accuracy: {sure}")
     for split, of_split in estimates.items():
         if split != CROSS_VALIDATION:
@@ -286,10 +295,8 @@ def _how_often_unknown(config: PointFeaturesConfig, estimate: Estimate) -> str:
     )
 
 
-def _when_unknown(prepared: Preparation, estimate: Estimate) -> str:
+def _when_unknown(config: PointFeaturesConfig, estimate: Estimate, channels: Sequence[str], num_things: int) -> str:
     """Describe how often a scan is labeled "none of these"."""
-    config = prepared.model.config
-    channels = prepared.processor.features
     if config.unknown.share is not None:
         unknown = f"{_how_often_unknown(config, estimate)}; and of part of what is unlike them"
     elif "wrap" in config.features:
@@ -297,6 +304,6 @@ def _when_unknown(prepared: Preparation, estimate: Estimate) -> str:
     else:
         unknown = f"never said, as its level takes {STATED_FROM} different scans of each class"
     # Things were asked for, and could not be drawn.
-    if prepared.num_things and not config.unknown.bank_rows and len(channels) > 1:
+    if num_things and not config.unknown.bank_rows and len(channels) > 1:
         unknown += f"; it knows no drawn things, which have no {', '.join(channels[1:])}"
     return unknown

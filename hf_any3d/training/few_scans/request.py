@@ -29,6 +29,9 @@ _SLOW = {"learning_rate": 1e-3}
 # Its new head is trained alone for the first epochs.
 _FROM_PACKAGED = {**_SLOW, "head_epochs": 3}
 _STARTS = {"model_type", "model_name_or_path", "encoder_name_or_path"}
+# What an earlier model, to which scans are added, has decided.
+_OF_EARLIER_DATA = ("num_points", "features", "up_axis")
+_OF_EARLIER_MODEL = ("feature_sets", "copies", "encoder", "vision", "wrap")
 # Options of the data that frozen features take, too.
 _DATA = {
     "dataset_name",
@@ -139,6 +142,16 @@ class FewScans(Request):
         """Load the scans."""
         # Loading reads channels beside the coordinates only if they are asked for.
         return load_rows(replace(self.data, features=self.data.features or ["xyz"]))
+
+    def check_settings_of_earlier(self) -> None:
+        """Refuse settings that the earlier model has fixed, as features of old and new scans are compared."""
+        requested = [name for name in _OF_EARLIER_DATA if getattr(self.data, name) is not None]
+        requested += [name for name in _OF_EARLIER_MODEL if getattr(self.arguments, name) is not None]
+        # The default counts as not given, so only the other value is refused.
+        if self.arguments.heading != "known":
+            requested.append("heading")
+        if requested:
+            raise ValueError(f"--{min(requested)} with --from_model, which has its own; expected one of them")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Scans before they are learned: classes, counts, doubts about labels, near-duplicates, and their features.
+"""Scans that are to be learned, read and looked at once: their rows, classes, near-duplicates and doubts about labels.
 
-In the order of this file: what scans are and how they are stored, `look_at` and `check`, scans added to earlier ones,
-near-duplicates, the axis that points up, and the features of scans, of views of them and of things of no class.
+`Scans` is what all later steps ask; `LabeledScans` is what a model keeps of the scans that it has learned, and
+`Examples` adds their features.
 """
 
 from __future__ import annotations
@@ -9,52 +9,40 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Array2D, Dataset, Features
+from datasets import Dataset, DatasetDict
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.catalog import up_axis_of
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.near_duplicates import MOST_COMPARED, SAMPLE, near_duplicates
 from hf_any3d.data.numpy_rows import numpy_rows
-from hf_any3d.modeling.point_encoders.packaged_encoder import PACKAGED_UP_AXIS, packaged_rows
-from hf_any3d.modeling.point_encoders.packaged_metric import in_metric, packaged_metric
-from hf_any3d.modeling.point_features import (
-    PointFeaturesConfig,
-    PointFeaturesForPointCloudClassification,
-    PointFeaturesModel,
-)
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments
-from hf_any3d.training.few_scans.no_class import draw_things
-from hf_any3d.training.few_scans.one_side import one_side
-from hf_any3d.training.frozen_features import frozen_features
+from hf_any3d.training.few_scans.request import FewScans
+from hf_any3d.training.few_scans.up_axis import hint_of_axis
+from hf_any3d.training.protocol import build_processor
 from hf_any3d.training.rows import class_names
+from hf_any3d.training.splits import divide, load_rows, with_estimated_normals
 from hf_any3d.utils.atomic_files import atomic_write
 from hf_any3d.utils.messages import printable
 
 # Not pushed to the hub, as all files that start with an underscore.
 _STORE = "_features.safetensors"
-LEAST, MOST = 20, 60
-"""Scans below which nothing is said, and scans that are looked at."""
-SHARE, NEARER = 0.55, 0.065
-"""Share of the scans that an axis must win before it is named, and how much nearer to the shapes of the package they
-must be with it, on average, than with the next best one: electronic parts look more like upright furniture if they
-stand on an edge, but not by that much."""
-_POINTS = 1024
+# As many points as the packaged encoder has learned from, without colors
+_NUM_POINTS, _FEATURES = 1024, ["xyz"]
 
 
 @dataclass(frozen=True)
-class Scans:
-    """Labeled scans, as training sees them."""
+class LabeledScans:
+    """Scans with their classes, and what tells them apart."""
 
     classes: list[str]  # that have scans
     labels: np.ndarray  # (scans,) int64
@@ -72,12 +60,48 @@ class Scans:
         """Number of scans that are near-duplicates of another one."""
         return len(self.groups) - len(set(self.groups.tolist()))
 
+    @property
+    def twins(self) -> list[tuple[int, int]]:
+        """Numbers of scans that are near-duplicates: the first of its group, and each other one."""
+        return equal(self.groups.tolist())
+
+    def check(self, origin: str, allow_doubts: bool = False) -> None:
+        """Refuse scans of one class; and without `allow_doubts`, which only warns, those that may have wrong labels.
+
+        These are names of classes that differ only in case or spaces, and scans with two labels.
+        """
+        if len(self.classes) == 1:
+            raise ValueError(
+                f"{origin}: all scans are of one class, {self.classes[0]!r}; expected at least two classes"
+            )
+        doubts = []
+        counts = self.counts
+        first_names: dict[str, str] = {}
+        for name in self.classes:
+            other = first_names.setdefault(" ".join(name.casefold().replace("_", " ").split()), name)
+            if other != name:
+                doubts.append(
+                    f"classes {other!r} ({counts[other]} scans) and {name!r} ({counts[name]}) differ only in case or "
+                    "spaces; give them one name"
+                )
+        for first, second in equal(self.digests):
+            label, other_label = (self.classes[self.labels[number]] for number in (first, second))
+            if label != other_label:
+                doubts.append(
+                    f"{self.names[first]} and {self.names[second]} are the same scan with two labels, {label!r} and "
+                    f"{other_label!r}; remove one of them"
+                )
+        for text in doubts:
+            if not allow_doubts:
+                raise ValueError(f"{origin}: {text}, or add --allow_doubts")
+            warnings.warn(printable(f"{origin}: {text}"), stacklevel=2)
+
 
 @dataclass(frozen=True)
 class Examples:
     """Scans with their features, before these are standardized; kept beside the model, to add scans later."""
 
-    scans: Scans
+    scans: LabeledScans
     features: np.ndarray  # (scans, width) float32
     processor: PointCloudProcessor
     views: np.ndarray | None = None  # the same of a view of each scan from one side
@@ -101,12 +125,113 @@ class Examples:
             texts = {name: json.loads(text) for name, text in file.metadata().items() if name != "format"}
             features, labels, groups = (file.get_tensor(name) for name in ("features", "labels", "groups"))
             views = file.get_tensor("views") if "views" in file.keys() else None  # noqa: SIM118
-        scans = Scans(texts["classes"], labels, groups, texts["digests"], texts["names"])
+        scans = LabeledScans(texts["classes"], labels, groups, texts["digests"], texts["names"])
         learns_views = texts.get("learns_views", False)  # models before did not
         return cls(scans, features, PointCloudProcessor.from_pretrained(folder), views, learns_views)
 
 
-def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scans:
+@dataclass(frozen=True)
+class Scans:
+    """Scans that can be learned: rows that are read once, and what is seen of them.
+
+    Attributes:
+        data: Arguments of the data, completed by what follows from the scans, or from the earlier model.
+        origin: Where the scans come from, for messages.
+        splits: Rows of `train`, which are learned, and of other splits.
+        processor: Prepares the clouds.
+        new: The scans of the training split.
+        earlier: The scans that an earlier model has learned, to which these are added.
+        together: All scans that are learned: the earlier ones that are `kept`, and the new ones.
+        kept: (earlier scans,) bool, those that are not among the new ones; None without an earlier model.
+        implied_up_axis: The axis that points up by the dataset or the formats of the files, if they say it.
+        is_axis_assumed: Whether nothing says which axis points up.
+        learns_views: Whether a view of each scan from one side is learned, too.
+    """
+
+    data: DataArguments
+    origin: str
+    splits: DatasetDict
+    processor: PointCloudProcessor
+    new: LabeledScans
+    earlier: Examples | None
+    together: LabeledScans
+    kept: np.ndarray | None
+    implied_up_axis: str | None
+    is_axis_assumed: bool
+    learns_views: bool
+
+    @classmethod
+    def read(cls, request: FewScans, rows: DatasetDict | None = None) -> Scans:
+        """Load scans, and look at them; `rows` are the scans if they are loaded.
+
+        Raises:
+            PointCloudFileError: No file of the folder can be read.
+            ValueError: There is one class, two labels for the same scan, or settings that the earlier model has.
+        """
+        arguments = request.arguments
+        num_points, features = _NUM_POINTS, _FEATURES
+        earlier = None
+        if arguments.from_model is not None:
+            request.check_settings_of_earlier()
+            earlier = Examples.load(Path(arguments.from_model))
+            num_points, features = earlier.processor.num_points, earlier.processor.features
+        # What the data's own arguments say counts first.
+        data = replace(
+            request.data,
+            num_points=request.data.num_points or num_points,
+            features=request.data.features or list(features),
+        )
+        splits, _ = divide(load_rows(data) if rows is None else rows, data)
+        # What the user says wins over what the files imply; only an axis that nobody has said is worth a hint.
+        implied = implied_up_axis(data, splits["train"])
+        is_axis_assumed = earlier is None and data.up_axis is None and implied is None
+        data.up_axis = data.up_axis or implied or "y"
+        processor = build_processor(data, {}) if earlier is None else earlier.processor
+        splits = with_estimated_normals(splits, processor)
+        origin = data.train_file or data.data_dir or data.dataset_name
+        new = look_at(splits["train"], origin, data.group_column)
+        together, kept = (new, None) if earlier is None else joined(earlier.scans, new)
+        # Together: a class that is alone among new scans has others in the earlier model, and a label may differ from
+        # its.
+        together.check(origin, arguments.allow_doubts)
+        return cls(
+            data=data,
+            origin=origin if earlier is None else f"{origin} and the earlier ones",
+            splits=splits,
+            processor=processor,
+            new=new,
+            earlier=earlier,
+            together=together,
+            kept=kept,
+            implied_up_axis=implied,
+            is_axis_assumed=is_axis_assumed,
+            # What is added to a model that has learned views is learned with its view, too.
+            learns_views=arguments.views or (earlier is not None and earlier.learns_views),
+        )
+
+    @property
+    def rows(self) -> Dataset:
+        """Rows of the new scans."""
+        return self.splits["train"]
+
+    @property
+    def judging(self) -> dict[str, Dataset]:
+        """Rows of the splits that only judge; without them, few scans are judged by folds alone."""
+        return {str(split): rows for split, rows in self.splits.items() if split in ("validation", "test")}
+
+    @property
+    def can_have_views(self) -> bool:
+        """Whether views from one side can be made of the scans, and the earlier model has those of its own."""
+        # Of clouds with colors, intensities or normals nobody knows which of those are seen.
+        has_points_alone = list(self.processor.features) == ["xyz"]
+        return has_points_alone and (self.earlier is None or self.earlier.views is not None)
+
+    def axis_hint(self) -> str | None:
+        """Return a line if most scans look as if another axis pointed up than the one that was assumed."""
+        return hint_of_axis(self.rows, self.data.up_axis) if self.is_axis_assumed else None
+
+
+def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> LabeledScans:
     """Look at scans that are to be learned, rows with `points` and a ClassLabel `label`; messages name their origin.
 
     Equal values of `group_column` belong together, as near-duplicates do.
@@ -134,7 +259,7 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
     column = group_column or ("group" if "group" in rows.column_names else None)
     if column is not None:
         ties += equal(plain[column][:])
-    return Scans(
+    return LabeledScans(
         classes=[names[number] for number in present],
         # Numbers of the classes that have scans, without gaps.
         labels=np.searchsorted(present, labels),
@@ -144,37 +269,7 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
     )
 
 
-def check(scans: Scans, origin: str, allow_doubts: bool = False) -> None:
-    """Refuse scans of one class; and without `allow_doubts`, which only warns, those that may have wrong labels.
-
-    These are names of classes that differ only in case or spaces, and scans with two labels.
-    """
-    if len(scans.classes) == 1:
-        raise ValueError(f"{origin}: all scans are of one class, {scans.classes[0]!r}; expected at least two classes")
-    doubts = []
-    counts = scans.counts
-    first_names: dict[str, str] = {}
-    for name in scans.classes:
-        other = first_names.setdefault(" ".join(name.casefold().replace("_", " ").split()), name)
-        if other != name:
-            doubts.append(
-                f"classes {other!r} ({counts[other]} scans) and {name!r} ({counts[name]}) differ only in case or "
-                "spaces; give them one name"
-            )
-    for first, second in equal(scans.digests):
-        label, other_label = (scans.classes[scans.labels[number]] for number in (first, second))
-        if label != other_label:
-            doubts.append(
-                f"{scans.names[first]} and {scans.names[second]} are the same scan with two labels, {label!r} and "
-                f"{other_label!r}; remove one of them"
-            )
-    for text in doubts:
-        if not allow_doubts:
-            raise ValueError(f"{origin}: {text}, or add --allow_doubts")
-        warnings.warn(printable(f"{origin}: {text}"), stacklevel=2)
-
-
-def joined(earlier: Scans, later: Scans) -> tuple[Scans, np.ndarray]:
+def joined(earlier: LabeledScans, later: LabeledScans) -> tuple[LabeledScans, np.ndarray]:
     """Add scans to earlier ones, and return which of these are kept, (earlier scans,) bool; they are the first.
 
     Scans of equal points are one, with the later label. Classes are in alphabetical order.
@@ -186,7 +281,7 @@ def joined(earlier: Scans, later: Scans) -> tuple[Scans, np.ndarray]:
     numbers = np.flatnonzero(kept)
     # Numbers of groups are arbitrary; those of the later scans must only differ from the earlier ones.
     groups = np.concatenate([earlier.groups[kept], later.groups + len(earlier.labels) + 1])
-    together = Scans(
+    together = LabeledScans(
         classes=classes,
         labels=np.array(labels, dtype=np.int64),
         groups=groups.astype(np.int64),
@@ -209,6 +304,14 @@ def equal(keys: Sequence[Any]) -> list[tuple[int, int]]:
     return [(first[key], number) for number, key in enumerate(keys) if first.setdefault(key, number) != number]
 
 
+def implied_up_axis(data: DataArguments, rows: Dataset) -> str | None:
+    """Return the up axis that the dataset or the format of all its files implies, or None."""
+    # In these formats z is the elevation.
+    are_aerial = all(Path(name).suffix.lower() in (".las", ".laz") for name in file_names(rows))
+    # A dataset of the catalog says its axis itself.
+    return up_axis_of(data.dataset_name) or ("z" if are_aerial else None)
+
+
 def _joined(count: int, ties: Sequence[tuple[int, int]]) -> np.ndarray:
     """Return a number for each of `count` scans, (count,): equal for those that ties connect."""
     parent = list(range(count))
@@ -223,153 +326,3 @@ def _joined(count: int, ties: Sequence[tuple[int, int]]) -> np.ndarray:
         low, high = sorted((root(first), root(second)))
         parent[high] = low
     return np.array([root(number) for number in range(count)], dtype=np.int64)
-
-
-def implied_up_axis(data: DataArguments, rows: Dataset) -> str | None:
-    """Return the up axis that the dataset or the format of all its files implies, or None."""
-    # In these formats z is the elevation.
-    are_aerial = all(Path(name).suffix.lower() in (".las", ".laz") for name in file_names(rows))
-    # A dataset of the catalog says its axis itself.
-    return up_axis_of(data.dataset_name) or ("z" if are_aerial else None)
-
-
-def hint_of_axis(rows: Dataset, up_axis: str) -> str | None:
-    """Return a line if most scans look as if another axis pointed up than the assumed one; None if they do not."""
-    if len(rows) < LEAST:
-        return None
-    distances = distances_by_axis(rows)  # (axes, scans)
-    wins = np.bincount(distances.argmin(axis=0), minlength=3)
-    best, second = np.argsort(distances.mean(axis=1))[:2]
-    nearer = 1 - distances[best].mean() / distances[second].mean()
-    axis = "xyz"[best]
-    # Both: most scans win with this axis, and clearly.
-    if axis == up_axis or wins[best] < SHARE * distances.shape[1] or nearer < NEARER:
-        return None
-    return (
-        f"up axis: {up_axis} was assumed, but {wins[best]} of {distances.shape[1]} scans look as if {axis} pointed "
-        f"up; if it does: --up_axis {axis}"
-    )
-
-
-@torch.no_grad()
-def distances_by_axis(rows: Dataset) -> np.ndarray:
-    """Return how far scans are from upright shapes of the package if x, y or z points up: `(3, scans)`."""
-    # Evenly over the rows, which are often in the order of their classes.
-    chosen = np.linspace(0, len(rows) - 1, min(len(rows), MOST)).astype(int)
-    processor = PointCloudProcessor(num_points=_POINTS)
-    clouds = [to_cloud(row, ("xyz",)).points for row in numpy_rows(rows.select(chosen))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of few points, which learning tells of
-        points = processor([cloud[:, :3] for cloud in clouds])["points"].numpy()  # (scans, points, 3)
-    model = PointFeaturesModel(PointFeaturesConfig(features=["encoder"], copies=1)).eval()
-    stored = packaged_metric()
-
-    def compared(features: torch.Tensor) -> torch.Tensor:
-        return in_metric((features - stored["mean"]) / stored["scale"], stored["matrix"])
-
-    upright_shapes = compared(packaged_rows())  # (shapes, width)
-    nearest = []
-    # The encoder has learned shapes with one axis up; this turn makes a scan upright if `axis` points up in it.
-    for axis in "xyz":
-        turned = torch.from_numpy(turn_up_axis(points.reshape(-1, 3), axis, PACKAGED_UP_AXIS).reshape(points.shape))
-        features = torch.cat([model(points=piece).pooler_output for piece in turned.split(32)])
-        nearest.append(torch.cdist(compared(features), upright_shapes).amin(dim=1))
-    return torch.stack(nearest).numpy()
-
-
-def can_have_views(processor: PointCloudProcessor, earlier: Examples | None) -> bool:
-    """Return whether views from one side can be made of the scans, and of those of an earlier model."""
-    # Of clouds with colors, intensities or normals nobody knows which of those are seen.
-    return list(processor.features) == ["xyz"] and (earlier is None or earlier.views is not None)
-
-
-def compute_examples(
-    model: PointFeaturesForPointCloudClassification,
-    rows: Dataset,
-    processor: PointCloudProcessor,
-    scans: Scans,
-    earlier: Examples | None,
-    one_sided: bool,
-) -> Examples:
-    """Compute the features of all scans and of a view of each, and add those of an earlier model."""
-    has_views = one_sided and can_have_views(processor, earlier)
-
-    def of_scans(rows: Dataset) -> np.ndarray:
-        return compute_features(model, rows, processor)
-
-    def of_views(rows: Dataset) -> np.ndarray:
-        # Each row as it is seen from one side, drawn by its number
-        views = []
-        # A generator for each row, so that its view does not depend on how many there are.
-        for number, row in enumerate(numpy_rows(rows)):
-            xyz = to_cloud(row, ("xyz",)).points[:, :3]
-            views.append(one_side(xyz, processor.num_points, model.config.up_axis, np.random.default_rng(number)))
-        of_one_side = _rows_of(np.stack(views))
-        return compute_features(model, of_one_side, processor)
-
-    if earlier is None:
-        return Examples(scans, of_scans(rows), processor, of_views(rows) if has_views else None)
-    together, kept = joined(earlier.scans, scans)
-    features = _added(rows, scans, earlier.scans, kept, earlier.features, of_scans)
-    views = None
-    if has_views:
-        assert earlier.views is not None
-        views = _added(rows, scans, earlier.scans, kept, earlier.views, of_views)
-    return Examples(together, features, processor, views)
-
-
-def _added(
-    rows: Dataset,
-    scans: Scans,
-    earlier: Scans,
-    kept: np.ndarray,
-    stored: np.ndarray,
-    compute: Callable[[Dataset], np.ndarray],
-) -> np.ndarray:
-    """Add features of scans to the stored ones of an earlier model; those of `kept` earlier scans come first.
-
-    Scans that the earlier model has learned keep the features that were computed then.
-    """
-    # Scans are known by their points: files may have been moved or written in another format.
-    row_of = {digest: number for number, digest in enumerate(earlier.digests)}
-    new_scans = [number for number, digest in enumerate(scans.digests) if digest not in row_of]
-    learned_scans = [number for number, digest in enumerate(scans.digests) if digest in row_of]
-    features = np.empty((len(rows), stored.shape[1]), np.float32)  # (scans, width)
-    if new_scans:
-        features[new_scans] = compute(rows.select(new_scans))
-    features[learned_scans] = stored[[row_of[scans.digests[number]] for number in learned_scans]]
-    return np.concatenate([stored[kept], features])
-
-
-def _rows_of(points: np.ndarray) -> Dataset:
-    kinds = Features({"points": Array2D(points.shape[1:], "float32")})
-    return Dataset.from_dict({"points": points.astype(np.float32)}, kinds)
-
-
-def compute_features(
-    model: PointFeaturesForPointCloudClassification, rows: Dataset, processor: PointCloudProcessor
-) -> np.ndarray:
-    """Return the features of rows as they are computed, (rows, width)."""
-    # The bar moves with each batch, and a vision model takes a second for a cloud.
-    batch_size = 4 if "views" in model.config.features else 32
-    computed = frozen_features(model, rows, processor, batch_size).with_format("numpy")
-    return np.stack(computed["features"][:]).astype(np.float32)
-
-
-def compute_things(
-    model: PointFeaturesForPointCloudClassification, processor: PointCloudProcessor, count: int
-) -> np.ndarray:
-    """Return the features of drawn things of no class as they are computed, (things, width).
-
-    There are none for clouds with colors, intensities or normals, which nobody draws.
-    """
-    if not count or list(processor.features) != ["xyz"]:
-        return np.empty((0, model.config.hidden_size), np.float32)
-    points = draw_things(count, processor.num_points, model.config.up_axis)
-    copies = model.config.copies
-    # Of the things alone: copies of them would cost more than all else, and tell nothing better.
-    model.config.copies = 1
-    try:
-        return compute_features(model, _rows_of(points), processor)
-    finally:
-        model.config.copies = copies

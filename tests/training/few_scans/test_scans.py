@@ -5,7 +5,7 @@ import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.training.few_scans.scans import Examples, check, joined, look_at, near_duplicates
+from hf_any3d.training.few_scans.scans import Examples, joined, look_at, near_duplicates
 from tests.errors import raises
 
 
@@ -37,7 +37,7 @@ def test_counts_groups_and_names_are_seen():
     assert scans.counts == {"ball": 3, "stick": 3} and scans.names[1] == "1.ply"
     # Another sample of the second shape, and the same points as the third.
     assert scans.groups.tolist() == [0, 1, 2, 3, 1, 2] and scans.num_copies == 2
-    check(scans, "scans")
+    scans.check("scans")
 
 
 def test_a_column_of_groups_joins_scans():
@@ -66,7 +66,7 @@ def test_classes_without_scans_are_named_and_left_out():
 def test_scans_that_cannot_be_learned_are_refused(labels, names, message):
     scans = look_at(rows_of([shape(kind, kind) for kind in range(len(labels))], labels, names), "scans")
     with pytest.raises(ValueError, match=message):
-        check(scans, "scans")
+        scans.check("scans")
 
 
 def test_the_same_scan_under_two_labels_is_refused_or_warned_of():
@@ -75,9 +75,9 @@ def test_the_same_scan_under_two_labels_is_refused_or_warned_of():
     scans = look_at(rows, "scans")
     text = "scans: ball/a.ply and stick/c.ply are the same scan with two labels, 'ball' and 'stick'; remove one"
     with pytest.raises(ValueError, match=text):
-        check(scans, "scans")
+        scans.check("scans")
     with pytest.warns(UserWarning, match=text):
-        check(scans, "scans", allow_doubts=True)
+        scans.check("scans", allow_doubts=True)
 
 
 def test_near_duplicates_are_other_samples_of_a_shape_and_not_similar_shapes():

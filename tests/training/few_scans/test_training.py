@@ -6,8 +6,8 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
+from hf_any3d.training.few_scans.features import compute_things
 from hf_any3d.training.few_scans.request import FewScansArguments
-from hf_any3d.training.few_scans.scans import compute_things
 from hf_any3d.training.few_scans.training import learn_few_scans
 from tests.errors import raises
 

@@ -1,13 +1,12 @@
-"""Everything about few scans that can be wrong, looked at before anything is learned or written."""
+"""The model that computes the features of scans: built for them, or an earlier one to which they are added."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict
+import torch
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from hf_any3d.data.inputs import count_channels
@@ -16,118 +15,40 @@ from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesF
 from hf_any3d.modeling.point_features.configuration_point_features import PART_OF
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments
-from hf_any3d.training.few_scans.no_class import NUM_THINGS
-from hf_any3d.training.few_scans.plan import FEATURES, Plan, plan_of
-from hf_any3d.training.few_scans.request import FewScans, FewScansArguments
-from hf_any3d.training.few_scans.scans import (
-    Examples,
-    Scans,
-    can_have_views,
-    check,
-    implied_up_axis,
-    joined,
-    look_at,
-)
-from hf_any3d.training.protocol import build_processor
-from hf_any3d.training.splits import divide, load_rows, with_estimated_normals
-
-# What an earlier model, to which scans are added, has decided.
-_OF_EARLIER_DATA = ("num_points", "features", "up_axis")
-_OF_EARLIER_MODEL = ("feature_sets", "copies", "encoder", "vision", "wrap")
+from hf_any3d.training.few_scans.plan import Plan
+from hf_any3d.training.few_scans.request import FewScansArguments
+from hf_any3d.training.few_scans.scans import Scans
+from hf_any3d.training.scan_sizes import record_sizes
 
 
-@dataclass(frozen=True)
-class Preparation:
-    """Scans that can be learned, and the model that will compute their features."""
-
-    request: FewScans
-    data: DataArguments  # with what follows from the scans, or from the earlier model
-    origin: str  # of the scans, for messages
-    splits: DatasetDict
-    scans: Scans  # of the training split
-    together: Scans  # the same, and those of the earlier model
-    earlier: Examples | None
-    plan: Plan
-    processor: PointCloudProcessor
-    model: PointFeaturesForPointCloudClassification
-    learns_views: bool
-    num_things: int  # drawn things of no class that are asked for
-    is_axis_assumed: bool  # nothing says which axis points up
-
-
-def prepare(request: FewScans, rows: DatasetDict | None = None) -> Preparation:
-    """Load and check scans, and open the model that computes their features.
-
-    `rows` are the scans if they are loaded.
+def open_model(plan: Plan, scans: Scans, arguments: FewScansArguments) -> PointFeaturesForPointCloudClassification:
+    """Build the model that computes the features of scans, or open the earlier one; it has no head for them yet.
 
     Raises:
-        PointCloudFileError: No file of the folder can be read.
-        ValueError: There is one class, two labels for the same scan, or options that do not fit.
+        ValueError: Options do not fit.
         EncoderUnavailableError: An encoder that was asked for is neither on the hub nor in the cache.
     """
-    arguments = request.arguments
-    # As many points as the packaged encoder has learned from, without colors
-    num_points = 1024
-    features = ["xyz"]
-    earlier = None
-    if arguments.from_model is not None:
-        # The earlier model has fixed these settings, as features of old and new scans are compared.
-        requested = [name for name in _OF_EARLIER_DATA if getattr(request.data, name) is not None]
-        requested += [name for name in _OF_EARLIER_MODEL if getattr(request.arguments, name) is not None]
-        # The default counts as not given, so only the other value is refused.
-        if request.arguments.heading != "known":
-            requested.append("heading")
-        if requested:
-            raise ValueError(f"--{min(requested)} with --from_model, which has its own; expected one of them")
-        earlier = Examples.load(Path(arguments.from_model))
-        num_points = earlier.processor.num_points
-        features = list(earlier.processor.features)
-    # What the data's own arguments say counts first.
-    data = replace(
-        request.data, num_points=request.data.num_points or num_points, features=request.data.features or features
-    )
-    splits, _ = divide(load_rows(data) if rows is None else rows, data)
-    # What the user says wins over what the files imply; only an axis that nobody has said is worth a hint.
-    known_up = implied_up_axis(data, splits["train"])
-    is_axis_assumed = earlier is None and data.up_axis is None and known_up is None
-    data.up_axis = data.up_axis or known_up or "y"
-    processor = build_processor(data, {}) if earlier is None else earlier.processor
-    splits = with_estimated_normals(splits, processor)
-    origin = data.train_file or data.data_dir or data.dataset_name
-    scans = look_at(splits["train"], origin, data.group_column)
-    together = scans if earlier is None else joined(earlier.scans, scans)[0]
-    # Together: a class that is alone among new scans has others in the earlier model, and a label may differ from its.
-    check(together, origin, arguments.allow_doubts)
-    # The table may want a training for so many scans; frozen features were asked for.
-    plan = plan_of(request, together.counts, FEATURES)
     if arguments.from_model is None:
-        model = _build_model(plan, data, arguments)
+        model = _build_model(plan, scans.data, arguments)
     else:
-        model = _open_earlier(arguments.from_model, known_up)
-    _check_channels(model.config, processor)
-    # What is added to a model that has learned views is learned with its view, too.
-    learns_views = arguments.views or (earlier is not None and earlier.learns_views)
-    if learns_views and not can_have_views(processor, earlier):
+        model = _open_earlier(arguments.from_model, scans.implied_up_axis)
+    _check_channels(model.config, scans.processor)
+    if scans.learns_views and not scans.can_have_views:
         raise ValueError("--views true with colors or normals, or a model without views; expected points alone")
-    num_things = arguments.unlike
-    # 0 is a wish, too. A vision model would take minutes for things.
-    if num_things is None:
-        num_things = 0 if "views" in model.config.features else NUM_THINGS
-    return Preparation(
-        request=request,
-        data=data,
-        origin=origin,
-        splits=splits,
-        scans=scans,
-        together=together,
-        earlier=earlier,
-        plan=plan,
-        processor=processor,
-        model=model,
-        learns_views=learns_views,
-        num_things=num_things,
-        is_axis_assumed=is_axis_assumed,
-    )
+    return model
+
+
+def start_head(model: PointFeaturesForPointCloudClassification, scans: Scans) -> None:
+    """Give a model the classes of scans, a head for them that is not fitted, and the size of the scans."""
+    classes = scans.together.classes
+    model.config.id2label = dict(enumerate(classes))
+    model.config.label2id = {name: number for number, name in enumerate(classes)}
+    model.classifier = torch.nn.Linear(model.config.hidden_size, len(classes))
+    # An earlier model has one for features that are standardized otherwise.
+    model.side_head = None
+    model.config.one_sided = False
+    # By these a later file is known to be of another unit.
+    record_sizes(model.config, scans.data, scans.rows)
 
 
 def _build_model(
