@@ -27,9 +27,11 @@ from hf_any3d.modeling.layers.losses import IGNORED
 from hf_any3d_survey.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
 from hf_any3d_survey.local_features.fitting import Rows, fit_network, keep_rows, logits_of, with_added
 from hf_any3d_survey.processor import RETURNS, LocalFeaturesProcessor
-from hf_any3d_survey.tiles.reading import look_at, places_of, read_tile, tile_files
+from hf_any3d_survey.tiles.arguments import TilesArguments
+from hf_any3d_survey.tiles.examples import rows_of
+from hf_any3d_survey.tiles.places import places_of
+from hf_any3d_survey.tiles.reading import look_at, read_tile, tile_files
 from hf_any3d_survey.tiles.suggestions import choose_points, choose_unsure, spread_of
-from hf_any3d_survey.tiles.training import TilesArguments, rows_of
 from studies.runs import kept_run
 
 CANDIDATES, JUDGED = 6000, 6000
@@ -80,14 +82,14 @@ class Study:
         rule = ClassRule.parse(None, ("vegetation=3,4,5",))
         self.classes, _ = Classes.among(sum((tile.codes for tile in tiles), Counter()), rule, CURRENT, 500)
         self.files = list(files)
-        self.place = places_of(tiles)[0]
+        self.place = places_of(tiles)
         self.processor = LocalFeaturesProcessor(features=["xyz", *RETURNS])
         self.learned = []
         self.drawn = []
         for number, (tile, cloud) in enumerate(zip(tiles, clouds, strict=True)):
             place = int(self.place[number])
             arguments = TilesArguments(seed=0)
-            self.learned.append(rows_of(tile, number, place, self.classes, self.processor, arguments)[0])
+            self.learned.append(rows_of(cloud, tile, number, place, self.classes, self.processor, arguments)[0])
             assert cloud.labels is not None
             labels = self.classes.number(cloud.labels)
             usable = np.random.default_rng(number).permutation(np.flatnonzero(labels != IGNORED))

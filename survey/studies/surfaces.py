@@ -36,8 +36,10 @@ from hf_any3d.modeling.layers.losses import IGNORED
 from hf_any3d_survey.local_features import LocalFeaturesConfig
 from hf_any3d_survey.local_features.fitting import Rows, fit_network
 from hf_any3d_survey.processor import RETURNS, LocalFeaturesProcessor
-from hf_any3d_survey.tiles.reading import look_at, places_of, read_tile, tile_files
-from hf_any3d_survey.tiles.training import TilesArguments, rows_of
+from hf_any3d_survey.tiles.arguments import TilesArguments
+from hf_any3d_survey.tiles.examples import rows_of
+from hf_any3d_survey.tiles.places import places_of
+from hf_any3d_survey.tiles.reading import look_at, read_tile, tile_files
 
 JUDGED = 20_000
 """Points of a tile by which models are judged."""
@@ -155,10 +157,12 @@ def leave_one_place_out(files: Sequence[Path], seed: int) -> None:
     tiles = [look_at(path, cloud) for path, cloud in zip(files, clouds, strict=True)]
     codes = sum((tile.codes for tile in tiles), type(tiles[0].codes)())
     classes, _ = Classes.among(codes, ClassRule.parse(None, ("vegetation=3,4,5",)), CURRENT, 500)
-    places, _ = places_of(tiles)
+    places = places_of(tiles)
     processor = LocalFeaturesProcessor(features=["xyz", *RETURNS], optional=RETURNS)
     asked = TilesArguments(seed=seed)
-    learned = [rows_of(tile, n, int(places[n]), classes, processor, asked)[0] for n, tile in enumerate(tiles)]
+    learned = []
+    for number, (cloud, tile) in enumerate(zip(clouds, tiles, strict=True)):
+        learned.append(rows_of(cloud, tile, number, int(places[number]), classes, processor, asked)[0])
     found = {}
     for held in np.unique(places):
         rows = Rows.joined([part for part, place in zip(learned, places, strict=True) if place != held])

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from hf_any3d import AutoModelForPointCloudSegmentation
 from hf_any3d.pipelines import default_model
-from hf_any3d_survey.tiles.training import Tiles, TilesArguments, learn_tiles
+from hf_any3d_survey.tiles.arguments import TilesArguments
+from hf_any3d_survey.tiles.training import Tiles, learn_tiles
 
 # Codes of water and bridges are in one of the tiles alone, and those from 64 on are of their makers.
 STORED = 300

@@ -14,7 +14,8 @@ from hf_any3d_survey.tiles.answers import (
     read_answers,
     tile_of_each,
 )
-from hf_any3d_survey.tiles.reading import look_at, places_of, twins_of
+from hf_any3d_survey.tiles.places import places_of, remarks_on_copies, twins_of
+from hf_any3d_survey.tiles.reading import look_at
 from tests.errors import raises
 from tests.survey.test_suggestions import config_of
 from tests.survey.test_tiles import write_tile
@@ -215,11 +216,13 @@ def test_copies_of_a_tile_and_tiles_that_share_ground_never_judge_each_other(tmp
     other = (np.random.default_rng(5).uniform(0, 50, (60, 3)) + (500_090, 5_000_000, 100)).round(3)
     clouds = [POINTS, other, COPIES[name](POINTS).round(3)]
     facts = [look_at(tmp_path / f"{number}.las", cloud_at(points)) for number, points in enumerate(clouds)]
-    groups, remarks = twins_of(facts, are_places=True)
+    groups = twins_of(facts, are_places=True)
     assert groups[0] == groups[2] != groups[1]
-    assert any("copies: 0.las and 2.las" in remark for remark in remarks) == (name != "half of the ground")
-    places = places_of(facts)[0]
+    assert any("copies: 0.las and 2.las" in remark for remark in remarks_on_copies(facts)) == (
+        name != "half of the ground"
+    )
+    places = places_of(facts)
     assert places[0] == places[2]
     # Objects all lie around the origin, so that the same box says nothing.
     alike = [look_at(tmp_path / f"{number}.ply", cloud_at(points)) for number, points in enumerate([POINTS, other])]
-    assert len({*twins_of(alike, are_places=False)[0].tolist()}) == 2
+    assert len({*twins_of(alike, are_places=False).tolist()}) == 2

@@ -19,6 +19,7 @@ from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.files.source import nothing_is_lost
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.options import at_least, one_of
+from hf_any3d.data.units import with_unit
 from hf_any3d.modeling.layers.tasks import part_mask
 from hf_any3d.processing.point_clouds import UP_AXES, PointCloudProcessor
 from hf_any3d.processing.voxels import SURFACE_POINTS, nearest_rows
@@ -240,6 +241,7 @@ class SegmentationSteps(PointCloudSteps):
         votes: bool = False,
         copy: LabeledCopies | None = None,
         estimate_normals: bool | None = None,
+        unit: str | None = None,
     ) -> _Scene:
         processor = self.feature_extractor
         number = self._category_number(cloud, category)
@@ -256,10 +258,19 @@ class SegmentationSteps(PointCloudSteps):
             data = data.sample_surface(
                 dense if processor.returns_num_points else min(dense, SURFACE_POINTS), processor.seed or 0
             )
+        stem = stem_of(cloud)
+        whole = with_unit(data, unit)
+        data, far = (whole, None) if mesh is not None else self._without_far(whole, stem)
         part = self._drawn_part(data, max_points)
         blocks = self._blocks_of(part, up_axis)  # (blocks, num_points) indices
         bounds = bounds_of(data.points)
-        return _Scene(data, part, number, stem_of(cloud), blocks, up_axis, bounds, votes, mesh, file_of(cloud), copy)
+        file = file_of(cloud)
+        return _Scene(data, part, number, stem, blocks, up_axis, bounds, votes, mesh, file, copy, far, whole)
+
+    def _without_far(self, data: PointCloudData, stem: str | None) -> tuple[PointCloudData, FarPoints | None]:
+        """Return a cloud without points far from all others, and what was left out; models of places leave some."""
+        del stem
+        return data, None
 
     def _drawn_part(self, data: PointCloudData, max_points: int | None) -> PointCloudData:
         """Return the part of a cloud that the model labels."""

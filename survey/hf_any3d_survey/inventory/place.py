@@ -25,7 +25,7 @@ from hf_any3d_survey.inventory.blocks import BlockCells
 from hf_any3d_survey.inventory.things import Thing, outlines_of, things_of
 from hf_any3d_survey.inventory.trees import EVENNESS, number_trees
 from hf_any3d_survey.local_features.ground_surface import GroundSurface
-from hf_any3d_survey.local_features.map_index import MapIndex, PlacedPoints, blocks, bounds_of_all
+from hf_any3d_survey.local_features.map_index import MapIndex, PlacedPoints, blocks
 
 GROUND, LOW, MEDIUM, HIGH, BUILDING, NOISE = 2, 3, 4, 5, 6, 7
 """Codes of ASPRS for what stands in a place."""
@@ -103,6 +103,7 @@ class Seen:
         scores: (points,) their probabilities.
         heights: (points,) meters above the ground.
         count: Number of the tile's own points.
+        bounds: (2, 3) lowest and highest coordinates of these, in meters.
         ground: The ground.
         spacing: Usual distance of neighboring points, seen from above.
         factor: (3,) length of a unit of the file in meters.
@@ -113,6 +114,7 @@ class Seen:
     scores: np.ndarray
     heights: np.ndarray
     count: int
+    bounds: np.ndarray
     ground: GroundSurface
     spacing: float
     factor: np.ndarray
@@ -188,8 +190,7 @@ class Place:
         rows = np.concatenate([np.zeros(0, np.int64), *(a.rows for a in around)])
         index = MapIndex(seen.points)
         width = _region_width(seen.spacing)
-        bounds = bounds_of_all(seen.points.part(slice(seen.count)))
-        for low, high in _regions(bounds[:, :2], width):
+        for low, high in _regions(seen.bounds[:, :2], width):
             near = index.within(low - BUFFER, high + BUFFER)
             near = near[is_crown[near]]
             if not len(near):
@@ -269,6 +270,14 @@ def _regions(bounds: np.ndarray, width: float) -> Iterator[tuple[np.ndarray, np.
 def _region_width(spacing: float) -> float:
     """Return how wide the squares are in which trees are looked for at a time: where points are dense, less."""
     return max(REGION / 4, min(REGION, np.sqrt(_REGION_POINTS) * spacing - 2 * BUFFER))
+
+
+def scores_of(things: Sequence[Thing]) -> np.ndarray:
+    """Return how sure things are by their numbers, (things + 1,) float32; 0 for the number 0, which is none."""
+    scores = np.zeros(len(things) + 1, np.float32)
+    for thing in things:
+        scores[thing.number] = thing.score
+    return scores
 
 
 def joined(cloud: PointCloudData, around: Sequence[Around], columns: Sequence[str] = ()) -> PointCloudData:

@@ -26,6 +26,7 @@ from hf_any3d_survey.inventory.place import (
     by_height,
     check_place,
     noise_of_file,
+    scores_of,
 )
 from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks, bounds_of_all
 from hf_any3d_survey.local_features.sparse_boxes import SparseVoxels
@@ -87,29 +88,25 @@ class InventorySteps(LocalFeaturesSteps):
         self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict
     ) -> dict[str, Any]:
         """Find what stands in one cloud."""
+        stem = stem_of(inputs)
         whole = self.open(inputs, forward_params["unit"])
-        cloud, far = self.feature_extractor.split_far(whole, stem_of(inputs))
-        seen = self.look(cloud, len(cloud), stem_of(inputs))
-        seen.classes[noise_of_file(cloud)] = NOISE
+        cloud, far = self.feature_extractor.split_far(whole, stem)
         place = Place([len(cloud)], **forward_params["asked"])
-        place.add(0, seen)
+        place.add(0, self.look(cloud, len(cloud), stem, noise_of_file(cloud)))
         things = place.things()
-        answer = place.answers[0]
-        scores = np.zeros(len(things) + 1, np.float32)
-        for thing in things:
-            scores[thing.number] = thing.score
-        if far is not None:
-            answer = answer.with_far(far)
+        answer = place.answers[0] if far is None else place.answers[0].with_far(far)
         found = {
             "points": whole.points if whole.offset is None else whole.points + whole.offset,
             "classes": answer.classes,
             "class_scores": answer.scores,
             "heights": answer.heights,
             "numbers": answer.numbers,
-            "scores": scores[answer.numbers],
+            "scores": scores_of(things)[answer.numbers],
             "things": things,
         }
-        return found if far is None else {**found, "far": far.is_far}
+        if far is not None:
+            found["far"] = far.is_far
+        return found
 
     def open(self, cloud: Any, unit: str | None = None, columns: Sequence[str] = ()) -> PointCloudData:
         """Read a cloud with what the model reads of it, and further columns by their names."""
@@ -135,8 +132,16 @@ class InventorySteps(LocalFeaturesSteps):
                     setattr(data, name, as_bytes)
         return data
 
-    def look(self, cloud: PointCloudData, count: int, stem: str | None = None) -> Seen:
-        """Label a scan and measure heights above its ground; its first `count` points are its own.
+    def look(
+        self, cloud: PointCloudData, count: int, stem: str | None = None, noise: np.ndarray | None = None
+    ) -> Seen:
+        """Label a scan and measure heights above its ground.
+
+        Args:
+            cloud: The scan.
+            count: Number of the first points that are its own.
+            stem: Its name in warnings.
+            noise: (count,) which of these are noise by their file: what a person or a program calls so stands nowhere.
 
         Raises:
             PointCloudError: Hardly any point is ground, coordinates are degrees, or something that the model reads is
@@ -153,10 +158,13 @@ class InventorySteps(LocalFeaturesSteps):
         for rows in blocks(len(cloud)):
             heights[rows] = scan.ground.heights_above(points[rows])[:, 1]
             classes[rows] = by_height(self.codes[answers.labels[rows]], heights[rows])
-        check_place(bounds_of_all(points.part(slice(count))), classes[:count])
+        bounds = bounds_of_all(points.part(slice(count)))
+        check_place(bounds, classes[:count])
         classes[scan.is_noise] = NOISE
+        if noise is not None:
+            classes[:count][noise] = NOISE
         return_free_memory()
-        return Seen(points, classes, answers.scores, heights, count, scan.ground, scan.spacing, scan.factor)
+        return Seen(points, classes, answers.scores, heights, count, bounds, scan.ground, scan.spacing, scan.factor)
 
     def _smoothing_edge(self, scan: DescribedScan) -> float:
         return _VOXEL

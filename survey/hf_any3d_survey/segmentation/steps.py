@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from hf_any3d.data.blocks import bounds_of
 from hf_any3d.data.far_points import FarPoints
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.options import one_of
-from hf_any3d.data.units import LENGTHS, with_unit
+from hf_any3d.data.units import LENGTHS
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.registry import NOISE, NONE_OF_THESE
@@ -171,35 +170,23 @@ class LocalFeaturesSteps(SegmentationSteps):
         self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict
     ) -> dict[str, Any]:
         """Label one cloud."""
-        none_of_these, noise = (forward_params.get(name, False) for name in ("none_of_these", "noise"))
+        none_of_these, noise, adapt = (forward_params.get(name, False) for name in ("none_of_these", "noise", "adapt"))
         names = self.all_names(none_of_these=none_of_these, noise=noise)
         if "copy" in preprocess_params:
             # What the copy can hold is checked before the model runs, with all labels.
             preprocess_params = {**preprocess_params, "copy": replace(preprocess_params["copy"], names=names)}
-        # Read and sampled as for other models; parts are cut here in another way.
-        scene = self._cut(inputs, **preprocess_params)
-        # Faces and vertices of a mesh stand behind its samples, and get labels where they are.
-        # At its place on the map and in its unit, or in the one that is given for it.
-        whole = with_unit(scene.data, forward_params.get("unit"))
-        if scene.mesh is None:
-            near, far = self.feature_extractor.split_far(whole, scene.stem)
-            if far is not None:
-                part = self._drawn_part(near, preprocess_params.get("max_points"))
-                scene = replace(scene, data=near, part=part, bounds=bounds_of(near.points), far=far, whole=whole)
-                whole = near
-        lengths = {"meters_per_unit": whole.meters_per_unit, "meters_per_height": whole.meters_per_height}
-        cloud = replace(scene.part, **lengths, in_degrees=whole.in_degrees, offset=whole.offset)
+        scene = self._cut(inputs, **preprocess_params, unit=forward_params.get("unit"))
+        cloud = _at_its_place(scene.part, scene.data)
         marks = 0
         if scene.mesh is not None:
+            # Faces and vertices of a mesh stand behind its samples, and get labels where they are.
             cloud, marks = with_marks(cloud, scene.mesh)
-        scan, answers = self._labels_of(
-            cloud, len(scene.part), scene.up_axis, marks, adapt=forward_params.get("adapt", False)
-        )
+        scan, answers = self._labels_of(cloud, len(scene.part), scene.up_axis, marks, adapt=adapt)
         self._tell_of_unlike(scan, answers, scene.stem)
         if none_of_these and answers.all_unknown is not None:
             # How unlike the point is counts as its score.
-            far = is_none_of_these(answers.all_unknown, self.model.config)
-            answers.labels[far], answers.scores[far] = names.index(NONE_OF_THESE), answers.all_unknown[far]
+            unlike = is_none_of_these(answers.all_unknown, self.model.config)
+            answers.labels[unlike], answers.scores[unlike] = names.index(NONE_OF_THESE), answers.all_unknown[unlike]
         if noise:
             answers.labels[scan.is_noise], answers.scores[scan.is_noise] = names.index(NOISE), 1.0
         elif scan.is_noise.any():
@@ -241,6 +228,9 @@ class LocalFeaturesSteps(SegmentationSteps):
     @property
     def _threads(self) -> int:
         return torch.get_num_threads() if self.device.type == "cpu" else 1
+
+    def _without_far(self, data: PointCloudData, stem: str | None) -> tuple[PointCloudData, FarPoints | None]:
+        return self.feature_extractor.split_far(data, stem)
 
     def _blocks_of(self, part: PointCloudData, up_axis: str | None) -> np.ndarray:
         """Return no blocks: `run_single` labels parts of its own."""
@@ -364,6 +354,12 @@ class LocalFeaturesSteps(SegmentationSteps):
     def _forward(self, model_inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
         output = self.model(**model_inputs)
         return {"logits": output.logits.float(), "unknown": output.unknown}
+
+
+def _at_its_place(part: PointCloudData, data: PointCloudData) -> PointCloudData:
+    """Return a part of a cloud with the unit and the place on the map of the whole."""
+    lengths = {"meters_per_unit": data.meters_per_unit, "meters_per_height": data.meters_per_height}
+    return replace(part, **lengths, in_degrees=data.in_degrees, offset=data.offset)
 
 
 class _Answers(_Merge):

@@ -41,7 +41,8 @@ from hf_any3d_survey.tiles.answers import (
     read_all_answers,
     tile_of_each,
 )
-from hf_any3d_survey.tiles.reading import look_at, places_of, refuse_without_points, tile_files, told
+from hf_any3d_survey.tiles.places import places_of
+from hf_any3d_survey.tiles.reading import look_at, refuse_without_points, tile_files, told
 
 LEAST_NEW = 10
 """Points of a class that the model does not have, below which its name is more likely mistyped."""
@@ -253,7 +254,7 @@ def _rows(
     for path, cloud in tiles.items():
         near[path] = processor.split_far(cloud, path)
     facts = [look_at(path, cloud) for path, (cloud, _) in near.items()]
-    place_of_tile = places_of(facts)[0] if processor.unit == "meters" else np.arange(len(facts))
+    place_of_tile = places_of(facts) if processor.unit == "meters" else np.arange(len(facts))
     features = np.empty((len(answers), len(processor.names())), np.float32)
     for number, (path, (cloud, far)) in enumerate(near.items()):
         asked = np.flatnonzero(tile_of == number)

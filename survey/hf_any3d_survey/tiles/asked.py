@@ -12,7 +12,8 @@ from hf_any3d.training.requests import FilesRequest, read_words, refuse_twice
 from hf_any3d.training.sources import OPTIONS_OF_COMMAND, Source, Way
 from hf_any3d_survey.local_features import LocalFeaturesConfig
 from hf_any3d_survey.tiles.adding import AddedArguments, AddedPoints
-from hf_any3d_survey.tiles.training import Tiles, TilesArguments
+from hf_any3d_survey.tiles.arguments import TilesArguments
+from hf_any3d_survey.tiles.training import Tiles
 from hf_any3d_survey.tiles.ways import FEATURES, OF_TILES, choose_way
 
 ARGUMENTS = (TilesArguments,)

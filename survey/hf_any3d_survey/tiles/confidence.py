@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from hf_any3d.evaluation.segmentation import class_ious
 from hf_any3d.utils.markdown import inline
@@ -115,6 +116,23 @@ class TilesEstimate:
         if share < 0.01:
             return ""
         return f", mostly taken for {self.classes[int(wrong.argmax())]} ({100 * share:.0f} %)"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Judgment of models on tiles that they had not learned.
+
+    Attributes:
+        estimate: IoUs.
+        temperature: Divisor of the logits that calibrates them.
+        terms: Terms (rows,) of the unknown score, by their fields in the config.
+        folds: (rows,) fold of each row.
+    """
+
+    estimate: TilesEstimate
+    temperature: float
+    terms: dict[str, torch.Tensor]
+    folds: np.ndarray
 
 
 def _percent(value: float, interval: np.ndarray | None) -> str:

@@ -16,7 +16,8 @@ from hf_any3d.data.las_classes import ASPRS_CLASSES
 from hf_any3d.evaluation.labels import LabelComparison, Matches, points_that_count
 from hf_any3d_survey.local_features import LocalFeaturesConfig
 from hf_any3d_survey.tiles.confidence import TilesEstimate
-from hf_any3d_survey.tiles.reading import TileFacts, look_at, places_of, read_tile, refuse_without_points, told
+from hf_any3d_survey.tiles.places import places_of
+from hf_any3d_survey.tiles.reading import TileFacts, look_at, read_tile, refuse_without_points, told
 
 _MESH_POINTS = 20_000
 
@@ -129,7 +130,7 @@ def judge_tiles(
     refuse_without_points(files, errors)
     if tiles:
         # Objects all lie around the origin, and are apart; tiles of one place stay together.
-        places = places_of(tiles)[0] if unit == "meters" else np.arange(len(tiles))
+        places = places_of(tiles) if unit == "meters" else np.arange(len(tiles))
         counts = np.stack(matrices)
         kind = "tile"
         if len(np.unique(places)) > 1:

@@ -7,8 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from hf_any3d_survey.tiles.arguments import TilesArguments
 from hf_any3d_survey.tiles.reading import tile_files
-from hf_any3d_survey.tiles.training import TilesArguments
 
 FEATURES, TRAINED = "features", "trained"
 MOST_BYTES = 4 << 30

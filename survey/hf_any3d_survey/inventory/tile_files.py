@@ -1,0 +1,253 @@
+"""Files of tiles that are one place: each is looked at once before, so that all are known when one is in work."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_any3d.data.far_points import FarPoints, distance_in_words, far_groups, without_far_points
+from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, file_errors
+from hf_any3d.data.files.coordinate_systems import CoordinateSystem
+from hf_any3d.data.files.las import has_no_points, system_of
+from hf_any3d.data.files.source import NoPointsError
+from hf_any3d.data.inputs import ATTRIBUTES
+from hf_any3d.data.las_classes import UNCLASSIFIED
+from hf_any3d.tasks.segmentation.steps import part_of
+from hf_any3d.utils.messages import listed, printable
+from hf_any3d_survey.inventory.place import MARGIN, Answer, Around, noise_of_file
+from hf_any3d_survey.inventory.steps import InventorySteps
+from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks, bounds_of_all
+
+_EDGE_ARRAYS = ("points", *ATTRIBUTES.values())
+_FURTHER = "further "  # before the names of columns, which may be those of arrays
+_SAME_UNIT = 1e-5
+
+
+@dataclass(frozen=True)
+class TileFile:
+    """File of a tile of a place, and what is known of it while others are in work.
+
+    Attributes:
+        path: The file.
+        count: Number of its points, without those far from all others.
+        unit: Length of a unit in meters.
+        height: The same of heights.
+        bounds: (2, 2) lowest and highest places on the map, in its unit.
+        has_class: (points,) which points of the file have a class, as packed bits.
+        is_noise: (points,) which points have a class of noise, of those without the far ones, as packed bits.
+        far: Points that are far from all others; None for none.
+        edge: File with its points that others may see; None for a place of one tile.
+        cloud: The points, where there is but one tile.
+    """
+
+    path: str
+    count: int
+    unit: float
+    height: float
+    bounds: np.ndarray
+    has_class: np.ndarray
+    is_noise: np.ndarray
+    far: FarPoints | None
+    edge: Path | None
+    cloud: PointCloudData | None = None
+
+    @property
+    def stem(self) -> str:
+        """Name of the file without its ending."""
+        return Path(self.path).stem
+
+    @property
+    def total(self) -> int:
+        """Number of points of the file."""
+        return self.count if self.far is None else len(self.far.is_far)
+
+    @property
+    def noise(self) -> np.ndarray:
+        """Noise among the points without the far ones, (count,) bool."""
+        return np.unpackbits(self.is_noise, count=self.count).astype(bool)
+
+    def open(self, pipe: InventorySteps, unit: str | None) -> PointCloudData:
+        """Return the points without the far ones, read again where there are several tiles."""
+        if self.cloud is not None:
+            return self.cloud
+        cloud = pipe.open(self.path, unit)
+        return cloud if self.far is None else without_far_points(cloud, self.far)
+
+    def around(self, tiles: Sequence[TileFile]) -> list[Around]:
+        """Return the points of other tiles, among all `tiles`, that are near this one."""
+        margin = MARGIN / self.unit
+        low, high = self.bounds[0] - margin, self.bounds[1] + margin
+        found = []
+        for number, tile in enumerate(tiles):
+            if tile is self or tile.edge is None or (tile.bounds[1] < low).any() or (tile.bounds[0] > high).any():
+                continue
+            with np.load(tile.edge) as stored:
+                arrays = dict(stored)
+            rows = arrays.pop("rows")
+            offset = arrays.pop("offset")
+            flat = arrays["points"][:, :2] + offset[:2]
+            near = np.flatnonzero(((flat >= low) & (flat <= high)).all(axis=1))
+            if len(near):
+                fields = {name: values[near] for name, values in arrays.items()}
+                columns = [name for name in fields if name.startswith(_FURTHER)]
+                further = {name.removeprefix(_FURTHER): fields.pop(name) for name in columns}
+                cloud = PointCloudData(**fields, further=further or None, offset=offset)
+                found.append(Around(number, rows[near], cloud))
+        return found
+
+    def with_far(self, answer: Answer) -> Answer:
+        """Return the answer about the points without the far ones as one about all points of the file."""
+        return answer if self.far is None else answer.with_far(self.far)
+
+    def without_class(self, classes: np.ndarray) -> np.ndarray:
+        """Return classes (points,) of the points that have none in the file; -1, which keeps theirs, for others."""
+        labels = classes.astype(np.int64)
+        labels[np.unpackbits(self.has_class, count=len(labels)).astype(bool)] = -1
+        return labels
+
+
+def look_at_tiles(
+    pipe: InventorySteps,
+    paths: Sequence[str],
+    unit: str | None,
+    folder: Path | None,
+    progress: Callable[[str], None],
+) -> list[TileFile]:
+    """Read each tile once; with a `folder`, where there are others, its points near its border are kept there.
+
+    Tiles without points, and small ones far from all others, are left out with a warning.
+
+    Raises:
+        PointCloudFileError: A file cannot be read, tiles have different units, or none has points.
+    """
+    tiles: list[TileFile] = []
+    empty: list[str] = []
+    for number, path in enumerate(paths):
+        if folder is not None:
+            progress(f"{path}: its borders")
+        with file_errors(path):
+            try:
+                whole = pipe.open(path, unit)
+            except NoPointsError:
+                empty.append(path)
+                continue
+            length = whole.meters_per_unit or 1.0
+            height = whole.meters_per_height or length
+            if tiles:
+                _check_same_unit(length, height, tiles[0])
+        has_class = np.zeros(len(whole), bool)
+        if whole.labels is not None:
+            has_class = ~np.isin(whole.labels, [*UNCLASSIFIED])
+        has_class = np.packbits(has_class)
+        cloud, far = pipe.feature_extractor.split_far(whole, Path(path).stem)
+        del whole
+        noise = noise_of_file(cloud)
+        bounds = bounds_of_all(_on_map(cloud))[:, :2]
+        cloud.labels = None
+        facts = (path, len(cloud), length, height, bounds, has_class, np.packbits(noise), far)
+        if folder is None:
+            tiles.append(TileFile(*facts, None, cloud))
+            continue
+        edge = folder / f"edge{number}.npz"
+        _save_edge(edge, cloud, noise, bounds, MARGIN / length, pipe.feature_extractor.columns)
+        tiles.append(TileFile(*facts, edge))
+    _tell_of_empty(paths, empty)
+    return _without_far(tiles)
+
+
+def _check_same_unit(length: float, height: float, first: TileFile) -> None:
+    for what, own, of_first in (("unit", length, first.unit), ("unit of heights", height, first.height)):
+        if abs(own / of_first - 1) > _SAME_UNIT:
+            raise PointCloudError(
+                f"a {what} of {own:g} m, and {first.path} has one of {of_first:g} m; expected one in all tiles of a "
+                "place"
+            )
+
+
+def _on_map(cloud: PointCloudData) -> PlacedPoints:
+    """Return the points on the map, in the unit of the file."""
+    return PlacedPoints(cloud.points, np.ones(3), _offset_of(cloud))
+
+
+def _offset_of(cloud: PointCloudData) -> np.ndarray:
+    return np.zeros(3) if cloud.offset is None else cloud.offset
+
+
+def _save_edge(
+    path: Path, cloud: PointCloudData, noise: np.ndarray, bounds: np.ndarray, margin: float, columns: Sequence[str]
+) -> None:
+    """Save the points of a tile that are within a margin of its bounds (2, 2), with all that the model reads."""
+    points = _on_map(cloud)
+    is_edge = np.empty(len(cloud), bool)
+    for block in blocks(len(cloud)):
+        flat = points[block][:, :2]
+        is_edge[block] = ((flat < bounds[0] + margin) | (flat > bounds[1] - margin)).any(axis=1)
+    # Noise of a neighbor stands nowhere, either.
+    rows = np.flatnonzero(is_edge & ~noise)
+    part = part_of(cloud, rows)
+    stored: dict[str, Any] = {"rows": rows, "offset": _offset_of(cloud)}
+    stored |= {name: values for name in _EDGE_ARRAYS if (values := getattr(part, name)) is not None}
+    stored |= {f"{_FURTHER}{name}": (part.further or {})[name] for name in columns}
+    np.savez(path, **stored)
+
+
+def _without_far(tiles: Sequence[TileFile]) -> list[TileFile]:
+    """Return the tiles of a place without small ones that are far from all others; a warning tells of those."""
+    if len(tiles) == 1:
+        return list(tiles)
+    boxes = np.array([tile.bounds * tile.unit for tile in tiles])
+    is_far, gaps = far_groups(np.array([tile.count for tile in tiles]), boxes[:, 0], boxes[:, 1])
+    for number in np.flatnonzero(is_far).tolist():
+        tile = tiles[number]
+        away = distance_in_words(gaps[number])
+        text = f"{tile.path}: its {tile.count:,} points lie {away} away from all other tiles; it is left out"
+        warnings.warn(printable(text), stacklevel=3)
+    return [tile for tile, far in zip(tiles, is_far, strict=True) if not far]
+
+
+def with_points(paths: Sequence[str]) -> list[str]:
+    """Return the files that have points; a warning tells of the others.
+
+    Raises:
+        PointCloudFileError: None has any.
+    """
+    empty = [path for path in paths if has_no_points(path)]
+    return _tell_of_empty(paths, empty)
+
+
+def _tell_of_empty(paths: Sequence[str], empty: Sequence[str]) -> list[str]:
+    if empty and len(empty) == len(paths):
+        names = empty[0] if len(empty) == 1 else f"{empty[0]} and {len(empty) - 1} more"
+        raise PointCloudFileError(f"{names}: has no points; expected a tile with points")
+    for path in empty:
+        warnings.warn(printable(f"{path}: has no points, and is left out"), stacklevel=4)
+    return [path for path in paths if path not in empty]
+
+
+def system_of_place(paths: Sequence[str]) -> str | None:
+    """Return the system of x and y of tiles of one place, that of the first which names one.
+
+    Raises:
+        PointCloudFileError: Two tiles have different systems.
+    """
+    known: list[tuple[str, CoordinateSystem]] = []
+    for path in paths:
+        own = system_of(path)
+        for other, system in known:
+            if own.differs_from(system):
+                raise PointCloudFileError(
+                    f"{path}: its coordinate system is {own}, and that of {other} is {system}; expected one in all "
+                    "tiles of a place: inventory those of each by themselves, or reproject them"
+                )
+        if str(own) and all(own != system for _, system in known):
+            known.append((path, own))
+    without = [path for path in paths if not str(system_of(path))]
+    if known and without:
+        text = f"{listed(without, 3)}: no coordinate system; taken for that of {known[0][0]}, {known[0][1]}"
+        warnings.warn(printable(text), stacklevel=3)
+    return next((system.flat for _, system in known if system.flat is not None), None)
