@@ -19,6 +19,9 @@ from hf_any3d.modeling.act import ActModel
 from hf_any3d.modeling.recon import ReconForPreTraining, ReconForZeroShotPointCloudClassification
 from hf_any3d.training.arguments import AdapterArguments
 from hf_any3d.training.models import CLASSES, PARTS, SCENES, PointModelArguments, build_model
+from hf_any3d.training.requests import parse_arguments
+from hf_any3d.training.tasks import Classification
+from hf_any3d.training.trainer import PointTrainer
 from tests.common.models import minigpt3d, prompts
 from tests.conversions.start_case import FOLDER, StartCase, filled
 from tests.modeling.act.reference_case import without_chance
@@ -226,6 +229,28 @@ def test_a_classifier_starts_from_pretraining(name, tmp_path):
         found = {"started.feature": model.recon(case.points).pooler_output}
         found["started.logits"] = model(case.points).logits
     assert_all_agree(case, found, "started.")
+
+
+@pytest.mark.parametrize("name", of_kind("cls"))
+def test_the_recipe_trains_with_the_groups_of_the_program(name, tmp_path):
+    case = ReconCase(name)
+    renames = case.renames(AutoModelForPointCloudClassification, tmp_path)
+    expected = {}
+    for theirs, (shape, _) in case.shapes.items():
+        is_fast = "cls" in theirs
+        is_spared = len(shape) == 1 or theirs.endswith(".bias") or "token" in theirs
+        for ours in renames[theirs]:
+            expected[ours] = (2e-4 if is_fast else 2e-5, 0.05 if is_fast or not is_spared else 0.0)
+    model = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "out")
+    recipe = Path(__file__).parents[2] / "examples" / "recipes" / "recon_scanobjectnn_pb_t50_rs.yaml"
+    words = [str(recipe), "--output_dir", str(tmp_path / "run"), "--eval_strategy", "no", "--use_cpu"]
+    *_, arguments = parse_arguments(Classification.argument_classes(), words)
+    groups = PointTrainer(model, arguments).create_optimizer().param_groups
+    names = {id(parameter): ours for ours, parameter in model.named_parameters()}
+    found = {
+        names[id(parameter)]: (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]
+    }
+    assert found == {ours: pytest.approx(expected[ours]) for ours in names.values()}
 
 
 @pytest.mark.slow
