@@ -215,6 +215,22 @@ def test_other_files_of_a_classifier_s_transformer_compute_what_is_stored(name, 
     assert_all_agree(case, found, "linear.", "svm.", "zero_shot.")
 
 
+@pytest.mark.parametrize("kind", ["cls", "pretrain"])
+def test_projections_into_the_space_of_clip_open_with_its_text_tower(kind, tmp_path):
+    (case,) = map(ReconCase, of_kind(kind))
+    shapes = without_head(case, None) if kind == "cls" else case.shapes
+    width = shapes_width(shapes)
+    for query in ("img", "text"):
+        own = {f"{query}_proj.weight": ([512, width], "float32"), f"{query}_proj.bias": ([512], "float32")}
+        shapes = shapes | own
+    state = {theirs: filled(theirs, shape, dtype) for theirs, (shape, dtype) in shapes.items()}
+    convert_files([case.write(tmp_path, state)], tmp_path / "out", case.options | {"text_weight": 0.15})
+    model = ReconForZeroShotPointCloudClassification.from_pretrained(tmp_path / "out")
+    assert model.config.part("text_tower").name_or_path == "openai/clip-vit-base-patch32"
+    assert (model.config.aligned_with, model.config.text_weight) == ("CLIP ViT-B/32", 0.15)
+    assert torch.equal(model.text_projection.weight, state["text_proj.weight"])
+
+
 @pytest.mark.parametrize("name", of_kind("cls"))
 def test_a_classifier_starts_from_pretraining(name, tmp_path):
     case = ReconCase(name)
@@ -340,6 +356,8 @@ def test_other_files_and_options_are_refused_by_name(tmp_path):
     classifier = ReconCase(of_kind("cls")[0])
     with pytest.raises(ValueError, match="plain_blocks=True with a classifier; expected a pretraining file"):
         convert_recon(classifier.write(tmp_path), tmp_path / "out", plain_blocks=True)
+    with pytest.raises(ValueError, match="text_weight=0.1 with a classifier, which reads no texts"):
+        convert_recon(classifier.write(tmp_path), tmp_path / "out", text_weight=0.1)
     with pytest.raises(ValueError, match="5 labels are of no dataset.*give --num-groups"):
         convert_recon(classifier.write(tmp_path), tmp_path / "out")
 
