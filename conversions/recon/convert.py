@@ -88,6 +88,7 @@ def convert_recon(
     num_attention_heads: int | None = None,
     dataset: str | None = None,
     num_points: int | None = None,
+    text_weight: float | None = None,
 ) -> dict[str, Any]:
     """Convert a checkpoint of ReCon: of pretraining, a classifier, part segmentation, zero-shot, or none of these.
 
@@ -103,6 +104,7 @@ def convert_recon(
         num_attention_heads: By default one for 64 channels.
         dataset: Of classifier and part segmentation: the dataset of the training, as for `convert_act`.
         num_points: Points per cloud that the processor returns.
+        text_weight: Of zero-shot and pretraining: factor of the text query, by default that of ModelNet40, 0.25.
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`, `left_out`.
@@ -125,6 +127,9 @@ def convert_recon(
             raise ValueError(f"plain_blocks=True with {start.described}; expected a pretraining file")
         if dataset is not None and kind not in ("cls", "partseg"):
             raise ValueError(f"dataset={dataset!r} with {start.described}, which has no labels; expected None")
+        if text_weight is not None and (plain_blocks or kind not in ("pretrain", "zero_shot")):
+            described = "plain_blocks=True" if plain_blocks else start.described
+            raise ValueError(f"text_weight={text_weight} with {described}, which reads no texts; expected None")
     with _taken_for(checkpoint, start.described), errors_about(checkpoint):
         names = _names(kind, plain_blocks, original)
         state = reshape_tensors(kind, rename_tensors(original, names))
@@ -134,7 +139,7 @@ def convert_recon(
             if trained_on is not None:
                 processor = dict(trained_on.processor)
         else:
-            given = {"num_groups": num_groups, "group_size": group_size}
+            given = {"num_groups": num_groups, "group_size": group_size, "text_weight": text_weight}
             sizes = student_settings(state, choices) | _CLASS_TOKEN
             if not plain_blocks:
                 sizes |= _sizes(kind, state)
@@ -230,9 +235,10 @@ def _sizes(kind: str, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         # Of one space
         width = max(sizes.values())
         sizes = {"image_width": width, "text_width": width}
-        if width == _CLIP_WIDTH:
-            sizes |= {"aligned_with": "CLIP ViT-B/32", "parts": {TEXT_TOWER: {"name_or_path": _CLIP}}}
-    else:
+    # Also a pretraining file, if its frozen encoder of images was that of CLIP
+    if sizes.get("image_width") == sizes.get("text_width") == _CLIP_WIDTH:
+        sizes |= {"aligned_with": "CLIP ViT-B/32", "parts": {TEXT_TOWER: {"name_or_path": _CLIP}}}
+    if kind == "pretrain":
         # All patches, as released
         sizes["encode_visible_only"] = False
         sizes["group_size"] = state["prediction_head.weight"].shape[0] // 3

@@ -24,6 +24,7 @@ from examples.shapes_chat.conversations import write_tree
 from hf_any3d.data import load_point_dataset
 from hf_any3d.modeling.act import ActConfig, ActModel
 from hf_any3d.modeling.encoders import build_encoder, composite_checkpoints
+from hf_any3d.modeling.recon import ReconModel
 from hf_any3d.training.recipes import merge
 from hf_any3d.utils.atomic_files import write_json
 
@@ -163,7 +164,7 @@ class DryRun:
                 small[name] = self.encoder(small[name])
         for name in ("model_name_or_path", "point_encoder"):
             if program != CHAT and small.get(name):
-                small[name] = self.point_transformer()
+                small[name] = self.point_transformer(small[name])
         if program == CHAT and small["stage"] == 1:
             small.pop("model_name_or_path", None)
             small |= self.chat_parts()
@@ -188,12 +189,13 @@ class DryRun:
             encoder.save_pretrained(folder)
         return str(folder)
 
-    def point_transformer(self) -> str:
+    def point_transformer(self, name: str) -> str:
         """Return the folder of a random point transformer, in place of a pretrained one."""
-        folder = self.folder / "point_transformer"
+        model_class = ReconModel if name == "outputs/recon" else ActModel
+        folder = self.folder / model_class.config_class.model_type
         if not folder.is_dir():
             torch.manual_seed(0)
-            ActModel(ActConfig(**_PATCHES, **_TRANSFORMER)).save_pretrained(folder)
+            model_class(model_class.config_class(**_PATCHES, **_TRANSFORMER)).save_pretrained(folder)
         return str(folder)
 
     def chat_parts(self) -> dict[str, str]:

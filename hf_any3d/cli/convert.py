@@ -75,6 +75,7 @@ def convert(
     num_attention_heads: Annotated[int | None, option(_help("num_attention_heads"), min=1)] = None,
     num_neighbors: Annotated[int | None, option(_help("num_neighbors"), min=1)] = None,
     num_points: Annotated[int | None, option(_help("num_points"), min=1)] = None,
+    text_weight: Annotated[float | None, option(_help("text_weight"), min=0)] = None,
     pooling: Annotated[str | None, option(_help("pooling"))] = None,
     prompt_layer: Annotated[int | None, option(_help("prompt_layer"), min=0)] = None,
     prompt_groups: Annotated[int | None, option(_help("prompt_groups"), min=1)] = None,

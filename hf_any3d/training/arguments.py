@@ -257,6 +257,16 @@ class PointTrainingArguments(TrainingArguments):
         default_factory=list,
         help="Regular expressions of parameters without weight decay; needs weight_decay_on matrices.",
     )
+    always_weight_decay: list[str] = argument(
+        default_factory=list,
+        help="Regular expressions of parameters with weight decay, biases and norms too; needs weight_decay_on "
+        "matrices.",
+    )
+    learning_rate_factors: dict | str | None = argument(
+        None,
+        help="JSON object: by regular expressions of parameters, factors of their learning rate, such as "
+        """'{"classifier": 10}'. The first that matches counts.""",
+    )
 
     def __post_init__(self):
         check_ranges(self)
@@ -283,6 +293,9 @@ class PointTrainingArguments(TrainingArguments):
         # Torch pins memory for accelerators, and warns in every epoch where there is none.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         self.epoch_cosine = json_mapping(self.epoch_cosine, "epoch_cosine") or None
+        self.learning_rate_factors = json_mapping(self.learning_rate_factors, "learning_rate_factors") or None
+        for pattern, factor in (self.learning_rate_factors or {}).items():
+            check_numbers(0, inf, above=True, below=True, **{f"learning_rate_factors {pattern!r}": factor})
         check_settings(self, {"weight_decay_on": DECAY_RULES})
         if self.rows_per_step is not None:
             # Rows of one backward pass in all processes; an optimizer step has `rows_per_step` in all together.
@@ -296,8 +309,9 @@ class PointTrainingArguments(TrainingArguments):
         self._check_faster_steps()
         if self.two_steps_per_batch and self.fp16:
             raise ValueError("--two_steps_per_batch with --fp16, which scales gradients; expected --bf16")
-        if self.no_weight_decay and self.weight_decay_on != "matrices":
-            raise ValueError("--no_weight_decay needs --weight_decay_on matrices")
+        for name in ("no_weight_decay", "always_weight_decay"):
+            if getattr(self, name) and self.weight_decay_on != "matrices":
+                raise ValueError(f"--{name} needs --weight_decay_on matrices")
         if self.epoch_cosine is not None:
             # Stored as plain values, with all defaults filled in, so that checkpoints and reports list what was used.
             self.epoch_cosine = asdict(EpochCosine(**{"epochs": self.num_train_epochs, **self.epoch_cosine}))

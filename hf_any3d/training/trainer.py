@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
@@ -64,7 +65,7 @@ _MODEL_FILES = (
 
 
 class PointTrainer(Trainer):
-    """Trainer with `epoch_cosine`, `weight_decay_on` and `two_steps_per_batch` of `PointTrainingArguments`.
+    """Trainer with `epoch_cosine`, `weight_decay_on`, `learning_rate_factors` and others of `PointTrainingArguments`.
 
     Evaluation differs from the stock Trainer in two points. It includes the incomplete last batch even if training
     drops it (`dataloader_drop_last`). And its loss has no label smoothing, so losses of runs with and without
@@ -242,7 +243,7 @@ class PointTrainer(Trainer):
         if self.args.weight_decay_on == "all":
             return [name for name, _ in model.named_parameters()]
         if self.args.weight_decay_on == "matrices":
-            return decaying_parameters(model, self.args.no_weight_decay)
+            return decaying_parameters(model, self.args.no_weight_decay, always=self.args.always_weight_decay)
         # A parameter decays only if both rules say so, Trainer's and that of this package.
         by_name = set(super().get_decay_parameter_names(model))
         return [name for name in decaying_parameters(model, class_tokens=False) if name in by_name]
@@ -302,6 +303,15 @@ class PointTrainer(Trainer):
         finally:
             self.label_smoother = smoother
 
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Create the optimizer, with groups of their own for parameters with another learning rate."""
+        # An optimizer that was passed to Trainer wins over the arguments.
+        is_given = self.optimizer is not None
+        optimizer = super().create_optimizer(model)
+        if self.args.learning_rate_factors and not is_given:
+            scale_learning_rates(optimizer, self.model if model is None else model, self.args.learning_rate_factors)
+        return optimizer
+
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
@@ -345,18 +355,20 @@ class PointTrainer(Trainer):
         return loader
 
 
-def decaying_parameters(model: nn.Module, spared: Sequence[str] = (), class_tokens: bool = True) -> list[str]:
+def decaying_parameters(
+    model: nn.Module, spared: Sequence[str] = (), class_tokens: bool = True, always: Sequence[str] = ()
+) -> list[str]:
     """Return the names of parameters with weight decay: matrices and learned tokens, not biases, norms and vectors.
 
     Biases and norms of several views that are stored as one matrix count as biases and norms. Regular expressions name
-    further, spared parameters. Class tokens and their positions decay in the released programs.
+    further, spared parameters, and those that `always` decay. Class tokens and their positions decay in the released
+    programs.
 
     Source: released Any2Point, ACT and Point-BERT programs (weight decay 0 for one-dimensional parameters, biases, and
     tokens by name).
     """
-    for pattern in spared:
-        if not any(re.search(pattern, name) for name, _ in model.named_parameters()):
-            raise ValueError(f"no_weight_decay {pattern!r} matches no parameter of {type(model).__name__}")
+    _check_patterns(model, "no_weight_decay", spared)
+    _check_patterns(model, "always_weight_decay", always)
     names = []
     for path, module in model.named_modules():
         is_norm = "norm" in type(module).__name__.lower()
@@ -365,7 +377,44 @@ def decaying_parameters(model: nn.Module, spared: Sequence[str] = (), class_toke
             is_vector = parameter.dim() < 2 and not (class_tokens and isinstance(module, ClassToken))
             if not (is_vector or is_norm or "bias" in name or "norm" in name):
                 names.append(f"{path}.{name}" if path else name)
-    return [name for name in names if not any(re.search(pattern, name) for pattern in spared)]
+    names = [name for name in names if not _matches(spared, name)]
+    return names + [name for name, _ in model.named_parameters() if _matches(always, name) and name not in names]
+
+
+def scale_learning_rates(optimizer: torch.optim.Optimizer, model: nn.Module, factors: Mapping[str, float]) -> None:
+    """Move parameters of an optimizer that has not stepped yet into groups whose learning rate has another factor.
+
+    Args:
+        optimizer: The optimizer; in a new group, all but the rate is as in the one that the parameters come from.
+        model: The model whose parameters it has.
+        factors: Factors by regular expressions of names; the first that matches counts.
+
+    Raises:
+        ValueError: A regular expression matches no parameter of the model.
+    """
+    _check_patterns(model, "learning_rate_factors", factors)
+    factor_of = {}
+    for name, parameter in model.named_parameters():
+        if pattern := next((pattern for pattern in factors if re.search(pattern, name)), None):
+            factor_of[parameter] = factors[pattern]
+    for group in list(optimizer.param_groups):
+        moved = defaultdict(list)
+        for parameter in group["params"]:
+            moved[factor_of.get(parameter)].append(parameter)
+        # It stays without parameters too: what Trainer logs is the rate of the first group.
+        group["params"] = moved.pop(None, [])
+        for factor, parameters in moved.items():
+            optimizer.add_param_group({**group, "params": parameters, "lr": factor * group["lr"]})
+
+
+def _check_patterns(model: nn.Module, option: str, patterns: Iterable[str]) -> None:
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name, _ in model.named_parameters()):
+            raise ValueError(f"{option} {pattern!r} matches no parameter of {type(model).__name__}")
+
+
+def _matches(patterns: Iterable[str], name: str) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -145,6 +145,7 @@ class TokenizerConfig(SettingGroupsMixin, LibrarySettingsMixin, PreTrainedConfig
         pooling: Input of the head, in order: any of "max", "mean", "cls", and "max_plus_mean", the sum of maximum and
             mean over all tokens, class token and APPT's prompts included, or "max_plus_first_mean", which takes the
             mean of the first cloud of a batch for all, as APPT's released program.
+        pooler_dropout: Dropout of what a classification head reads; 0.1 in APPT's released program.
         head_widths: Widths of the head's hidden layers.
         head_bias: Whether these hidden layers have a bias.
         head_dropout: Dropout after each of these hidden layers.
@@ -163,6 +164,7 @@ class TokenizerConfig(SettingGroupsMixin, LibrarySettingsMixin, PreTrainedConfig
     token_scale: float | None = None
 
     pooling: list[str] | tuple[str, ...] = ("max", "cls")
+    pooler_dropout: float = 0.0
     head_widths: list[int] | tuple[int, ...] = (256, 256)
     head_bias: bool = False
     head_dropout: float = 0.5

@@ -409,7 +409,12 @@ class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead
         super().__init__(config, encoder)
         features = len(config.pooling) * config.encoder_config.hidden_size
         self.classifier = ClassificationHead(
-            features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
+            features,
+            config.num_labels,
+            config.head_widths,
+            bias=config.head_bias,
+            dropout=config.head_dropout,
+            input_dropout=config.pooler_dropout,
         )
         self.unknown_score = UnknownScore.of_config(config, features)
         self.post_init()

@@ -53,7 +53,7 @@ class ClassificationHead(nn.Module):
     """Hidden layers of `widths` with batch norm, an activation and dropout, `(rows, features)` to `(rows, labels)`.
 
     The norm cancels a bias of the hidden layers; with `norm=False`, as in Point-BERT, there is none. There is one rate
-    of dropout for all of them, or one for each.
+    of dropout for all of them, or one for each, and one for the features that the head reads.
     """
 
     def __init__(
@@ -64,11 +64,13 @@ class ClassificationHead(nn.Module):
         *,
         bias: bool = True,
         dropout: float | Sequence[float] = 0.0,
+        input_dropout: float = 0.0,
         activation: str = "relu",
         norm: bool = True,
     ):
         super().__init__()
         rates = dropout if isinstance(dropout, Sequence) else [dropout] * len(widths)
+        self.input_dropout = nn.Dropout(input_dropout)
         self.hidden = nn.ModuleList()
         self.norms = nn.ModuleList()
         self.dropouts = nn.ModuleList()
@@ -83,7 +85,7 @@ class ClassificationHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Compute logits in the head's precision from pooled features of any precision."""
-        features = in_precision_of(self, features)
+        features = self.input_dropout(in_precision_of(self, features))
         activate = HEAD_ACTIVATIONS[self.activation]
         for linear, norm, dropout in zip(self.hidden, self.norms, self.dropouts, strict=True):
             features = dropout(activate(norm(linear(features))))

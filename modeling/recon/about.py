@@ -54,6 +54,8 @@ RECORD = Record(
                 **PATCHES,
                 **HEADS,
                 **POINTS,
+                "text_weight": "factor of the text query for zero-shot, beside the image query; by default 0.25, for "
+                "ModelNet40",
             },
         )
     },

@@ -22,6 +22,7 @@ OF_OURS = {
     "rows_per_step": [0, -1],
     "head_epochs": [-1],
     "epoch_cosine": [{"warmup_epochs": -1}, {"epochs": 0}, {"epochs": -3}, {"min_lr": -1}, {"warmup_lr": nan}],
+    "learning_rate_factors": [{"classifier": 0}, {"classifier": nan}],
 }
 
 

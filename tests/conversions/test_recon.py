@@ -19,6 +19,9 @@ from hf_any3d.modeling.act import ActModel
 from hf_any3d.modeling.recon import ReconForPreTraining, ReconForZeroShotPointCloudClassification
 from hf_any3d.training.arguments import AdapterArguments
 from hf_any3d.training.models import CLASSES, PARTS, SCENES, PointModelArguments, build_model
+from hf_any3d.training.requests import parse_arguments
+from hf_any3d.training.tasks import Classification
+from hf_any3d.training.trainer import PointTrainer
 from tests.common.models import minigpt3d, prompts
 from tests.conversions.start_case import FOLDER, StartCase, filled
 from tests.modeling.act.reference_case import without_chance
@@ -212,6 +215,22 @@ def test_other_files_of_a_classifier_s_transformer_compute_what_is_stored(name, 
     assert_all_agree(case, found, "linear.", "svm.", "zero_shot.")
 
 
+@pytest.mark.parametrize("kind", ["cls", "pretrain"])
+def test_projections_into_the_space_of_clip_open_with_its_text_tower(kind, tmp_path):
+    (case,) = map(ReconCase, of_kind(kind))
+    shapes = without_head(case, None) if kind == "cls" else case.shapes
+    width = shapes_width(shapes)
+    for query in ("img", "text"):
+        own = {f"{query}_proj.weight": ([512, width], "float32"), f"{query}_proj.bias": ([512], "float32")}
+        shapes = shapes | own
+    state = {theirs: filled(theirs, shape, dtype) for theirs, (shape, dtype) in shapes.items()}
+    convert_files([case.write(tmp_path, state)], tmp_path / "out", case.options | {"text_weight": 0.15})
+    model = ReconForZeroShotPointCloudClassification.from_pretrained(tmp_path / "out")
+    assert model.config.part("text_tower").name_or_path == "openai/clip-vit-base-patch32"
+    assert (model.config.aligned_with, model.config.text_weight) == ("CLIP ViT-B/32", 0.15)
+    assert torch.equal(model.text_projection.weight, state["text_proj.weight"])
+
+
 @pytest.mark.parametrize("name", of_kind("cls"))
 def test_a_classifier_starts_from_pretraining(name, tmp_path):
     case = ReconCase(name)
@@ -226,6 +245,28 @@ def test_a_classifier_starts_from_pretraining(name, tmp_path):
         found = {"started.feature": model.recon(case.points).pooler_output}
         found["started.logits"] = model(case.points).logits
     assert_all_agree(case, found, "started.")
+
+
+@pytest.mark.parametrize("name", of_kind("cls"))
+def test_the_recipe_trains_with_the_groups_of_the_program(name, tmp_path):
+    case = ReconCase(name)
+    renames = case.renames(AutoModelForPointCloudClassification, tmp_path)
+    expected = {}
+    for theirs, (shape, _) in case.shapes.items():
+        is_fast = "cls" in theirs
+        is_spared = len(shape) == 1 or theirs.endswith(".bias") or "token" in theirs
+        for ours in renames[theirs]:
+            expected[ours] = (2e-4 if is_fast else 2e-5, 0.05 if is_fast or not is_spared else 0.0)
+    model = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "out")
+    recipe = Path(__file__).parents[2] / "examples" / "recipes" / "recon_scanobjectnn_pb_t50_rs.yaml"
+    words = [str(recipe), "--output_dir", str(tmp_path / "run"), "--eval_strategy", "no", "--use_cpu"]
+    *_, arguments = parse_arguments(Classification.argument_classes(), words)
+    groups = PointTrainer(model, arguments).create_optimizer().param_groups
+    names = {id(parameter): ours for ours, parameter in model.named_parameters()}
+    found = {
+        names[id(parameter)]: (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]
+    }
+    assert found == {ours: pytest.approx(expected[ours]) for ours in names.values()}
 
 
 @pytest.mark.slow
@@ -315,6 +356,8 @@ def test_other_files_and_options_are_refused_by_name(tmp_path):
     classifier = ReconCase(of_kind("cls")[0])
     with pytest.raises(ValueError, match="plain_blocks=True with a classifier; expected a pretraining file"):
         convert_recon(classifier.write(tmp_path), tmp_path / "out", plain_blocks=True)
+    with pytest.raises(ValueError, match="text_weight=0.1 with a classifier, which reads no texts"):
+        convert_recon(classifier.write(tmp_path), tmp_path / "out", text_weight=0.1)
     with pytest.raises(ValueError, match="5 labels are of no dataset.*give --num-groups"):
         convert_recon(classifier.write(tmp_path), tmp_path / "out")
 

@@ -1,4 +1,4 @@
-"""Any2Point's recipes have the published values, and each kind of them runs."""
+"""The recipes of Any2Point and APPT have the published values, and each kind of them runs."""
 
 import sys
 from pathlib import Path
@@ -9,22 +9,24 @@ import pytest
 import torch
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 from peft import get_peft_model
-from transformers import AutoConfig
+from transformers import AutoConfig, ViTConfig
 
 from examples import quickstart, run_point_cloud_classification
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.data.transforms import build_transform
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
+from hf_any3d.modeling.any2point.point_tokenizer import FullPointTokenizer
 from hf_any3d.training.arguments import AdapterArguments, DataArguments, ModelArguments, PointTrainingArguments
 from hf_any3d.training.protocol import ProtocolArguments
 from hf_any3d.training.requests import parse_arguments
-from hf_any3d.tuners import GuidedAdapterConfig
+from hf_any3d.tuners import APPTConfig, GuidedAdapterConfig
 from tests.examples.conftest import EXAMPLES, words_of
 from tests.tiny_encoders import saved_encoder
 
 FOLDER = EXAMPLES / "recipes"
 RECIPES = sorted(p.relative_to(FOLDER).with_suffix("").as_posix() for p in FOLDER.rglob("any2point_*.yaml"))
 KINDS = (ModelArguments, DataArguments, ProtocolArguments, AdapterArguments, PointTrainingArguments)
+APPT = ["appt_scanobjectnn_pb_t50_rs", "released/appt_scanobjectnn"]
 ENCODERS = {"clip": "clip_text_model", "dinov2": "dinov2", "imagebind": "imagebind_audio"}
 
 
@@ -80,6 +82,22 @@ def test_recipe_trains_as_many_parameters_as_its_program(recipe, without_head, h
     sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     in_head = sum(size for name, size in sizes.items() if "classifier" in name)
     assert (sum(sizes.values()) - in_head, in_head) == (without_head, head)
+
+
+@pytest.mark.parametrize("recipe", APPT)
+def test_recipes_of_appt_have_the_settings_of_its_program(recipe):
+    model, _, protocol, adapter, training = parsed(recipe)
+    config = Any2PointConfig(encoder_config=ViTConfig(), **model.model_config, num_labels=15)
+    assert (config.pooler_dropout, config.head_dropout, config.head_widths) == (0.1, 0.4, [512, 256])
+    widths = [config.encoder_config.hidden_size // division for division in (8, 4, 2, 1, 1)]
+    with torch.device("meta"):
+        tokenizer = FullPointTokenizer(config, config.encoder_config.hidden_size)
+    assert [tokenizer.embed.out_features, *(stage.lift.out_channels for stage in tokenizer.stages)] == widths
+    smoothed = torch.full((15,), training.label_smoothing_factor / 15)
+    assert smoothed[:-1].sum().item() == pytest.approx(0.2)
+    assert [training.epoch_schedule.rate(epoch, 5e-4) for epoch in (0, 200, 299)] == pytest.approx([5e-4, 1e-4, 1e-4])
+    is_released = recipe in APPT[1:]
+    assert (APPTConfig(**adapter.peft_config) == APPTConfig.published()) == is_released == protocol.select_on_test
 
 
 def random_clouds(rows: int, seed: int) -> Dataset:
@@ -145,6 +163,14 @@ def test_recipe_runs(loaded, tmp_path, recipe):
     variant = "_".join(Path(recipe).name.split("_")[3:]) or "pb_t50_rs"
     few = {"way": 5, "shot": 10, "fold": 0} if recipe.endswith("fewshot") else {}
     assert loaded == [few if dataset == "modelnet" else {"variant": variant}]
+
+
+@pytest.mark.slow
+def test_the_recipe_of_appt_runs(loaded, tmp_path):
+    settings = SHORT | {"encoder_name_or_path": saved_encoder("vit"), "output_dir": str(tmp_path)}
+    report = run_point_cloud_classification.main([str(FOLDER / f"{APPT[0]}.yaml"), *words_of(settings)])
+    assert report.training["steps"] == 1 and not report.selection
+    assert loaded == [{"variant": "pb_t50_rs"}]
 
 
 def test_the_quickstart_and_the_program_read_the_same_recipe():

@@ -6,21 +6,34 @@ from transformers import AutoConfig, pipeline
 
 from hf_any3d import AutoModelForZeroShotPointCloudClassification, PointCloudProcessor
 from hf_any3d.modeling.openshape import OpenShapeForZeroShotPointCloudClassification
+from hf_any3d.modeling.recon import ReconForZeroShotPointCloudClassification
 from hf_any3d.modeling.uni3d import Uni3DForZeroShotPointCloudClassification
 from tests.tiny_aligned import tiny_aligned
+from tests.tiny_recon import tiny_recon
 from tests.tiny_text_towers import saved_text_tower
 
 LABELS = ["chair", "lamp", "table"]
 
 
-@pytest.fixture(params=[OpenShapeForZeroShotPointCloudClassification, Uni3DForZeroShotPointCloudClassification])
+@pytest.fixture(
+    params=[
+        OpenShapeForZeroShotPointCloudClassification,
+        Uni3DForZeroShotPointCloudClassification,
+        ReconForZeroShotPointCloudClassification,
+    ]
+)
 def saved(request, tmp_path):
     """A directory with a tiny encoder, aligned with a tiny CLIP, and its processor."""
     tower = saved_text_tower("clip")
     width = AutoConfig.from_pretrained(tower).projection_dim
-    model = tiny_aligned(request.param, projection_dim=width, parts={"text_tower": {"name_or_path": tower}})
+    parts = {"text_tower": {"name_or_path": tower}}
+    if request.param is ReconForZeroShotPointCloudClassification:
+        model = tiny_recon(request.param, image_width=width, text_width=width, parts=parts)
+        processor = PointCloudProcessor(num_points=64)
+    else:
+        model = tiny_aligned(request.param, projection_dim=width, parts=parts)
+        processor = PointCloudProcessor(num_points=64, features=("xyz", "rgb"), default_rgb=(0.4, 0.4, 0.4))
     model.save_pretrained(tmp_path)
-    processor = PointCloudProcessor(num_points=64, features=("xyz", "rgb"), default_rgb=(0.4, 0.4, 0.4))
     processor.save_pretrained(tmp_path)
     return str(tmp_path)
 

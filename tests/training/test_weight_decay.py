@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
 from hf_any3d.training.arguments import PointTrainingArguments
-from hf_any3d.training.trainer import PointTrainer, decaying_parameters
+from hf_any3d.training.trainer import PointTrainer, decaying_parameters, scale_learning_rates
 from hf_any3d.tuners import GuidedAdapterConfig
 from tests.errors import raises
 from tests.modeling.any2point.reference_case import FOLDER
@@ -63,6 +63,8 @@ def test_norms_biases_and_vectors_never_decay():
 def test_pattern_without_a_match_is_an_error():
     with raises(ValueError, naming="no_weight_decay"):
         decaying_parameters(nn.Linear(2, 2), ["cls_token"])
+    with raises(ValueError, naming="learning_rate_factors"):
+        scale_learning_rates(torch.optim.SGD(nn.Linear(2, 2).parameters()), nn.Linear(2, 2), {"cls_token": 10})
 
 
 class Rows(torch.utils.data.Dataset):
@@ -115,6 +117,26 @@ def test_trainer_builds_the_requested_groups(tmp_path):
     assert groups(spared) == {0.05: 0, 0.0: 14}
 
 
+def test_chosen_parameters_have_their_own_learning_rate_and_always_decay(tmp_path):
+    settings = {"weight_decay_on": "matrices", "weight_decay": 0.05, "learning_rate": 1e-3}
+    factors = {"linear.bias": 10, "linear": 0.5}
+    run = trainer(tmp_path, **settings, always_weight_decay=["linear.bias"], learning_rate_factors=factors)
+    names = {id(parameter): name for name, parameter in run.model.named_parameters()}
+    found = {
+        names[id(parameter)]: (group["weight_decay"], group["lr"])
+        for group in run.create_optimizer().param_groups
+        for parameter in group["params"]
+    }
+    assert found == {
+        "linear.weight": (0.05, 5e-4),
+        "linear.bias": (0.05, 1e-2),
+        **dict.fromkeys(("norm.weight", "norm.bias"), (0.0, 1e-3)),
+    }
+    # A saved state fits the groups of another run.
+    again = trainer(tmp_path, **settings, always_weight_decay=["linear.bias"], learning_rate_factors=factors)
+    again.create_optimizer().load_state_dict(run.optimizer.state_dict())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("drop_last", "steps"), [(True, 3), (False, 4)])
 def test_trainer_follows_the_epoch_schedule_and_evaluates_all_rows(tmp_path, drop_last, steps):
@@ -133,7 +155,8 @@ def test_trainer_follows_the_epoch_schedule_and_evaluates_all_rows(tmp_path, dro
     ("settings", "text"),
     [
         ({"weight_decay_on": "some"}, "weight_decay_on='some'; expected one of 'trainer'"),
-        ({"no_weight_decay": ["token"]}, "needs --weight_decay_on matrices"),
+        ({"no_weight_decay": ["token"]}, "--no_weight_decay needs --weight_decay_on matrices"),
+        ({"always_weight_decay": ["bias"], "weight_decay_on": "all"}, "--always_weight_decay needs"),
         ({"epoch_cosine": {"floor": 1}}, "unexpected keyword argument 'floor'"),
     ],
 )

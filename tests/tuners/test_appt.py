@@ -5,8 +5,16 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from hf_any3d import ActConfig, ActForPointCloudClassification, APPTConfig
+from hf_any3d import (
+    ActConfig,
+    ActForPartSegmentation,
+    ActForPointCloudClassification,
+    Any2PointForPartSegmentation,
+    APPTConfig,
+)
 from hf_any3d.tuners.appt import APPTLayer
+from tests.common.models import case_of
+from tests.common.tuners import adapted, answer_of, assert_apart, base_of, step
 from tests.errors import raises
 from tests.tiny_encoders import LAYERS, clouds, tiny_model, train_step
 
@@ -100,6 +108,25 @@ def test_a_point_transformer_reads_the_prompts_of_all_its_blocks():
     features = core(clouds()).pooler_output
     complete = torch.cat([found[1 + TOKENS], found[2]], dim=1)
     torch.testing.assert_close(features, complete.amax(dim=1) + complete.mean(dim=1))
+
+
+@pytest.mark.parametrize("model_class", [ActForPartSegmentation, Any2PointForPartSegmentation])
+def test_a_model_of_parts_learns_with_prompts_and_opens_again(model_class, tmp_path):
+    case = case_of(model_class)
+    model = adapted(case, "APPT")
+    before = answer_of(case, model)
+    with model.disable_adapter():
+        assert_apart(answer_of(case, model), before)
+    start = {name: weight.clone() for name, weight in model.named_parameters() if ".appt_" in name}
+    step(case, model)
+    learned = {name for name, weight in model.named_parameters() if name in start and not weight.equal(start[name])}
+    # A norm takes away what the bias adds to all channels, so it may stay.
+    assert start.keys() - learned <= {name for name in start if name.endswith("bias")}
+    after = answer_of(case, model)
+    assert_apart(after, before)
+    model.save_pretrained(tmp_path)
+    opened = PeftModel.from_pretrained(base_of(case), tmp_path)
+    assert torch.equal(answer_of(case, opened), after)
 
 
 @torch.no_grad()
