@@ -6,11 +6,14 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyproj import CRS
+from pyproj.exceptions import CRSError
 
 from hf_any3d.data.far_points import FarPoints, distance_in_words, far_groups, without_far_points
 from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, file_errors
@@ -20,7 +23,7 @@ from hf_any3d.data.files.las import has_no_points, system_of
 from hf_any3d.data.files.source import NoPointsError
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.las_classes import UNCLASSIFIED
-from hf_any3d.data.options import one_of, package
+from hf_any3d.data.options import one_of
 from hf_any3d.tasks.segmentation.steps import part_of
 from hf_any3d.utils.atomic_files import check_outputs, temporary_folder
 from hf_any3d.utils.messages import listed, printable
@@ -80,8 +83,6 @@ class Outputs:
                 )
         if self.table is not None:
             check_table(self.table, coordinate_system)
-        if self.terrain is not None or self.canopy is not None:
-            package("rasterio", "survey")
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,7 @@ def _one_system(paths: Sequence[str]) -> str | None:
     for path in paths:
         own = system_of(path)
         for other, system in known:
-            if own.differs_from(system):
+            if _in_one_dialect(own).differs_from(_in_one_dialect(system)):
                 raise PointCloudFileError(
                     f"{path}: its coordinate system is {own}, and that of {other} is {system}; expected one in all "
                     "tiles of a place: inventory those of each by themselves, or reproject them"
@@ -251,6 +252,20 @@ def _one_system(paths: Sequence[str]) -> str | None:
         text = f"{listed(without, 3)}: no coordinate system; taken for that of {known[0][0]}, {known[0][1]}"
         warnings.warn(printable(text), stacklevel=3)
     return next((system.flat for _, system in known if system.flat is not None), None)
+
+
+@cache
+def _in_one_dialect(system: CoordinateSystem) -> CoordinateSystem:
+    """Return a system with its x and y as PROJ writes them; as it is where PROJ does not know it.
+
+    Some files have a number of EPSG and no text, and each dialect has its own units and signs of parameters.
+    """
+    if system.flat is None:
+        return system
+    try:
+        return replace(system, flat=CRS.from_user_input(system.flat).to_wkt("WKT1_GDAL"))
+    except CRSError:
+        return system
 
 
 def _without_far(tiles: Sequence[_Tile]) -> list[_Tile]:
