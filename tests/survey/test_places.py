@@ -282,6 +282,7 @@ SYSTEMS = {
     "without a number, another zone": (25833, NO_NUMBER, False),
     "without a number, keys": (NO_NUMBER, KEYS[25832], True),
     "without a number, keys of another": (NO_NUMBER, KEYS[25833], False),
+    "without a number, keys of no zone": (NO_NUMBER, KEYS[2154], False),
     "one without": (None, 25832, True),
     "both without": (None, None, True),
     "heights of one": (25832, "EPSG:25832+7837", True),

@@ -108,13 +108,18 @@ WRITERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "TextBank.save": (lambda path: TextBank({"a": torch.ones(300)}).save(path), "a.safetensors"),
 }
 if HAS_SURVEY:
-    from hf_any3d_survey.inventory.rasters import write_raster
+    from hf_any3d_survey.inventory.rasters import Raster, open_mosaic
     from hf_any3d_survey.inventory.tables import write_table
     from hf_any3d_survey.inventory.things import Thing
 
     THING = Thing(1, "tree", 5, 1.0, 2.0, 3.0, 4.0, 5.0, 6, 0.5)
+
+    def write_map(path: Path) -> None:
+        with open_mosaic(path, (0, 0, 3, 200), 1) as mosaic:
+            mosaic.add(Raster(POINTS, (0, 200), 1))
+
     WRITERS |= {
-        "write_raster": (lambda path: write_raster(path, POINTS, (0, 0), 1), "a.tif"),
+        "Mosaic.add": (write_map, "a.tif"),
         "write_table": (lambda path: write_table(path, [THING] * 20), "a.csv"),
     }
 _BY_COMMAND = "tests/cli/test_written_files.py"

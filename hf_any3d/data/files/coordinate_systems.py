@@ -235,9 +235,9 @@ def _facts_of(text: str, number: int | None) -> list[float] | None:
     Dialects differ in names and order, and in parameters that change nothing, 0 and 1.
     """
     if number is not None and text.startswith(_EPSG):
-        # Only UTM is numbered by a rule: of WGS 84, ETRS89 and NAD83.
-        for base, south in ((32600, False), (32700, True), (25800, False), (26900, False)):
-            if 1 <= number - base <= 60:
+        # Only UTM is numbered by a rule: of WGS 84, ETRS89 and NAD83, whose numbers go on with the states' own zones.
+        for base, last, south in ((32600, 60, False), (32700, 60, True), (25800, 60, False), (26900, 23, False)):
+            if 1 <= number - base <= last:
                 place = [6.0 * (number - base) - 183, 0.9996, 5e5, *([1e7] if south else [])]
                 return sorted([*(value for value in place if value), 6378137.0])
         return None

@@ -617,11 +617,6 @@ def _check_layers(data: bytes | mmap, start: int, items: list[Any], chunks: list
     return total
 
 
-def coordinate_system_of(path: str | os.PathLike) -> str | None:
-    """Return the system of x and y of a LAS or LAZ file: well-known text, or a name such as "EPSG:2154"."""
-    return system_of(path).flat
-
-
 def system_of(path: str | os.PathLike) -> CoordinateSystem:
     """Return the coordinate system of a LAS or LAZ file; reads its header and records alone.
 

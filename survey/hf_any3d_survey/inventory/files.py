@@ -13,7 +13,7 @@ import numpy as np
 
 from hf_any3d.data.files import PointCloudError, file_errors
 from hf_any3d.data.files.labels import check_labels_fit, write_labels
-from hf_any3d.data.options import one_of, package
+from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import check_outputs, temporary_folder
 from hf_any3d_survey.inventory.place import NOISE, Answer, Place, Seen, are_crowns, joined, scores_of
 from hf_any3d_survey.inventory.rasters import Raster, canopy_raster, open_mosaic, terrain_raster
@@ -70,8 +70,6 @@ class Outputs:
                 )
         if self.table is not None:
             check_table(self.table, coordinate_system)
-        if self.terrain is not None or self.canopy is not None:
-            package("rasterio", "survey")
 
 
 @dataclass(frozen=True)

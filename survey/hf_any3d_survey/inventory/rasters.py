@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import rasterio
+from rasterio.crs import CRS
+from rasterio.errors import CRSError, RasterioError
+from rasterio.windows import Window
 from scipy import ndimage
 
-from hf_any3d.data.options import package
 from hf_any3d.utils.atomic_files import atomic_write
 from hf_any3d_survey.local_features.ground_surface import GroundSurface
 from hf_any3d_survey.local_features.map_index import Points, blocks, bounds_of_all
@@ -114,31 +117,6 @@ def _north_up(values: np.ndarray, first: np.ndarray, cell: float) -> Raster:
     return Raster(rows, (float(first[0] * cell), float(top * cell)), float(cell))
 
 
-def write_raster(
-    path: str | os.PathLike,
-    values: np.ndarray,
-    corner: tuple[float, float],
-    cell: float,
-    coordinate_system: str | None = None,
-) -> None:
-    """Write a GeoTIFF of float32, deflated, in blocks.
-
-    Args:
-        path: The file; it is replaced as a whole.
-        values: (rows, columns), north up; NaN where there is none.
-        corner: Map coordinates (x, y) of the upper left corner.
-        cell: Width of a cell in the unit of the coordinates.
-        coordinate_system: Well-known text or a name such as "EPSG:2154".
-
-    Raises:
-        ValueError: GDAL does not know the coordinate system.
-        ImportError: rasterio is missing; the extra `rasters` installs it.
-    """
-    bounds = (corner[0], corner[1] - values.shape[0] * cell, corner[0] + values.shape[1] * cell, corner[1])
-    with open_mosaic(path, bounds, cell, coordinate_system) as mosaic:
-        mosaic.add(Raster(values, corner, cell))
-
-
 @contextmanager
 def open_mosaic(
     path: str | os.PathLike,
@@ -146,7 +124,7 @@ def open_mosaic(
     cell: float,
     coordinate_system: str | None = None,
 ) -> Iterator[Mosaic]:
-    """Open a GeoTIFF that rasters of several tiles are added to; it is there when the block ends without an error.
+    """Open a GeoTIFF of float32, deflated, in blocks; it is there when the block ends without an error.
 
     Args:
         path: The file; it is replaced as a whole.
@@ -156,19 +134,16 @@ def open_mosaic(
 
     Raises:
         ValueError: GDAL does not know the coordinate system.
-        ImportError: rasterio is missing; the extra `rasters` installs it.
     """
-    rasterio = package("rasterio", "survey")
     left, bottom, right, top = bounds
     # What is a whole number of cells but for rounding stays it.
     columns = int(np.ceil((right - left) / cell - 1e-6))
     rows = int(np.ceil((top - bottom) / cell - 1e-6))
     known = None
     if coordinate_system is not None:
-        errors = package("rasterio.errors", "survey")
         try:
-            known = package("rasterio.crs", "survey").CRS.from_user_input(coordinate_system)
-        except errors.CRSError as error:
+            known = CRS.from_user_input(coordinate_system)
+        except CRSError as error:
             raise ValueError(f"{path}: the coordinate system {coordinate_system!r} is not known to GDAL") from error
     profile = {
         "driver": "GTiff",
@@ -242,19 +217,17 @@ class Mosaic:
         Raises:
             OSError: A block is not as it was written.
         """
-        errors = package("rasterio.errors", "survey")
         try:
-            with package("rasterio", "survey").open(unfinished) as file:
+            with rasterio.open(unfinished) as file:
                 for (top, left), checksum in self._written.items():
                     if zlib.crc32(self._read(file, top, left).data) != checksum:
                         raise OSError(f"{unfinished}: a block is not as it was written")
-        except errors.RasterioError as error:
+        except RasterioError as error:
             raise OSError(f"{unfinished}: {error}") from error
 
     def _read(self, file: Any, top: int, left: int) -> np.ndarray:
         return np.ascontiguousarray(file.read(1, window=self._window(file, top, left)), np.float32)
 
-    def _window(self, file: Any, top: int, left: int) -> Any:
+    def _window(self, file: Any, top: int, left: int) -> Window:
         """Return the window of a block, which ends with the raster."""
-        windows = package("rasterio.windows", "survey")
-        return windows.Window(left, top, min(_BLOCK, file.width - left), min(_BLOCK, file.height - top))
+        return Window(left, top, min(_BLOCK, file.width - left), min(_BLOCK, file.height - top))

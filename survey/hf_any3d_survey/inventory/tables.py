@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.options import one_of, package
+from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import atomic_write
 from hf_any3d.utils.messages import listed
 from hf_any3d_survey.inventory.things import Thing
@@ -47,11 +47,8 @@ def check_table(path: str | os.PathLike, coordinate_system: str | None) -> None:
     Raises:
         ValueError: The ending is not one of `DRIVERS`, a GeoJSON has no coordinate system, or a GeoPackage that is
             there is open in another program, cannot be read, or has another layer `LAYER`.
-        ImportError: A package is missing.
     """
     ending = one_of("ending of the table", Path(path).suffix.lower(), DRIVERS)
-    if ending != ".csv":
-        package("pyogrio", "survey")
     if ending == ".geojson" and coordinate_system is None:
         raise ValueError(
             f"{path}: the scan has no coordinate system, and GeoJSON has longitudes and latitudes; write a .gpkg or "
@@ -67,12 +64,12 @@ def _check_geopackage(path: Path) -> None:
     for ending in ("-wal", "-journal"):
         if path.with_name(path.name + ending).exists():
             raise ValueError(f"{path}: another program has it open; close it there, or give another path")
-    pyogrio = package("pyogrio", "survey")
-    errors = package("pyogrio.errors", "survey")
+    import pyogrio  # here, as it brings pandas and pyarrow, which a CSV does without
+
     try:
         layers = [name for name, _ in pyogrio.list_layers(path)]
         fields = pyogrio.read_info(path, layer=LAYER)["fields"] if LAYER in layers else _COLUMNS
-    except errors.DataSourceError as error:
+    except pyogrio.errors.DataSourceError as error:
         raise ValueError(f"{path}: exists, and is no GeoPackage that can be read; expected another path") from error
     if list(fields) != list(_COLUMNS):
         raise ValueError(
@@ -98,7 +95,6 @@ def write_table(path: str | os.PathLike, things: Sequence[Thing], coordinate_sys
 
     Raises:
         ValueError: The ending is another one, a GeoJSON has no coordinate system, or GDAL does not know it.
-        ImportError: pyogrio is missing; the extra `maps` installs it.
     """
     check_table(path, coordinate_system)
     path = Path(path)
@@ -159,8 +155,8 @@ def _values(thing: Thing) -> tuple:
 
 def _write_layer(target: Any, path: Path, things: Sequence[Thing], coordinate_system: str | None) -> None:
     """Write the things into a GeoPackage or GeoJSON that will be `path`."""
-    raw = package("pyogrio.raw", "survey")
-    errors = package("pyogrio.errors", "survey")
+    from pyogrio import errors, raw
+
     driver = DRIVERS[path.suffix.lower()]
     columns = []
     values = zip(*map(_values, things), strict=True) if things else [[] for _ in _COLUMNS]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyproj import CRS
+from pyproj.exceptions import CRSError
 
 from hf_any3d.data.far_points import FarPoints, distance_in_words, far_groups, without_far_points
 from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, file_errors
@@ -239,7 +242,7 @@ def system_of_place(paths: Sequence[str]) -> str | None:
     for path in paths:
         own = system_of(path)
         for other, system in known:
-            if own.differs_from(system):
+            if _in_one_dialect(own).differs_from(_in_one_dialect(system)):
                 raise PointCloudFileError(
                     f"{path}: its coordinate system is {own}, and that of {other} is {system}; expected one in all "
                     "tiles of a place: inventory those of each by themselves, or reproject them"
@@ -251,3 +254,17 @@ def system_of_place(paths: Sequence[str]) -> str | None:
         text = f"{listed(without, 3)}: no coordinate system; taken for that of {known[0][0]}, {known[0][1]}"
         warnings.warn(printable(text), stacklevel=3)
     return next((system.flat for _, system in known if system.flat is not None), None)
+
+
+@cache
+def _in_one_dialect(system: CoordinateSystem) -> CoordinateSystem:
+    """Return a system with its x and y as PROJ writes them; as it is where PROJ does not know it.
+
+    Some files have a number of EPSG and no text, and each dialect has its own units and signs of parameters.
+    """
+    if system.flat is None:
+        return system
+    try:
+        return replace(system, flat=CRS.from_user_input(system.flat).to_wkt("WKT1_GDAL"))
+    except CRSError:
+        return system

@@ -11,6 +11,7 @@ import pytest
 from hf_any3d import read_point_cloud
 from hf_any3d.data.files.coordinate_systems import (
     UNKNOWN,
+    CoordinateSystem,
     Units,
     horizontal_part,
     name_of_keys,
@@ -18,7 +19,7 @@ from hf_any3d.data.files.coordinate_systems import (
     units_of_text,
 )
 from hf_any3d.data.files.epsg_units import in_degrees, length_of_heights, length_of_unit
-from hf_any3d.data.files.las import coordinate_system_of
+from hf_any3d.data.files.las import system_of
 from tests.data.files.builders import las
 
 US_FOOT = 1200 / 3937
@@ -276,7 +277,7 @@ def test_the_system_of_a_file_is_read_from_its_records(compressed, tmp_path):
             header.vlrs.extend(records)
         path = tmp_path / ("scan.laz" if compressed else "scan.las")
         scan.write(str(path))
-        return coordinate_system_of(path)
+        return system_of(path).flat
 
     assert written(6, text_record) == FLAT
     assert written(6, text_record, after=True) == FLAT
@@ -291,4 +292,20 @@ def test_other_files_name_no_system(tmp_path):
     path = tmp_path / "cloud.ply"
     for data in (b"", b"ply\n", b"LASF", b"LASF" + bytes(90), b"LASF" + bytes(223)):
         path.write_bytes(data)
-        assert coordinate_system_of(path) is None
+        assert system_of(path).flat is None
+
+
+CONNECTICUT = (
+    'PROJCS["NAD_1983_StatePlane_Connecticut_FIPS_0600",GEOGCS["GCS_North_American_1983",DATUM["D_North_American_1983",'
+    'SPHEROID["GRS_1980",6378137.0,298.257222101]],PRIMEM["Greenwich",0.0],UNIT["Degree",0.0174532925199433]],'
+    'PROJECTION["Lambert_Conformal_Conic"],PARAMETER["False_Easting",304800.6096],PARAMETER["False_Northing",'
+    '152400.3048],PARAMETER["Central_Meridian",-72.75],PARAMETER["Standard_Parallel_1",41.2],'
+    'PARAMETER["Standard_Parallel_2",41.8666666666667],PARAMETER["Latitude_Of_Origin",40.8333333333333],'
+    'UNIT["Meter",1.0]]'
+)
+
+
+@pytest.mark.parametrize(("number", "differs"), [(26956, False), (26918, True), (25832, True)])
+def test_a_number_is_compared_with_a_text_without_one_where_a_rule_says_what_it_is(number, differs):
+    by_number = CoordinateSystem(f"EPSG:{number}")
+    assert by_number.differs_from(CoordinateSystem(CONNECTICUT)) == differs

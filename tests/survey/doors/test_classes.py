@@ -2,10 +2,8 @@
 
 import json
 
+import laspy
 import numpy as np
-import pytest
-
-laspy = pytest.importorskip("laspy")
 
 
 def write_tile(path, codes, point_format=6, **dimensions):

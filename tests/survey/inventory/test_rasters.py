@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import rasterio
 
-from hf_any3d_survey.inventory.rasters import Raster, canopy_raster, open_mosaic, terrain_raster, write_raster
+from hf_any3d_survey.inventory.rasters import Raster, canopy_raster, open_mosaic, terrain_raster
 from hf_any3d_survey.local_features.ground_surface import GroundSurface
 from tests.errors import raises
 
@@ -19,9 +20,9 @@ def slope(rng, size=(60, 40), count=15_000):
 
 
 def test_a_geotiff_is_read_back(tmp_path):
-    rasterio = pytest.importorskip("rasterio")
     path = tmp_path / "dtm.tif"
-    write_raster(path, VALUES, (652_000.0, 6_862_000.0), 0.5, "EPSG:2154")
+    with open_mosaic(path, (652_000, 6_862_000 - 1.5, 652_002, 6_862_000), 0.5, "EPSG:2154") as mosaic:
+        mosaic.add(Raster(VALUES, (652_000.0, 6_862_000.0), 0.5))
     with rasterio.open(path) as file:
         np.testing.assert_array_equal(file.read(1), VALUES)
         assert file.dtypes == ("float32",) and np.isnan(file.nodata) and file.crs.to_epsg() == 2154
@@ -30,18 +31,13 @@ def test_a_geotiff_is_read_back(tmp_path):
         # The value of the place in the north-west is that of the first row and column.
         assert [value[0] for value in file.sample([(652_000.6, 6_861_999.9)])] == [1]
     assert [file.name for file in tmp_path.iterdir()] == ["dtm.tif"]
-    write_raster(path, VALUES, (10, 20), 2.0)
+    with open_mosaic(path, (10, 14, 18, 20), 2.0) as mosaic:
+        mosaic.add(Raster(VALUES, (10.0, 20.0), 2.0))
     with rasterio.open(path) as file:
         assert file.crs is None
-    with raises(ValueError, naming="EPSG:99999"):
-        write_raster(tmp_path / "no.tif", VALUES, (0, 0), 1.0, "EPSG:99999")
+    with raises(ValueError, naming="EPSG:99999"), open_mosaic(tmp_path / "no.tif", (0, 0, 4, 3), 1.0, "EPSG:99999"):
+        pass
     assert [file.name for file in tmp_path.iterdir()] == ["dtm.tif"]
-
-
-def test_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "rasterio", None)
-    with raises(ImportError, naming="'hf-any3d[survey]'"):
-        write_raster(tmp_path / "dtm.tif", VALUES, (0, 0), 1.0)
 
 
 def test_terrain_is_north_up_at_places_of_the_map():
@@ -82,7 +78,6 @@ def test_canopy_is_the_highest_of_each_cell():
 
 
 def test_later_tiles_fill_what_is_empty(tmp_path):
-    rasterio = pytest.importorskip("rasterio")
     whole = np.random.default_rng(2).uniform(0, 30, (600, 700)).astype(np.float32)
     whole[:, 650:] = np.nan
     path = tmp_path / "chm.tif"
@@ -99,7 +94,6 @@ def test_later_tiles_fill_what_is_empty(tmp_path):
 
 
 def test_a_broken_off_mosaic_leaves_nothing(tmp_path):
-    pytest.importorskip("rasterio")
     with pytest.raises(RuntimeError), open_mosaic(tmp_path / "chm.tif", (0, 0, 10, 10), 1.0):
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import laspy
 import numpy as np
 import pytest
 
@@ -47,7 +48,6 @@ def test_most_trees_of_a_stand_are_found(kind, floor):
 def test_numbered_pines_are_found(name, floor):
     if not (PLOTS / f"{name}.laz").is_file():
         pytest.skip("the numbered pines are not here")
-    laspy = pytest.importorskip("laspy")
     plot = laspy.read(PLOTS / f"{name}.laz")
     tree = np.asarray(plot["VegCls"]) == 2
     points = np.asarray(plot.xyz)[tree]
