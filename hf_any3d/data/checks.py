@@ -107,9 +107,13 @@ class Checks:
         return rows
 
     def compare_sizes(self, rows: Sequence[dict[str, Any]]) -> list[str]:
-        """Add to the warnings of rows, those of all clouds that were checked, which are in another unit.
+        """Find clouds in another unit than the others, once all are checked, and add a warning to the row of each.
 
-        The usual extent is known only once all files are read. Returns the warnings.
+        Args:
+            rows: The rows of all files, those that could not be read among them.
+
+        Returns:
+            The warnings, which name the files.
         """
         good = [row for row in rows if "error" not in row]
         found = []
