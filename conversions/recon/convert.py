@@ -133,14 +133,14 @@ def convert_recon(
     with _taken_for(checkpoint, start.described), errors_about(checkpoint):
         names = _names(kind, plain_blocks, original)
         state = reshape_tensors(kind, rename_tensors(original, names))
-        processor = dict(UNLABELED)
+        processor: dict[str, Any] = dict(UNLABELED)
         if kind in ("cls", "partseg"):
             config, trained_on = task_config(checkpoint, kind, state, choices, _CLASS_TOKEN, ReconConfig)
             if trained_on is not None:
                 processor = dict(trained_on.processor)
         else:
             given = {"num_groups": num_groups, "group_size": group_size, "text_weight": text_weight}
-            sizes = student_settings(state, choices) | _CLASS_TOKEN
+            sizes: dict[str, Any] = student_settings(state, choices) | _CLASS_TOKEN
             if not plain_blocks:
                 sizes |= _sizes(kind, state)
             sizes |= {name: value for name, value in given.items() if value is not None}

@@ -12,7 +12,7 @@ from hf_any3d.conversions.common_layers import PATCH_ENCODER
 from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, heads_of, rename_tensors, under
 from hf_any3d.modeling.uni3d import Uni3DConfig, Uni3DForZeroShotPointCloudClassification
 
-_RELEASED = {"sampling_min_squared_norm": 1e-3}
+_RELEASED: dict[str, Any] = {"sampling_min_squared_norm": 1e-3}
 _TOWER = "OpenCLIP EVA02-E-14-plus (laion2b_s9b_b144k)"
 _ENCODER = r"point_encoder\."
 _BLOCK = _ENCODER + r"visual\.blocks\.(?P<layer>\d+)\."
