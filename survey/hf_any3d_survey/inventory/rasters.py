@@ -124,7 +124,9 @@ def open_mosaic(
     cell: float,
     coordinate_system: str | None = None,
 ) -> Iterator[Mosaic]:
-    """Open a GeoTIFF of float32, deflated, in blocks; it is there when the block ends without an error.
+    """Open a GeoTIFF that rasters of several tiles are added to; it is there when the block ends without an error.
+
+    It has float32, deflated, in blocks.
 
     Args:
         path: The file; it is replaced as a whole.
