@@ -1,7 +1,7 @@
 """Write the units of EPSG's coordinate systems for the reader of LAS: `python -m docs.tools.epsg_units`.
 
-They come from the copy of EPSG's tables in pyproj, which the base does without. The module is committed; a test compares
-it with the installed pyproj.
+They come from the copy of EPSG's tables in pyproj, which the base does without. The module is committed; a test
+compares it with the installed pyproj.
 """
 
 from __future__ import annotations
