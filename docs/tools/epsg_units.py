@@ -1,7 +1,7 @@
 """Write the units of EPSG's coordinate systems for the reader of LAS: `python -m docs.tools.epsg_units`.
 
-They come from the copy of EPSG's tables in pyproj, which is needed to write the module and to test it, and by nothing
-else. The module is committed; a test compares it with the installed pyproj.
+They come from the copy of EPSG's tables in pyproj, which the base does without. The module is committed; a test
+compares it with the installed pyproj.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
-from docs.tools.stubs import ROOT
+from docs.tools.site import ROOT
 
 PATH = ROOT / "hf_any3d" / "data" / "files" / "epsg_table.py"
 _WIDTH = 119

@@ -13,7 +13,6 @@ import numpy as np
 import rasterio
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
-from rasterio.windows import Window
 from scipy import ndimage
 
 from hf_any3d.utils.atomic_files import atomic_write
@@ -124,7 +123,9 @@ def open_mosaic(
     cell: float,
     coordinate_system: str | None = None,
 ) -> Iterator[Mosaic]:
-    """Open a GeoTIFF of float32, deflated, in blocks; it is there when the block ends without an error.
+    """Open a GeoTIFF that rasters of several tiles are added to; it is there when the block ends without an error.
+
+    It has float32, deflated, in blocks.
 
     Args:
         path: The file; it is replaced as a whole.
@@ -228,6 +229,6 @@ class Mosaic:
     def _read(self, file: Any, top: int, left: int) -> np.ndarray:
         return np.ascontiguousarray(file.read(1, window=self._window(file, top, left)), np.float32)
 
-    def _window(self, file: Any, top: int, left: int) -> Window:
-        """Return the window of a block, which ends with the raster."""
-        return Window(left, top, min(_BLOCK, file.width - left), min(_BLOCK, file.height - top))
+    def _window(self, file: Any, top: int, left: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return first and last rows and columns of a block, which ends with the raster."""
+        return (top, min(top + _BLOCK, file.height)), (left, min(left + _BLOCK, file.width))

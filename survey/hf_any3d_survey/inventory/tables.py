@@ -60,16 +60,18 @@ def check_table(path: str | os.PathLike, coordinate_system: str | None) -> None:
 
 def _check_geopackage(path: Path) -> None:
     """Raise an error unless the layer of a GeoPackage can be replaced, and all others be kept."""
+    # Here, as it brings pandas and pyarrow, which a CSV does without
+    from pyogrio import list_layers, read_info
+    from pyogrio.errors import DataSourceError
+
     # What another program has changed and not yet moved into the file would be lost, and later be mixed with ours.
     for ending in ("-wal", "-journal"):
         if path.with_name(path.name + ending).exists():
             raise ValueError(f"{path}: another program has it open; close it there, or give another path")
-    import pyogrio  # here, as it brings pandas and pyarrow, which a CSV does without
-
     try:
-        layers = [name for name, _ in pyogrio.list_layers(path)]
-        fields = pyogrio.read_info(path, layer=LAYER)["fields"] if LAYER in layers else _COLUMNS
-    except pyogrio.errors.DataSourceError as error:
+        layers = [name for name, _ in list_layers(path)]
+        fields = read_info(path, layer=LAYER)["fields"] if LAYER in layers else _COLUMNS
+    except DataSourceError as error:
         raise ValueError(f"{path}: exists, and is no GeoPackage that can be read; expected another path") from error
     if list(fields) != list(_COLUMNS):
         raise ValueError(
