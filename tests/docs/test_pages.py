@@ -155,7 +155,7 @@ def test_the_page_on_installation_has_every_extra():
 def messages_of_the_source() -> list[str]:
     """All texts of the package, with `…` in place of what is filled in."""
     found = []
-    for folder in ("hf_any3d", "modeling", "conversions"):
+    for folder in ("hf_any3d", "modeling", "conversions", "survey/hf_any3d_survey"):
         for file in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.JoinedStr):

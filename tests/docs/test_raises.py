@@ -119,7 +119,7 @@ DOORS: dict[str, list[Provoked]] = {
         (PointCloudError, "cloud 1", lambda _: hf_any3d.PointCloudProcessor()([POINTS, POINTS[:2]])),
         (PointCloudFileError, "cut.ply", lambda folder: hf_any3d.PointCloudProcessor()(cut_off(folder))),
     ],
-    "pipelines.base.PointCloudPipeline": [
+    "tasks.base.PointCloudPipeline": [
         (
             OSError,
             "preprocessor_config.json",
@@ -131,7 +131,7 @@ DOORS: dict[str, list[Provoked]] = {
             lambda _: pipeline("point-cloud-classification", model=tiny_act(hf_any3d.ActForPointCloudClassification)),
         ),
     ],
-    "pipelines.base.PointCloudPipeline.__call__": [
+    "tasks.base.PointCloudPipeline.__call__": [
         (PointCloudFileError, "cut.ply", lambda folder: classifier()(cut_off(folder))),
         (TypeError, "topk", lambda _: classifier()(POINTS, topk=3)),
         (ValueError, "top_k", lambda _: classifier()(POINTS, top_k=0)),
@@ -173,7 +173,7 @@ DOORS: dict[str, list[Provoked]] = {
         (PointCloudFileError, "cut.ply", lambda folder: ChatSession(chat()).ask("What?", cut_off(folder))),
         (ValueError, "tokens", lambda _: ChatSession(chat()).ask("What? " * 200)),
     ],
-    "pipelines.zero_shot_point_cloud_classification.ZeroShotPointCloudClassificationPipeline.__call__": [
+    "tasks.zero_shot_classification.pipeline.ZeroShotPointCloudClassificationPipeline.__call__": [
         (ValueError, "candidate_labels", lambda _: zero_shot()(POINTS)),
         (ValueError, "hypothesis_template", lambda _: zero_shot()(POINTS, ["a", "b"], hypothesis_template="a chair")),
     ],
