@@ -39,7 +39,8 @@ def stub(package: str) -> str:
     for name, module in modules_of(package).items():
         names_in.setdefault(module, []).append(name)
     lines = ['"""Public names for type checkers, written by `python -m docs.tools.stubs`."""', ""]
-    for module in sorted(names_in):
+    # As parts of a name: `hf_any3d.version` is before `hf_any3d_survey`.
+    for module in sorted(names_in, key=lambda name: name.split(".")):
         imported = [f"{name} as {name}" for name in sorted(names_in[module], key=_order)]
         line = f"from {module} import {', '.join(imported)}"
         if len(line) <= _WIDTH:
