@@ -142,10 +142,10 @@ from hf_any3d.tuners import (
     encoder_linear_pattern as encoder_linear_pattern,
     trainable_module_names as trainable_module_names,
 )
+from hf_any3d.version import __version__ as __version__
 from hf_any3d_survey.local_features import (
     LocalFeaturesConfig as LocalFeaturesConfig,
     LocalFeaturesForPointCloudSegmentation as LocalFeaturesForPointCloudSegmentation,
     LocalFeaturesModel as LocalFeaturesModel,
 )
 from hf_any3d_survey.processor import LocalFeaturesProcessor as LocalFeaturesProcessor
-from hf_any3d.version import __version__ as __version__

@@ -38,6 +38,8 @@ def stub(package: str) -> str:
     names_in: dict[str, list[str]] = {}
     for name, module in modules_of(package).items():
         names_in.setdefault(module, []).append(name)
+    if package == "hf_any3d":
+        names_in["hf_any3d.version"] = ["__version__"]
     lines = ['"""Public names for type checkers, written by `python -m docs.tools.stubs`."""', ""]
     # As parts of a name: `hf_any3d.version` is before `hf_any3d_survey`.
     for module in sorted(names_in, key=lambda name: name.split(".")):
@@ -47,8 +49,6 @@ def stub(package: str) -> str:
             lines.append(line)
         else:
             lines += [f"from {module} import (", *(f"    {name}," for name in imported), ")"]
-    if package == "hf_any3d":
-        lines.append("from hf_any3d.version import __version__ as __version__")
     return "\n".join(lines) + "\n"
 
 
