@@ -365,7 +365,14 @@ def _save_on_base(model: _Model, directory: str | os.PathLike, left_out: Collect
         )
         model.save_without_adapters(Path(directory, BASE_FOLDER))
         _change_settings(file, base_model_name_or_path=f"./{BASE_FOLDER}", revision=None)
-    model.config_to_store().save_pretrained(directory)
+    config = model.config_to_store()
+    if model._adapted_part is not None and model.has_adapted_part(model.config):
+        source = model.find_source()
+        if source.is_elsewhere and is_directory(str(source.name_or_path)):
+            # It is not named, so that readers compare the tensors of the part alone.
+            checksum = tensors_checksum(_state_as_recorded(model, source))
+            config.set_part(model._adapted_part, dataclasses.replace(source, checksum=checksum))
+    config.save_pretrained(directory)
 
 
 def _save_with_part(model: _Model, directory: str | os.PathLike) -> None:

@@ -4,16 +4,23 @@ import warnings
 
 import pytest
 import torch
-from peft import AutoPeftModel, PeftConfig, PeftModel, get_peft_model
+from peft import AutoPeftModel, LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.utils import load_peft_weights
 from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForMaskedLM
 
-from hf_any3d import ActForPointCloudClassification, AutoModelForPointCloudClassification
+from hf_any3d import (
+    ActForPointCloudClassification,
+    Any2PointForPointCloudClassification,
+    AutoModelForPointCloudClassification,
+    trainable_module_names,
+)
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.common.models import case_of
 from tests.common.tuners import answer_of, assert_apart, assert_same, base_of, config_of
 from tests.errors import raises
+from tests.tiny_encoders import clouds, tiny_config
 from tests.turns import by_turns
 
 CASE = case_of(ActForPointCloudClassification)
@@ -146,3 +153,29 @@ def test_an_adapter_with_a_head_is_replaced_in_place(saved_base, tmp_path):
     hotswap_adapter(model, str(tmp_path / "first"), adapter_name="default", torch_device="cpu")
     assert_same(answer_of(CASE, model), first)
     assert all(weight is weights[name] for name, weight in model.named_parameters())
+
+
+# Of the checkpoint of a language model, whose head and pooling the encoder does without
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:this adapter leaves out", "ignore:the encoder came from")
+@pytest.mark.parametrize("checkpoint", [AutoModel, AutoModelForMaskedLM])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("is_complete", [True, False], ids=["complete", "leaves modules out"])
+def test_an_adapter_is_loaded_again_around_an_encoder_of_a_directory(checkpoint, dtype, is_complete, tmp_path):
+    torch.manual_seed(0)
+    checkpoint.from_config(tiny_config("bert")).save_pretrained(tmp_path / "encoder")
+    settings = {"num_labels": 3, "num_tokens": 16, "tokenizer": "patch", "tokenizer_neighbors": 4}
+    base = Any2PointForPointCloudClassification.from_encoder_pretrained(tmp_path / "encoder", dtype=dtype, **settings)
+    trained = trainable_module_names(base) if is_complete else ["classifier"]
+    config = LoraConfig(target_modules=["query"], modules_to_save=trained, init_lora_weights=False)
+    model = get_peft_model(base, config).eval()
+    points = clouds(2)
+    with torch.no_grad():
+        expected = model(points=points).logits
+        model.save_pretrained(tmp_path / "adapter")
+        model.load_adapter(tmp_path / "adapter", "default")
+        assert torch.equal(model(points=points).logits, expected)
+        again = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "adapter", dtype=dtype)
+        # In half precision the head that is opened beside the base computes in its own.
+        limit = 0 if dtype == torch.float32 else 2e-3
+        torch.testing.assert_close(again(points=points).logits.float(), expected.float(), rtol=0, atol=limit)
