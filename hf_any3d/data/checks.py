@@ -86,7 +86,7 @@ class Checks:
 
     @property
     def any_taken_for_meters(self) -> bool:
-        """Whether a file says no unit, and is measured in meters."""
+        """True if a file says no unit, and is measured in meters."""
         return any(tile.is_taken_for_meters for tile in self.tiles)
 
     def answer(self, clouds: list[Cloud]) -> list[dict[str, Any]]:

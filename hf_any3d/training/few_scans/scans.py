@@ -221,7 +221,7 @@ class Scans:
 
     @property
     def can_have_views(self) -> bool:
-        """Whether views from one side can be made of the scans, and the earlier model has those of its own."""
+        """True if views from one side can be made of the scans, and the earlier model has those of its own."""
         # Of clouds with colors, intensities or normals nobody knows which of those are seen.
         has_points_alone = list(self.processor.features) == ["xyz"]
         return has_points_alone and (self.earlier is None or self.earlier.views is not None)

@@ -149,7 +149,7 @@ class TileSet:
 
     @property
     def measures(self) -> list[str]:
-        """What points have and is learned from, with names of `TileFacts.measured`."""
+        """Values of points that are learned from, by the names of `TileFacts.measured`."""
         return [name for name in self._wanted if self._is_learned(name)]
 
     @property
@@ -222,7 +222,7 @@ class TileSet:
 
     @property
     def remarks(self) -> list[str]:
-        """What its owner should know of the tiles before they are learned."""
+        """Sentences that the owner of the tiles should read before they are learned."""
         remarks = [*self.notes, *remarks_on_codes(self.tiles, self.rule), *self._remarks_on_classes()]
         remarks += self._remarks_on_measures()
         if self.are_places:
