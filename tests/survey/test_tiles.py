@@ -62,6 +62,8 @@ def learned(folder):
     write_tile(folder / "tiles/feet.las", points[kept] / FOOT, labels[kept], unit=FEET, colors=True)
     write_tile(folder / "tiles/nobody.las", points, np.ones(len(points)))
     write_tile(folder / "tiles/empty.las", np.zeros((0, 3)), [])
+    # Six points of water, too few of it to be learned
+    write_tile(folder / "tiles/few.las", points[:6], np.full(6, 9))
     with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning) as remarks:
         # Enough for three classes, and a fifth of the time.
         patch.setattr(training, "_FOLD_STEPS", 100)
@@ -81,6 +83,8 @@ def test_each_difference_between_tiles_is_named(learned):
     assert "coordinates of 1 of 4 tiles are in feet" in said
     assert "nobody.las: no point has a class that says something" in said
     assert "left out" in said and "empty.las" in said
+    assert "few.las: its classes have fewer than 20 points in all files" in said
+    assert "classes: left out, with fewer than 20 points: water (6)" in said
 
 
 def labels_of(folder, name):

@@ -52,6 +52,7 @@ class TileSet:
         arguments: Settings of learning.
         notes: Remarks on files: those that are left out and why, and those whose codes are taken for others.
         rare: Classes that are left out, with their few points.
+        least: Points that a class needs.
     """
 
     tiles: list[TileFacts]
@@ -61,6 +62,7 @@ class TileSet:
     arguments: TilesArguments
     notes: list[str]
     rare: list[str]
+    least: int
 
     @classmethod
     def read(cls, files: Sequence[Path], rule: ClassRule, arguments: TilesArguments) -> TileSet:
@@ -91,14 +93,19 @@ class TileSet:
             )
         rule = replace(rule, words=tiles[0].words or ())
         # Codes are those of LAS in all files or in none.
-        classes, rare = Classes.among(_codes_of(tiles), rule, tiles[0].table and CURRENT, _least_points(tiles))
+        least = _least_points(tiles)
+        classes, rare = Classes.among(_codes_of(tiles), rule, tiles[0].table and CURRENT, least)
         if len(classes.names) < 2:
             only = ", ".join(classes.names) or "none"
             raise ValueError(
                 f"one class ({only}) in {len(tiles)} file{'s' * (len(tiles) > 1)}; expected two or more to tell apart "
                 "(--ignore, --merge)"
             )
-        return cls(tiles, labels_of, rule, classes, arguments, notes, rare)
+        for tile in tiles:
+            if not classes.numbers.keys() & tile.codes.keys():
+                notes.append(f"left out: {tile.path}: its classes have fewer than {least} points in all files")
+        tiles = [tile for tile in tiles if classes.numbers.keys() & tile.codes.keys()]
+        return cls(tiles, labels_of, rule, classes, arguments, notes, rare, least)
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -178,7 +185,7 @@ class TileSet:
 
     @property
     def up_axis(self) -> str:
-        """Axis that points up: the given one, the one that all files say, or z.
+        """Axis that points up: the given one, the one that all files state, or z.
 
         Raises:
             ValueError: Another one than z is given for LAS.
@@ -236,8 +243,7 @@ class TileSet:
         remarks = []
         # A handful of points of a class is more often a slip of the hand than a class.
         if self.rare:
-            least = _least_points(self.tiles)
-            remarks.append(f"classes: left out, with fewer than {least} points: {', '.join(self.rare)}")
+            remarks.append(f"classes: left out, with fewer than {self.least} points: {', '.join(self.rare)}")
         remarks += codes_without_class(self.classes, self.rule)
         differences = []
         for number, name in enumerate(self.classes.names):
