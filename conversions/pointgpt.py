@@ -207,7 +207,7 @@ def read_pointgpt(
     group_size: int | None = None,
     num_attention_heads: int | None = None,
 ) -> tuple[PointGPTConfig, dict[str, torch.Tensor], TrainedOn | None]:
-    """Return config and tensors of our model, and the dataset whose labels their number or the user tells.
+    """Return config and tensors of our model, and its dataset, by the number of labels or as given.
 
     The arguments are those of `convert_pointgpt`; tensors may be on "meta".
     """
@@ -298,7 +298,7 @@ def _account_unread(file: Path, kind: str, renamed: Mapping[str, torch.Tensor], 
 
 
 def _sections(kind: str, drawn: list[str]) -> dict[str, str]:
-    """Return what a card says about the numbers."""
+    """Return the paragraph of a card about the numbers."""
     computes = (
         "The released program, with what its weights were trained with: all sines and cosines of an axis have one "
         "frequency (`position_temperature=1.0`), the positions of start and class token are exchanged "

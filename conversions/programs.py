@@ -178,7 +178,7 @@ def _listed_options(names: Collection[str]) -> str:
 
 
 def _unknown_facts(directory: Path, allowed: Collection[str]) -> dict[str, Any]:
-    """Return what nobody has stated of a converted model: `license`, and `unnamed` classes, with options to do so."""
+    """Return the unknown facts of a converted model, `license` and `unnamed` classes, with the options to set them."""
     facts: dict[str, Any] = {}
     card, config = directory / "README.md", directory / "config.json"
     # A conversion back gives a file, or a directory of another program.

@@ -113,7 +113,7 @@ class LibrarySettingsMixin:
 
 
 class LibraryModelHook:
-    """For model classes: the package around them is told when one is built, also where it is copied or unpickled."""
+    """Mixin of model classes that runs the package's hook when a model is built, copied or unpickled."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Build an empty model."""

@@ -570,7 +570,7 @@ def _teacher_text(autoencoder: ActAutoencoder) -> str:
 
 
 def _code_remarks(autoencoder: ActAutoencoder) -> list[str]:
-    """Say what readers of a card have to know of an autoencoder's codes and features."""
+    """Return the remarks of a card about an autoencoder's codes and features."""
     remarks = [
         "Codes are drawn with noise in eval mode too, so results for the same cloud differ from call to call; "
         "`config.released.noise_in_eval = False` turns this off."

@@ -76,7 +76,7 @@ DataDir = Annotated[str | None, option("Directory with the files of a dataset of
 
 
 class LengthUnit(StrEnum):
-    """Units that can be given for files that say none."""
+    """Units that can be given for files without one."""
 
     METERS = "meters"
     FEET = "feet"
@@ -317,7 +317,7 @@ def load_libraries() -> None:
 
 
 def use_writable_cache() -> None:
-    """Let data be prepared in a temporary folder if their cache cannot be written, and say what to set."""
+    """Prepare data in a temporary folder if the cache cannot be written, and name the variable to set."""
     caches = replace_unwritable_cache()
     if caches is not None:
         print_note(

@@ -313,7 +313,7 @@ def _table_rows(metrics: dict[str, Any], by_class: dict[str, Any], score: str) -
 
 
 def _write_robustness(robust: dict[str, Any], folder: Path, *, print_table: bool) -> None:
-    """Write table, picture and section of the card, and tell where."""
+    """Write the table, the picture and the section of the card, and print their paths."""
     from hf_any3d.training.robustness import robustness_table, write_robustness
 
     written, remarks = write_robustness(robust, folder)

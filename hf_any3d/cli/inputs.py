@@ -224,7 +224,7 @@ def with_points(inputs: Inputs) -> Inputs:
 
 
 class FileNotes(RepeatedTexts):
-    """Warnings and errors of many files: at the end of the block, a line on stderr for all that say the same."""
+    """Fold repeated warnings and errors of many files into one line each, printed at the end of the block."""
 
     def __enter__(self) -> FileNotes:
         return self
@@ -241,7 +241,7 @@ class ShownWarnings(RepeatedTexts):
         return self
 
     def show(self, message: Warning | str, *_: Any, **__: Any) -> None:
-        """Print a warning unless an earlier one said the same of another file; replaces `warnings.showwarning`."""
+        """Print a warning unless its text was printed for another file; replaces `warnings.showwarning`."""
         text = one_line(message)
         kinds = len(self.kinds)
         # Warnings about a file begin with its name.

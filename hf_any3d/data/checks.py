@@ -86,7 +86,7 @@ class Checks:
 
     @property
     def any_taken_for_meters(self) -> bool:
-        """True if a file says no unit, and is measured in meters."""
+        """True if the unit of some file is unknown and assumed to be meters."""
         return any(tile.is_taken_for_meters for tile in self.tiles)
 
     def answer(self, clouds: list[Cloud]) -> list[dict[str, Any]]:

@@ -107,7 +107,7 @@ class ClassRule:
         return found
 
     def _code_of_merged(self, name: str, codes: tuple[int, ...], table: str | None) -> int:
-        """Return the code that files get for a merged class, which must not say another thing than its name."""
+        """Return the code for a merged class in files, which must not contradict its name."""
         if name in self.written:
             return self.written[name]
         # One code only gets a name; numbers outside of LAS say nothing by themselves.

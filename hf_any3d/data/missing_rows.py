@@ -54,7 +54,7 @@ def are_labeled(rows: Dataset) -> np.ndarray:
 
 
 def _without(rows: Dataset, are_missing: np.ndarray, text: str) -> Dataset:
-    """Return rows without missing ones; in the text of the warning, %s stands for how many they are."""
+    """Return rows without missing ones; `%s` in the text of the warning is replaced by their number."""
     missing = np.flatnonzero(are_missing)
     if not len(missing):
         return rows

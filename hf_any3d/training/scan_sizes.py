@@ -1,4 +1,4 @@
-"""Record in a model how large the scans of its training are, so that it can say what is none of its things."""
+"""Record in a model how large its training scans are, so that it can recognize scans of something else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def record_sizes(config: Any, data: DataArguments, rows: Dataset) -> None:
 
 
 def meters_per_unit(data: DataArguments, rows: Dataset) -> float | None:
-    """Return the length of a unit of the scans by their first file; None without files, or if they do not say it."""
+    """Return the unit of length of the scans in meters, read from the first file; None if it is unknown."""
     if data.dataset_name != "folder" or data.data_dir is None or "file" not in rows.column_names:
         return None
     names = [str(name) for name in rows.with_format(None)["file"][:]]

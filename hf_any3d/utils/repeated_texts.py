@@ -1,4 +1,4 @@
-"""Warnings and errors of many files that say the same, as one line."""
+"""Fold repeated warnings and errors of many files into one line each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BATCH = re.compile(r"^one of .*?: ")
 
 @dataclass
 class _Kind:
-    """Texts that say the same: the first file, its text, and that without the file's name."""
+    """Repeated texts: the first file, its text, and the text without the file's name."""
 
     file: str
     text: str
@@ -33,7 +33,7 @@ class _Kind:
 
 
 class RepeatedTexts:
-    """Warnings and errors of many files, of which those that say the same become one line.
+    """Warnings and errors of many files, with repeated ones folded into one line.
 
     Texts that differ in the name of the file and in numbers alone are of one kind.
     """

@@ -404,7 +404,7 @@ class _Discovery:
         ]
 
     def _longest(self) -> int | None:
-        """Return the length of the longest text, as far as the config says."""
+        """Return the length of the longest text that the config allows, or None if it sets no limit."""
         config = self.skeleton.config
         return getattr(config, "max_position_embeddings", None) or getattr(config, "max_source_positions", None)
 

@@ -29,7 +29,7 @@ class _Mask:
 
 
 class _Order:
-    """Stands for the numbers of the tokens in their sequence, which only tell their count."""
+    """Placeholder for the positions of the tokens in their sequence, which depend on their number alone."""
 
 
 @dataclass

@@ -67,7 +67,7 @@ def unknown_settings(config: Any) -> UnknownSettings:
 
 @dataclass
 class UnknownScoreConfigMixin(SettingGroupsMixin):
-    """For configs of classifiers that may tell what is unlike all their training clouds.
+    """Mixin of the configs of classifiers that can detect clouds unlike all training clouds.
 
     Args:
         unknown: Calibration of the score of what is of none of the classes, see `UnknownSettings`; empty for no score.

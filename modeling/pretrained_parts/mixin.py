@@ -250,7 +250,7 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
 
     @contextmanager
     def _parts_as_stored(self, is_main_process: bool = True) -> Iterator[list["_Reopened"]]:
-        """Let configs say, while a full model is saved, which parts are stored with it.
+        """Record in the configs, while a full model is saved, which parts are stored with it.
 
         Yields the full weights of quantized ones, opened again from where they came from.
         """

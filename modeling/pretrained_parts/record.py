@@ -51,7 +51,7 @@ class PretrainedPart:
 
     @property
     def is_to_store(self) -> bool:
-        """True if what is saved now needs the weights: nobody else has the directory, or they are asked for."""
+        """True if the weights must be saved too: their source is a local directory, or they were requested."""
         return self.is_elsewhere and (_INCLUDES.get() or is_directory(str(self.name_or_path)))
 
 
@@ -63,7 +63,7 @@ def absolute_name(name_or_path: str | os.PathLike) -> str:
 
 @contextmanager
 def including_parts(include: bool) -> Iterator[None]:
-    """Store all pretrained parts with what is saved, if `include` or an outer call says so."""
+    """Store all pretrained parts in whatever is saved, if `include` or that of an outer call is true."""
     token = _INCLUDES.set(include or _INCLUDES.get())
     try:
         yield
@@ -90,7 +90,7 @@ def is_directory(name: str) -> bool:
 
 
 def leave_out_directories(file: Path) -> None:
-    """Remove directories from what a JSON file of settings names: they hold for one machine and tell who uses it."""
+    """Remove local directories from a JSON file of settings: they exist on one machine and reveal its user."""
     if not file.is_file():
         return
     settings = json.loads(file.read_text(encoding="utf-8"))

@@ -83,7 +83,7 @@ class SpatialLMConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
 
     @property
     def fourier_resolution(self) -> int:
-        """Cells along each axis in the last stage of the point encoder, whose positions Fourier features tell."""
+        """Cells along each axis in the last stage of the point encoder; Fourier features encode their positions."""
         # The number of stages counts, whatever their strides are, as in the released program.
         return self.num_bins // 2 ** (len(self.point_config.depths) - 1)
 

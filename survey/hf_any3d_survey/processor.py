@@ -224,7 +224,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
             )
 
     def split_far(self, cloud: PointCloudData, name: object = None) -> tuple[PointCloudData, FarPoints | None]:
-        """Return a scan of a place without the points that are far from all others, of which a warning tells.
+        """Return a scan of a place without isolated far points, and warn about those.
 
         Such points, as zeros beside coordinates of a map, would make each grid thousands of kilometers wide. Objects,
         which have no scale of their own, are returned whole.

@@ -44,7 +44,7 @@ _OTHER_SCALE = 4.0
 
 
 def unused_names(columns: Mapping[str, np.ndarray], fields: Mapping[str, list[str]]) -> list[str]:
-    """Return the columns that no field of a cloud is made of and that say something, as the file calls them.
+    """Return the names of informative columns that no field of a cloud is made of.
 
     Numbers of rows without a name are none of them, nor an alpha that is the same everywhere.
     """
@@ -62,7 +62,7 @@ def unused_names(columns: Mapping[str, np.ndarray], fields: Mapping[str, list[st
 
 
 def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere: str = "") -> dict[str, Any]:
-    """Find points, colors, normals, labels and what was measured among named columns; tell of the others by name.
+    """Find points, colors, normals, labels and measured values among named columns; warn about the others.
 
     Args:
         columns: Name -> (points,) numbers.

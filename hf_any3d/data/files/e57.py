@@ -239,7 +239,7 @@ def _without_invalid(cloud: dict[str, Any], values: dict[str, np.ndarray], sourc
 
 
 def _columns(data: bytes, scan: Any, source: Source) -> tuple[dict[str, Field], dict[str, np.ndarray]]:
-    """Read the numbers of all fields of a scan that are used, and tell of others; both are empty without points.
+    """Read all fields of a scan that are used, and list the others; both are empty without points.
 
     Returns:
         Name -> form of the numbers, and name -> numbers (points,).

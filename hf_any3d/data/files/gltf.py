@@ -90,7 +90,7 @@ def read(source: Source) -> PointCloudData:
 
 
 def _placed_primitives(document: Document) -> list[tuple[dict, PlacedMesh]]:
-    """Return the primitives of points and triangles with what places them, within the limits; tell of others."""
+    """Return the primitives of points and triangles with their transforms, within the limits; warn about others."""
     source = document.source
     primitives: list[tuple[dict, PlacedMesh]] = []
     left_out: dict[str, None] = {}  # in the order of the file, each once

@@ -57,7 +57,7 @@ def chosen_file(path: Path | None, label_file: str | os.PathLike) -> Path:
 def with_label_file(
     cloud: PointCloudData, place: Path, source: Source, kept: np.ndarray | None, *, replaces: bool
 ) -> PointCloudData:
-    """Return a cloud with the labels of a file beside it, and say so.
+    """Return a cloud with the labels of a file beside it, and log where they come from.
 
     Args:
         cloud: The cloud, or mesh; labels may be of its faces.

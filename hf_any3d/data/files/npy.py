@@ -222,14 +222,14 @@ class Archive:
         return content
 
     def put_back(self, name: str) -> None:
-        """Take an array that was read for one that nobody asked for."""
+        """Mark an array that was read as not requested."""
         called = first_called([name], self.opened)
         if called is not None:
             del self.opened[called]
 
     @property
     def rest(self) -> list[str]:
-        """Names of arrays that nobody asked for."""
+        """Names of arrays that were not requested."""
         return [name for name in self.members if name not in self.opened and name.lower() not in self.unwanted]
 
 

@@ -177,7 +177,7 @@ class PointCloudData:
 
     @property
     def meters_per_axis(self) -> np.ndarray | None:
-        """Lengths of a unit along x, y and z in meters, (3,); None where the file does not say them."""
+        """Lengths of a unit along x, y and z in meters, (3,); None if the file does not state them."""
         if self.meters_per_unit is None:
             return None
         lengths = np.full(3, self.meters_per_unit)

@@ -99,7 +99,7 @@ def _feature_sets(
 
 
 def _own_up_axis(folder: str | None) -> str | None:
-    """Return the up axis of what a saved model reads, or None if its directory does not say."""
+    """Return the up axis that a saved model expects, or None if its directory does not record one."""
     if folder is None or not (Path(folder) / FEATURE_EXTRACTOR_NAME).is_file():
         return None
     return PointCloudProcessor.from_pretrained(folder).up_axis

@@ -42,7 +42,7 @@ _NUM_POINTS, _FEATURES = 1024, ["xyz"]
 
 @dataclass(frozen=True)
 class LabeledScans:
-    """Scans with their classes, and what tells them apart."""
+    """Scans with their classes, and the features that distinguish them."""
 
     classes: list[str]  # that have scans
     labels: np.ndarray  # (scans,) int64

@@ -1,4 +1,4 @@
-"""The axis that points up in scans that do not say it: compared with upright shapes of the package."""
+"""Guess the up axis of scans that do not state it, by comparison with the upright shapes of the package."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def aggregate(
     geometry: Any,
     guidance: Guidance,
 ) -> Tensor:
-    """Aggregate by a table, as `choice.guided_aggregation` says, and update the running statistics."""
+    """Aggregate with a table of cells, and update the running statistics; see `choice.guided_aggregation`."""
     prepared = prepare(attention, view_norm, geometry, guidance)
     hidden_states, *of_batch = aggregate_prepared(hidden_states, view_norm, voxel_norm, prepared, guidance.scale)
     update_statistics(view_norm, voxel_norm, prepared, *of_batch)

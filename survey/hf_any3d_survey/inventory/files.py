@@ -90,7 +90,7 @@ def take_inventory(
     progress: Callable[[str], None] = lambda _: None,
     **asked: Any,
 ) -> Found:
-    """Find what stands in tiles that are one place, and write it.
+    """Find the trees and buildings of the tiles of one place, and write them.
 
     A tile is in memory at a time, with the points of its neighbors within 40 m. Copies are written at the end, each
     whole or not at all, when all numbers are known. Tiles without points, and small ones far from all others, are left

@@ -87,7 +87,7 @@ class InventorySteps(LocalFeaturesSteps):
     def run_single(
         self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict
     ) -> dict[str, Any]:
-        """Find what stands in one cloud."""
+        """Find the trees and buildings of one cloud."""
         stem = stem_of(inputs)
         whole = self.open(inputs, forward_params["unit"])
         cloud, far = self.feature_extractor.split_far(whole, stem)

@@ -200,7 +200,7 @@ def _save_edge(
 
 
 def _without_far(tiles: Sequence[TileFile]) -> list[TileFile]:
-    """Return the tiles of a place without small ones that are far from all others; a warning tells of those."""
+    """Return the tiles of a place without small isolated ones, and warn about those."""
     if len(tiles) == 1:
         return list(tiles)
     boxes = np.array([tile.bounds * tile.unit for tile in tiles])
@@ -214,7 +214,7 @@ def _without_far(tiles: Sequence[TileFile]) -> list[TileFile]:
 
 
 def with_points(paths: Sequence[str]) -> list[str]:
-    """Return the files that have points; a warning tells of the others.
+    """Return the files that have points, and warn about the others.
 
     Raises:
         PointCloudFileError: None has any.

@@ -285,7 +285,7 @@ def _rows(
 def _near_each_other(
     answers: Answers, tiles: Mapping[Path, PointCloudData], tile_of: np.ndarray, processor: LocalFeaturesProcessor
 ) -> np.ndarray:
-    """Return the number of the group of each point, (points,): those next to each other would tell of each other."""
+    """Return the group of each point, (points,): neighbors are in one group, since they are nearly the same sample."""
     clouds = [*tiles.values()]
     groups = np.arange(len(answers))
     # Without a unit, such as that of objects, the same place alone is near.

@@ -48,7 +48,7 @@ class Answers:
         return len(self.classes)
 
     def place(self, number: int) -> str:
-        """Return where an answer stands, as errors begin."""
+        """Return the location of an answer, with which error messages begin."""
         return self.where[number] if self.where else str(self.path)
 
     def part(self, numbers: np.ndarray) -> Answers:

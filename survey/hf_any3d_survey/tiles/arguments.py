@@ -88,5 +88,5 @@ class TilesArguments:
 
     @property
     def unit_of_files(self) -> str | None:
-        """Unit that is given for files that say none."""
+        """Unit of files that do not state one."""
         return self.unit if self.unit in LENGTHS else None

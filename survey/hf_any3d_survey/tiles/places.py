@@ -1,4 +1,4 @@
-"""Places of tiles: which are of one place, and which would tell of the points of others."""
+"""Group tiles into places: which belong together, and which share points with others."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ def check_word(name: str) -> str:
 
 
 def check_field(name: str, columns: Iterable[str], *, has_decimals: bool = False) -> None:
-    """Check that a column may hold classes: it must say nothing of where or what a point is.
+    """Check that a column may hold classes: it must not be a coordinate or a measured value.
 
     Args:
         name: The name that was asked for.
