@@ -26,6 +26,12 @@ def test_a_command_names_its_package(line):
     assert done.code == 1 and HOW in done.err and done.err.count("\n") == 1
 
 
+def test_advice_to_run_a_command_names_its_package():
+    done = run("segment", "a.las")
+    advice = done.err.splitlines()[0]
+    assert done.code == 1 and "hf-any3d inventory a.las --output FILE" in advice and HOW in advice
+
+
 def test_an_option_names_its_package(tmp_path):
     done = run("evaluate", "a.las", "b.las", "--numbers", "treeID")
     assert done.code == 1 and HOW in done.err and "--numbers" in done.err

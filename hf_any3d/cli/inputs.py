@@ -26,6 +26,7 @@ from hf_any3d.cli.common import (
     status,
 )
 from hf_any3d.data.input_files import Cloud, InputFile, point_files
+from hf_any3d.extensions import missing_package
 from hf_any3d.hub.models import is_model
 from hf_any3d.hub.names import similar_path
 from hf_any3d.many_files.work import Answer, answer_files
@@ -90,6 +91,9 @@ def split_model(files: Sequence[str], model: str | None, command: str | None = N
     what = "--model is missing; expected the directory or hub name of a model"
     if command == "segment" and first.suffix.lower() in (".las", ".laz"):
         what += f", or ground, plants and buildings without a model: hf-any3d inventory {files[0]} --output FILE"
+        package = missing_package("inventory")
+        if package is not None:
+            what += f", of {package}"
     # Notes are printed below the line of the error.
     error = ValueError(what)
     for line in published_models(command):
