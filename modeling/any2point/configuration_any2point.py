@@ -42,7 +42,7 @@ _DEFAULT_ENCODER = {
 
 @dataclass
 class ReleasedTokenizer(SettingGroup):
-    """Quirks of released programs in the tokenizer; the defaults are the sound behavior.
+    """Quirks of released programs in the tokenizer and before the head; the defaults are the sound behavior.
 
     Args:
         sampling_min_squared_norm: Points this close to the origin are never sampled as centers (1e-3, from their CUDA
@@ -51,6 +51,7 @@ class ReleasedTokenizer(SettingGroup):
         offset_normalization: Divisor of neighbor offsets: "group_max" (per group and axis), "cloud_std", or
             "batch_std", one for all clouds of a batch, as for ModelNet40.
         offset_eps: Added to that divisor.
+        pooler_dropout: Dropout of what a classification head reads; 0.1 in APPT's program.
     """
 
     choices = {  # noqa: RUF012
@@ -62,6 +63,7 @@ class ReleasedTokenizer(SettingGroup):
     sampling_tie_rule: str = "first"
     offset_normalization: str = "group_max"
     offset_eps: float = 1e-5
+    pooler_dropout: float = 0.0
 
 
 @dataclass
@@ -145,7 +147,6 @@ class TokenizerConfig(SettingGroupsMixin, LibrarySettingsMixin, PreTrainedConfig
         pooling: Input of the head, in order: any of "max", "mean", "cls", and "max_plus_mean", the sum of maximum and
             mean over all tokens, class token and APPT's prompts included, or "max_plus_first_mean", which takes the
             mean of the first cloud of a batch for all, as APPT's released program.
-        pooler_dropout: Dropout of what a classification head reads; 0.1 in APPT's released program.
         head_widths: Widths of the head's hidden layers.
         head_bias: Whether these hidden layers have a bias.
         head_dropout: Dropout after each of these hidden layers.
@@ -164,7 +165,6 @@ class TokenizerConfig(SettingGroupsMixin, LibrarySettingsMixin, PreTrainedConfig
     token_scale: float | None = None
 
     pooling: list[str] | tuple[str, ...] = ("max", "cls")
-    pooler_dropout: float = 0.0
     head_widths: list[int] | tuple[int, ...] = (256, 256)
     head_bias: bool = False
     head_dropout: float = 0.5

@@ -414,7 +414,7 @@ class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead
             config.head_widths,
             bias=config.head_bias,
             dropout=config.head_dropout,
-            input_dropout=config.pooler_dropout,
+            input_dropout=config.released.pooler_dropout,
         )
         self.unknown_score = UnknownScore.of_config(config, features)
         self.post_init()

@@ -96,7 +96,7 @@ class PointTokenizerForPointCloudClassification(PointTokenizerPreTrainedModel):
             config.head_widths,
             bias=config.head_bias,
             dropout=config.head_dropout,
-            input_dropout=config.pooler_dropout,
+            input_dropout=config.released.pooler_dropout,
         )
         self.post_init()
 

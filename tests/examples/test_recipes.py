@@ -88,7 +88,7 @@ def test_recipe_trains_as_many_parameters_as_its_program(recipe, without_head, h
 def test_recipes_of_appt_have_the_settings_of_its_program(recipe):
     model, _, protocol, adapter, training = parsed(recipe)
     config = Any2PointConfig(encoder_config=ViTConfig(), **model.model_config, num_labels=15)
-    assert (config.pooler_dropout, config.head_dropout, config.head_widths) == (0.1, 0.4, [512, 256])
+    assert (config.released.pooler_dropout, config.head_dropout, config.head_widths) == (0.1, 0.4, [512, 256])
     widths = [config.encoder_config.hidden_size // division for division in (8, 4, 2, 1, 1)]
     with torch.device("meta"):
         tokenizer = FullPointTokenizer(config, config.encoder_config.hidden_size)
