@@ -22,6 +22,7 @@ from hf_any3d.data.las_classes import FAMILIES
 from hf_any3d.tasks.steps import return_free_memory
 from hf_any3d.utils.atomic_files import reserve_room
 from hf_any3d_survey.inventory.blocks import BlockCells
+from hf_any3d_survey.inventory.terrain import Terrain
 from hf_any3d_survey.inventory.things import Thing, outlines_of, things_of
 from hf_any3d_survey.inventory.trees import EVENNESS, number_trees
 from hf_any3d_survey.local_features.ground_surface import GroundSurface
@@ -104,7 +105,8 @@ class Seen:
         heights: (points,) meters above the ground.
         count: Number of the tile's own points.
         bounds: (2, 3) lowest and highest coordinates of these, in meters.
-        ground: The ground.
+        ground: The ground that the model's features are measured from.
+        terrain: The surface through the points of class 2, above which heights are.
         spacing: Usual distance of neighboring points, seen from above.
         factor: (3,) length of a unit of the file in meters.
     """
@@ -116,6 +118,7 @@ class Seen:
     count: int
     bounds: np.ndarray
     ground: GroundSurface
+    terrain: Terrain
     spacing: float
     factor: np.ndarray
 
