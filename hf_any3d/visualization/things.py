@@ -11,7 +11,7 @@ from hf_any3d.data.files import PointCloudData
 from hf_any3d.visualization.viewer import CloudView, label_colors
 
 NUMBERS, HEIGHTS = "PredInstance", "HeightAboveGround"
-"""Columns with the number of each point's thing, 0 for none, and with its height above the ground in meters."""
+"""Columns with the number of each point's thing, 0 for none, and with its height above the ground in the unit of z."""
 _CLEARLY_DISTINCT = 64
 _NO_THING = 0.75  # light gray
 
@@ -45,6 +45,7 @@ def with_things(view: CloudView, data: PointCloudData, names: Sequence[str] | No
     heights = np.full(len(present), np.nan)
     if HEIGHTS in further:
         np.fmax.at(heights, thing, further[HEIGHTS])
+        heights *= data.meters_per_height or data.meters_per_unit or 1.0
     texts = []
     for number, name, height in zip(present.tolist(), classes, heights.tolist(), strict=True):
         parts = [f"{name} {number}".strip()] if number else [""]

@@ -12,6 +12,8 @@ from hf_any3d.data.files import PointCloudData
 from hf_any3d.tasks.answers import Answers, Row, View
 from hf_any3d.utils.messages import counted
 from hf_any3d.visualization.viewer import CloudView, label_colors
+from hf_any3d_survey.inventory.lengths import METERS
+from hf_any3d_survey.inventory.tables import columns_of, row_of
 from hf_any3d_survey.inventory.things import Thing
 
 _NAMED = 20
@@ -49,9 +51,8 @@ class InventoryAnswers(Answers):
         """Return the type of a list of things."""
         from datasets import List, Value
 
-        numbers = {"number": "int32", "class": "string", "code": "int32", "points": "int64"}
-        sizes = dict.fromkeys(("x", "y", "ground", "height", "area", "score"), "float64")
-        return List({name: Value(kind) for name, kind in {**numbers, **sizes}.items()})
+        kinds = {"number": "int32", "class": "string", "code": "int32", "points": "int64", "ground_guessed": "bool"}
+        return List({name: Value(kinds.get(name, "float64")) for name in columns_of(METERS)})
 
     def view(self, cloud: PointCloudData, result: dict[str, Any]) -> View:
         """Return the cloud in a color for each thing, and the highest things in words."""
@@ -70,14 +71,8 @@ class InventoryAnswers(Answers):
 
 
 def rows_of(things: Iterable[Thing]) -> list[dict[str, Any]]:
-    """Return the number, class, place and sizes of things as rows of plain values."""
-    rows = []
-    for thing in things:
-        row = {"number": thing.number, "class": thing.label, "code": thing.code, "points": thing.points}
-        row |= {"x": round(thing.x, 3), "y": round(thing.y, 3), "ground": round(thing.ground, 2)}
-        row |= {"height": round(thing.height, 2), "area": round(thing.area, 2), "score": round(thing.score, 3)}
-        rows.append(row)
-    return rows
+    """Return a row of plain values for each thing, in meters whatever the unit of the scan: names are fixed."""
+    return [row_of(thing) for thing in things]
 
 
 def words_of(things: Iterable[Row]) -> str:
@@ -87,5 +82,5 @@ def words_of(things: Iterable[Row]) -> str:
     for thing in things:
         name = thing["class"]
         counts[name] += 1
-        highest[name] = max(highest.get(name, 0.0), thing["height"])
+        highest[name] = max(highest.get(name, 0.0), thing["height_m"])
     return ", ".join(f"{counted(number, name)} up to {highest[name]:.1f} m" for name, number in counts.items())

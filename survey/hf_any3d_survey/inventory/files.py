@@ -15,6 +15,7 @@ from hf_any3d.data.files import PointCloudError, file_errors
 from hf_any3d.data.files.labels import check_labels_fit, write_labels
 from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import check_outputs, temporary_folder
+from hf_any3d_survey.inventory.lengths import METERS, LengthUnit
 from hf_any3d_survey.inventory.place import NOISE, Answer, Place, Seen, are_crowns, joined, scores_of
 from hf_any3d_survey.inventory.rasters import Raster, canopy_raster, open_mosaic, terrain_raster
 from hf_any3d_survey.inventory.steps import InventorySteps
@@ -26,6 +27,7 @@ from hf_any3d_survey.local_features.map_index import PlacedPoints
 
 HEIGHT, NUMBER, SCORE = "HeightAboveGround", "PredInstance", "PredScore"
 """Columns of copies: PDAL's name for heights, and the field's for numbers of things."""
+_BANDS = {"terrain": "ground elevation", "canopy": "canopy height"}
 CHANGED = ("unclassified", "all", "none")
 """Points whose class is written: those that have none, all, or none."""
 
@@ -119,7 +121,8 @@ def take_inventory(
             folder = stack.enter_context(temporary_folder())
         tiles = look_at_tiles(pipe, paths, unit, folder, progress)
         place = Place([tile.count for tile in tiles], folder=folder, **asked)
-        rasters = _Rasters(outputs, tiles, system, stack)
+        length_unit = LengthUnit.of(tiles[0].height)
+        rasters = _Rasters(outputs, tiles, system, length_unit, stack)
         for number, tile in enumerate(tiles):
             progress(tile.path)
             with file_errors(tile.path):
@@ -135,30 +138,37 @@ def take_inventory(
         scores = scores_of(things)
         for tile, answer in zip(tiles, place.answers, strict=True):
             if tile.path in copies:
-                _write_copy(tile, copies[tile.path], tile.with_far(answer), scores, outputs)
+                _write_copy(tile, copies[tile.path], tile.with_far(answer), scores, outputs, length_unit)
         if outputs.table is not None:
-            write_table(outputs.table, things, system)
+            write_table(outputs.table, things, system, length_unit)
         return Found(things, [tile.total for tile in tiles], [tile.path for tile in tiles])
 
 
-def _write_copy(tile: TileFile, target: Path, answer: Answer, scores: np.ndarray, outputs: Outputs) -> None:
+def _write_copy(
+    tile: TileFile, target: Path, answer: Answer, scores: np.ndarray, outputs: Outputs, unit: LengthUnit
+) -> None:
     """Write the copy of a tile; `scores` (things + 1,) are those of things by their numbers."""
     labels = None
     if outputs.classes == "all":
         labels = answer.classes.astype(np.int64)
     elif outputs.classes == "unclassified":
         labels = tile.without_class(answer.classes)
-    values = (answer.heights, answer.numbers, scores[answer.numbers])
+    # As PDAL and lidR have it: z and heights in one unit, whose difference is the elevation of the ground
+    heights = answer.heights if unit == METERS else (answer.heights / unit.length).astype(np.float32)
+    values = (heights, answer.numbers, scores[answer.numbers])
     write_labels(tile.path, target, labels, columns=dict(zip(outputs.columns, values, strict=True)))
 
 
 class _Rasters:
     """GeoTIFFs of a place, to which its tiles are added; the first one decides how wide cells are."""
 
-    def __init__(self, outputs: Outputs, tiles: Sequence[TileFile], system: str | None, stack: ExitStack):
+    def __init__(
+        self, outputs: Outputs, tiles: Sequence[TileFile], system: str | None, unit: LengthUnit, stack: ExitStack
+    ):
         # Name -> path, and least width of a cell in meters
         asked = {"terrain": (outputs.terrain, 1.0), "canopy": (outputs.canopy, 0.5)}
         self.asked = {name: (path, least) for name, (path, least) in asked.items() if path is not None}
+        self.unit = unit
         self.tiles = tiles
         self.system = system
         self.stack = stack
@@ -170,10 +180,11 @@ class _Rasters:
         for name, (path, least_cell) in self.asked.items():
             if name not in self.open:
                 cell = max(least_cell, round(seen.spacing, 1)) / tile.unit
-                mosaic = open_mosaic(path, _bounds_of(self.tiles, cell), cell, self.system)
+                band = (f"{_BANDS[name]} ({self.unit.name})", self.unit.name)
+                mosaic = open_mosaic(path, _bounds_of(self.tiles, cell), cell, self.system, band)
                 self.open[name] = cell, self.stack.enter_context(mosaic)
             cell, mosaic = self.open[name]
-            mosaic.add(_raster(name, seen, cell))
+            mosaic.add(_raster(name, seen, cell, self.unit))
 
 
 def _bounds_of(tiles: Sequence[TileFile], cell: float) -> tuple[float, float, float, float]:
@@ -185,17 +196,16 @@ def _bounds_of(tiles: Sequence[TileFile], cell: float) -> tuple[float, float, fl
     return left, bottom, right, top
 
 
-def _raster(name: str, seen: Seen, cell: float) -> Raster:
-    """Return the terrain or canopy of a tile's own points, in the units of its file."""
+def _raster(name: str, seen: Seen, cell: float, unit: LengthUnit) -> Raster:
+    """Return the terrain or canopy of a tile's own points, on its map and in a unit of lengths."""
     # What is noise hangs in the air, and covers no ground.
     rows = np.flatnonzero(seen.classes[: seen.count] != NOISE)
     points = seen.points.part(rows)
-    unit, _, unit_of_heights = seen.factor
     if name == "terrain":
-        lengths = {"meters_per_unit": unit, "meters_per_height": unit_of_heights}
+        lengths = {"meters_per_unit": seen.factor[0], "meters_per_height": unit.length}
         return terrain_raster(seen.ground, points, cell=cell, **lengths)
     on_map = PlacedPoints(points.given, points.factor / seen.factor, points.origin / seen.factor)
-    return canopy_raster(on_map, seen.heights[rows], cell)
+    return canopy_raster(on_map, seen.heights[rows] / unit.length, cell)
 
 
 def learn_numbers(

@@ -22,12 +22,14 @@ from hf_any3d.data.las_classes import FAMILIES
 from hf_any3d.tasks.steps import return_free_memory
 from hf_any3d.utils.atomic_files import reserve_room
 from hf_any3d_survey.inventory.blocks import BlockCells
-from hf_any3d_survey.inventory.things import Thing, outlines_of, things_of
+from hf_any3d_survey.inventory.outlines import OutlineCells
+from hf_any3d_survey.inventory.terrain import Terrain
+from hf_any3d_survey.inventory.things import HIGH, ROOF, Thing, trees_of
 from hf_any3d_survey.inventory.trees import EVENNESS, number_trees
 from hf_any3d_survey.local_features.ground_surface import GroundSurface
 from hf_any3d_survey.local_features.map_index import MapIndex, PlacedPoints, blocks
 
-GROUND, LOW, MEDIUM, HIGH, BUILDING, NOISE = 2, 3, 4, 5, 6, 7
+GROUND, LOW, MEDIUM, BUILDING, NOISE = 2, 3, 4, 6, 7
 """Codes of ASPRS for what stands in a place."""
 VEGETATION = (LOW, MEDIUM, HIGH)
 HEIGHTS = (0.5, 1.5)
@@ -42,6 +44,8 @@ _WIDEST_SPACING = 1.2
 # Vegetation below is bushes and grass, which are of no tree.
 _LEAST_CROWN = 1.0
 _CELL = 1.0
+# Width of the cells of outlines: meters at least, and spacings of points.
+_OUTLINE_CELL, _SPACINGS = 0.5, 2.0
 # Share of ground that any place seen from above has, and its least extent in meters: rooms and objects are smaller.
 _LEAST_GROUND, _LEAST_EXTENT = 0.001, 8.0
 
@@ -104,7 +108,8 @@ class Seen:
         heights: (points,) meters above the ground.
         count: Number of the tile's own points.
         bounds: (2, 3) lowest and highest coordinates of these, in meters.
-        ground: The ground.
+        ground: The ground that the model's features are measured from.
+        terrain: The surface through the points of class 2, above which heights are.
         spacing: Usual distance of neighboring points, seen from above.
         factor: (3,) length of a unit of the file in meters.
     """
@@ -116,6 +121,7 @@ class Seen:
     count: int
     bounds: np.ndarray
     ground: GroundSurface
+    terrain: Terrain
     spacing: float
     factor: np.ndarray
 
@@ -153,6 +159,9 @@ class Place:
         self.least_height = least_height
         self.least_area = least_area
         self._roofs = BlockCells(_CELL)
+        # Of trees by their numbers, and of roofs by -1 - the keys of `_roofs`. The first tile decides how wide cells
+        # are.
+        self._outlines: OutlineCells | None = None
         # (rows, places on the map) of the roof points of each tile
         self._roof_points: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -164,8 +173,11 @@ class Place:
         answer.scores[:] = seen.scores[own]
         answer.heights[:] = seen.heights[own]
         answer.factor = seen.factor
+        if self._outlines is None:
+            self._outlines = OutlineCells(max(_OUTLINE_CELL, _SPACINGS * seen.spacing))
+        outlines = self._outlines
         if seen.spacing <= _WIDEST_SPACING:
-            self._number_trees(tile, seen, around)
+            self._number_trees(tile, seen, around, outlines)
         else:
             warnings.warn(
                 f"{seen.spacing**-2:.2g} points a square meter are too few to tell trees apart: none is numbered",
@@ -179,9 +191,10 @@ class Place:
                 places = seen.points[rows]
                 self._roofs.add(places, seen.heights[rows], seen.scores[rows])
                 keys[part] = self._roofs.keys_of(places)
+                outlines.add(places[:, :2], -1 - keys[part])
             self._roof_points[tile] = (roofs.astype(np.int32), keys)
 
-    def _number_trees(self, tile: int, seen: Seen, around: Sequence[Around]) -> None:
+    def _number_trees(self, tile: int, seen: Seen, around: Sequence[Around], outlines: OutlineCells) -> None:
         is_crown = are_crowns(seen.classes, seen.heights)
         if not is_crown.any():
             return
@@ -225,10 +238,11 @@ class Place:
                 of_other = of_tile == other
                 self.answers[other].numbers[of_row[of_other]] = numbers[of_other]
             scores = found.scores[kept][numbers - len(self.trees) - 1]
-            codes = np.full(len(numbers), HIGH)
-            self.trees += things_of(
-                points[is_numbered], seen.heights[numbered], numbers, scores, codes, {HIGH: "tree"}, blocks=()
-            )
+            trees = trees_of(points[is_numbered], seen.heights[numbered], numbers, scores)
+            guessed = seen.terrain.guessed_at(np.array([[tree.x, tree.y] for tree in trees]).reshape(-1, 2))
+            for tree, is_guessed in zip(trees, guessed.tolist(), strict=True):
+                self.trees.append(replace(tree, ground_guessed=is_guessed))
+            outlines.add(points[is_numbered, :2], numbers)
             return_free_memory()
 
     def things(self) -> list[Thing]:
@@ -240,22 +254,38 @@ class Place:
             is_kept = numbers >= 0
             self.answers[tile].numbers[rows[is_kept]] = first + numbers[is_kept]
         found = list(self.trees)
-        if buildings:
-            # By the middles of their cells
-            cells = np.concatenate([block.cells for block in buildings]) + _CELL / 2
-            outlines = outlines_of(cells, np.array([len(block.cells) for block in buildings]), _CELL)
-            for number, (block, outline) in enumerate(zip(buildings, outlines, strict=True)):
-                x, y = block.cells.mean(axis=0) + _CELL / 2
-                area = len(block.cells) * _CELL**2
-                sizes = (block.ground, block.height, area, block.points, block.score)
-                found.append(Thing(first + number, "building", BUILDING, x, y, *sizes, outline.ring))
+        for number, block in enumerate(buildings, first):
+            x, y = block.cells.mean(axis=0) + _CELL / 2
+            area = len(block.cells) * _CELL**2
+            sizes = (block.ground, block.height, area, block.points, block.score)
+            found.append(Thing(number, ROOF, BUILDING, x, y, *sizes))
+        found = self._with_outlines(found, first)
         factor = self.answers[0].factor
         in_unit_of_file = []
         for thing in found:
-            outline = None if thing.outline is None else thing.outline / factor[:2]
-            x, y, ground = (float(value) for value in np.array([thing.x, thing.y, thing.ground]) / factor)
-            in_unit_of_file.append(replace(thing, x=x, y=y, ground=ground, outline=outline))
+            outline = tuple(ring / factor[:2] for ring in thing.outline)
+            in_unit_of_file.append(replace(thing, x=thing.x / factor[0], y=thing.y / factor[1], outline=outline))
         return in_unit_of_file
+
+    def _with_outlines(self, things: list[Thing], first: int) -> list[Thing]:
+        """Return things with their outlines; `first` is the number of the first building."""
+        if self._outlines is None:
+            return things
+
+        def numbers_of(numbers: np.ndarray) -> np.ndarray:
+            new = numbers.copy()
+            is_roof = numbers < 0
+            blocks = self._roofs.of_keys(-1 - numbers[is_roof])
+            new[is_roof] = np.where(blocks >= 0, first + blocks, 0)
+            return new
+
+        self._outlines.renumber(numbers_of)
+        outlines = self._outlines.outlines()
+        found = []
+        for thing in things:
+            outline = outlines[thing.number]
+            found.append(replace(thing, area=outline.area, outline=outline.rings))
+        return found
 
 
 def _regions(bounds: np.ndarray, width: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:

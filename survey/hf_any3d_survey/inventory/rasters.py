@@ -94,7 +94,7 @@ def canopy_raster(points: Points, heights: np.ndarray, cell: float) -> Raster:
 
     Args:
         points: (points, 3) map coordinates.
-        heights: (points,) heights above the ground, in meters; below 0 counts as 0.
+        heights: (points,) heights above the ground; below 0 counts as 0.
         cell: Width of the cells in the unit of the coordinates: half a meter, or the spacing of the points if they
             are farther apart.
     """
@@ -122,6 +122,7 @@ def open_mosaic(
     bounds: tuple[float, float, float, float],
     cell: float,
     coordinate_system: str | None = None,
+    band: tuple[str, str] | None = None,
 ) -> Iterator[Mosaic]:
     """Open a GeoTIFF that rasters of several tiles are added to; it is there when the block ends without an error.
 
@@ -132,6 +133,7 @@ def open_mosaic(
         bounds: Least x, least y, greatest x and greatest y of all rasters, in map coordinates.
         cell: Width of their cells, a multiple of which all their corners are.
         coordinate_system: Well-known text or a name such as "EPSG:2154".
+        band: What the values are, and their unit, such as ("ground elevation (m)", "m").
 
     Raises:
         ValueError: GDAL does not know the coordinate system.
@@ -165,6 +167,9 @@ def open_mosaic(
     }
     with atomic_write(path) as unfinished:
         with rasterio.open(unfinished, "w+", **profile) as file:
+            if band is not None:
+                file.set_band_description(1, band[0])
+                file.set_band_unit(1, band[1])
             mosaic = Mosaic(file, (left, top), cell)
             yield mosaic
         mosaic.check_written(unfinished)

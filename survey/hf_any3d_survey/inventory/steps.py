@@ -28,6 +28,7 @@ from hf_any3d_survey.inventory.place import (
     noise_of_file,
     scores_of,
 )
+from hf_any3d_survey.inventory.terrain import Terrain
 from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks, bounds_of_all
 from hf_any3d_survey.local_features.sparse_boxes import SparseVoxels
 from hf_any3d_survey.processor import RETURNS, DescribedScan
@@ -154,17 +155,21 @@ class InventorySteps(LocalFeaturesSteps):
         answers.all_unknown = answers.unknown = None
         points = PlacedPoints(cloud.points, scan.factor, scan.origin)
         heights = np.empty(len(cloud), np.float32)
-        classes = np.empty(len(cloud), np.uint8)
-        for rows in blocks(len(cloud)):
-            heights[rows] = scan.ground.heights_above(points[rows])[:, 1]
-            classes[rows] = by_height(self.codes[answers.labels[rows]], heights[rows])
+        classes = self.codes[answers.labels]
+        classes[scan.is_noise] = NOISE
         bounds = bounds_of_all(points.part(slice(count)))
         check_place(bounds, classes[:count])
-        classes[scan.is_noise] = NOISE
+        terrain = Terrain.of(points, classes == GROUND, scan.spacing)
+        for rows in blocks(len(cloud)):
+            heights[rows] = terrain.heights_above(points[rows])
+            classes[rows] = by_height(classes[rows], heights[rows])
         if noise is not None:
             classes[:count][noise] = NOISE
         return_free_memory()
-        return Seen(points, classes, answers.scores, heights, count, bounds, scan.ground, scan.spacing, scan.factor)
+        spacing = scan.spacing
+        return Seen(
+            points, classes, answers.scores, heights, count, bounds, scan.ground, terrain, spacing, scan.factor
+        )
 
     def _smoothing_edge(self, scan: DescribedScan) -> float:
         return _VOXEL

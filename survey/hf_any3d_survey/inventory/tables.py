@@ -18,27 +18,57 @@ import numpy as np
 from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import atomic_write
 from hf_any3d.utils.messages import listed
+from hf_any3d_survey.inventory.lengths import FEET, METERS, LengthUnit
 from hf_any3d_survey.inventory.things import Thing
 
 DRIVERS = {".csv": None, ".geojson": "GeoJSON", ".gpkg": "GPKG"}
 """Endings of tables -> what GDAL calls the format."""
 LAYER = "objects"
 """Name of the layer with the things in a GeoPackage."""
-# Columns of a table, and how many digits are written after the point.
-_COLUMNS = {
-    "number": None,
-    "class": None,
-    "code": None,
-    "x": 3,
-    "y": 3,
-    "ground": 2,
-    "height": 2,
-    "area": 2,
-    "points": None,
-    "score": 3,
-}
 # Well-known binary: little-endian, and its numbers of the kinds of geometry.
 _LITTLE_ENDIAN, _POINT, _POLYGON = 1, 1, 3
+
+
+def columns_of(unit: LengthUnit) -> dict[str, int | None]:
+    """Return the columns of a table in a unit, and how many digits are written after the point; None for no number."""
+    return {
+        "number": None,
+        "class": None,
+        "code": None,
+        "x": 3,
+        "y": 3,
+        f"ground_{unit.name}": 2,
+        f"height_{unit.name}": 2,
+        f"crown_diameter_{unit.name}": 2,
+        f"area_{unit.name}2": 2,
+        "points": None,
+        "score": 3,
+        "ground_guessed": None,
+    }
+
+
+def row_of(thing: Thing, unit: LengthUnit = METERS) -> dict[str, Any]:
+    """Return the row of a thing, as plain values that are rounded; None where it has none."""
+    values = (
+        thing.number,
+        thing.label,
+        thing.code,
+        thing.x,
+        thing.y,
+        thing.ground / unit.length,
+        thing.height / unit.length,
+        thing.crown_diameter / unit.length,
+        thing.area / unit.length**2,
+        thing.points,
+        thing.score,
+        thing.ground_guessed,
+    )
+    row: dict[str, Any] = {}
+    for (name, digits), value in zip(columns_of(unit).items(), values, strict=True):
+        if digits is not None:
+            value = None if np.isnan(value) else round(float(value), digits)
+        row[name] = value
+    return row
 
 
 def check_table(path: str | os.PathLike, coordinate_system: str | None) -> None:
@@ -68,32 +98,39 @@ def _check_geopackage(path: Path) -> None:
     for ending in ("-wal", "-journal"):
         if path.with_name(path.name + ending).exists():
             raise ValueError(f"{path}: another program has it open; close it there, or give another path")
+    own = [list(columns_of(unit)) for unit in (METERS, FEET)]
     try:
         layers = [name for name, _ in list_layers(path)]
-        fields = read_info(path, layer=LAYER)["fields"] if LAYER in layers else _COLUMNS
+        fields = list(read_info(path, layer=LAYER)["fields"]) if LAYER in layers else own[0]
     except DataSourceError as error:
         raise ValueError(f"{path}: exists, and is no GeoPackage that can be read; expected another path") from error
-    if list(fields) != list(_COLUMNS):
+    if fields not in own:
         raise ValueError(
-            f"{path}: its layer {LAYER!r} has other columns ({listed(list(fields))}) and would be lost; rename it, or "
+            f"{path}: its layer {LAYER!r} has other columns ({listed(fields)}) and would be lost; rename it, or "
             "give another path"
         )
 
 
-def write_table(path: str | os.PathLike, things: Sequence[Thing], coordinate_system: str | None = None) -> None:
-    """Write a row for each thing: number, class, code, x, y, ground, height, area, points, score.
+def write_table(
+    path: str | os.PathLike,
+    things: Sequence[Thing],
+    coordinate_system: str | None = None,
+    unit: LengthUnit = METERS,
+) -> None:
+    """Write a row for each thing, with the columns of `columns_of`.
 
-    The columns are the attributes of `Thing`, rounded to millimeters in x and y and to centimeters in heights; scores
-    that are NaN are empty. In GeoPackage and GeoJSON a thing is the polygon of its outline, or a point where it has
-    none. A GeoPackage has the coordinates of the scan. Outlines in GeoJSON are in longitude and latitude (WGS 84), as
-    RFC 7946 demands: map programs in browsers read nothing else, and QGIS and GDAL read that too. Its columns x and y
-    are those of the scan.
+    Names of columns have the unit in them; x and y are map coordinates. What a thing lacks, such as the crown of a
+    building, is empty. In GeoPackage and GeoJSON a thing is the polygon of its outline, or a point where it has none.
+    A GeoPackage has the coordinates of the scan. Outlines in GeoJSON are in longitude and latitude (WGS 84), as RFC
+    7946 demands: map programs in browsers read nothing else, and QGIS and GDAL read that too. Its columns x and y are
+    those of the scan.
 
     Args:
         path: A file that ends in .csv, .geojson or .gpkg. It is replaced as a whole, but a GeoPackage keeps its other
             layers: a copy of it gets the layer `LAYER`, and takes its place when it is complete.
         things: The things.
         coordinate_system: Well-known text or a name such as "EPSG:2154".
+        unit: Unit of all columns but x and y.
 
     Raises:
         ValueError: The ending is another one, a GeoJSON has no coordinate system, or GDAL does not know it.
@@ -103,25 +140,21 @@ def write_table(path: str | os.PathLike, things: Sequence[Thing], coordinate_sys
     if path.suffix.lower() == ".csv":
         with atomic_write(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(_COLUMNS)
+            columns = columns_of(unit)
+            writer.writerow(columns)
             for thing in things:
-                cells = []
-                for value, digits in zip(_values(thing), _COLUMNS.values(), strict=True):
-                    if digits is None:
-                        cells.append(str(value))
-                    else:
-                        cells.append("" if np.isnan(value) else f"{value:.{digits}f}")
-                writer.writerow(cells)
+                row = row_of(thing, unit)
+                writer.writerow([_cell(row[name], digits) for name, digits in columns.items()])
         return
     with atomic_write(path) as unfinished:
         if path.suffix.lower() == ".gpkg" and path.exists():
             shutil.copyfile(path, unfinished)
-            _write_layer(unfinished, path, things, coordinate_system)
+            _write_layer(unfinished, path, things, coordinate_system, unit)
             _check_layer(unfinished, len(things))
         else:
             # In memory, since GDAL ends without an error on a disk that is full
             content = io.BytesIO()
-            _write_layer(content, path, things, coordinate_system)
+            _write_layer(content, path, things, coordinate_system, unit)
             unfinished.write_bytes(content.getvalue())
 
 
@@ -140,41 +173,33 @@ def _check_layer(unfinished: Path, count: int) -> None:
         raise OSError(f"{unfinished}: {rows} of {count} rows were written ({state})")
 
 
-def _values(thing: Thing) -> tuple:
-    return (
-        thing.number,
-        thing.label,
-        thing.code,
-        thing.x,
-        thing.y,
-        thing.ground,
-        thing.height,
-        thing.area,
-        thing.points,
-        thing.score,
-    )
+def _cell(value: Any, digits: int | None) -> str:
+    """Return a cell of a CSV."""
+    if value is None:
+        return ""
+    if digits is not None:
+        return f"{value:.{digits}f}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _write_layer(target: Any, path: Path, things: Sequence[Thing], coordinate_system: str | None) -> None:
+def _write_layer(
+    target: Any, path: Path, things: Sequence[Thing], coordinate_system: str | None, unit: LengthUnit
+) -> None:
     """Write the things into a GeoPackage or GeoJSON that will be `path`."""
     from pyogrio import errors, raw
 
     driver = DRIVERS[path.suffix.lower()]
+    rows = [row_of(thing, unit) for thing in things]
+    names = columns_of(unit)
     columns = []
-    values = zip(*map(_values, things), strict=True) if things else [[] for _ in _COLUMNS]
-    for (name, digits), column in zip(_COLUMNS.items(), values, strict=True):
-        if digits is not None:
-            columns.append(np.round(np.array(column, np.float64), digits))
-        else:
-            columns.append(np.array(column, object if name == "class" else np.int64))
-    shapes = []  # outlines, or places of things without one, as well-known binary
-    for thing in things:
-        if thing.outline is None:
-            shapes.append(struct.pack("<BIdd", _LITTLE_ENDIAN, _POINT, thing.x, thing.y))
-        else:
-            header = struct.pack("<BIII", _LITTLE_ENDIAN, _POLYGON, 1, len(thing.outline))
-            shapes.append(header + np.ascontiguousarray(thing.outline, "<f8").tobytes())
-    has_points = any(thing.outline is None for thing in things)
+    for name, digits in names.items():
+        kind: Any = np.float64
+        if digits is None:
+            kind = {"class": object, "ground_guessed": bool}.get(name, np.int64)
+        # None becomes NaN, which GDAL writes as an empty cell.
+        columns.append(np.array([row[name] for row in rows], kind))
+    shapes = [_well_known_binary(thing) for thing in things]
+    has_points = not all(thing.outline for thing in things)
     options = {"RFC7946": "YES"} if driver == "GeoJSON" else {}
     try:
         with warnings.catch_warnings():
@@ -186,7 +211,7 @@ def _write_layer(target: Any, path: Path, things: Sequence[Thing], coordinate_sy
                 target,
                 np.array(shapes, object),
                 columns,
-                list(_COLUMNS),
+                list(names),
                 layer=LAYER,
                 driver=driver,
                 geometry_type="Unknown" if has_points else "Polygon",
@@ -199,3 +224,13 @@ def _write_layer(target: Any, path: Path, things: Sequence[Thing], coordinate_sy
     except (errors.DataSourceError, errors.DataLayerError, errors.FeatureError) as error:
         # Such as places that have no longitude and latitude, or a full disk
         raise ValueError(f"{path}: {error}") from error
+
+
+def _well_known_binary(thing: Thing) -> bytes:
+    """Return the outline of a thing, or its place where it has none."""
+    if not thing.outline:
+        return struct.pack("<BIdd", _LITTLE_ENDIAN, _POINT, thing.x, thing.y)
+    parts = [struct.pack("<BII", _LITTLE_ENDIAN, _POLYGON, len(thing.outline))]
+    for ring in thing.outline:
+        parts += [struct.pack("<I", len(ring)), np.ascontiguousarray(ring, "<f8").tobytes()]
+    return b"".join(parts)

@@ -85,8 +85,8 @@ class GroundSurface:
         """
         bounds = bounds_of_all(points)
         # What supports a point is seen by larger cells, which have several.
-        wide, wide_cell = _grid(bounds, max(_LEAST_CELL, 2 * spacing))
-        corner, cell = _grid(bounds, max(_LEAST_CELL, spacing))
+        wide, wide_cell = grid_over(bounds, max(_LEAST_CELL, 2 * spacing))
+        corner, cell = grid_over(bounds, max(_LEAST_CELL, spacing))
         shape = tuple(((bounds[1, :2] - corner) / cell).astype(np.int64) + 1)
         numbers = np.full(shape[0] * shape[1], NONE, np.int32)
         is_left_out = np.empty(len(points), bool)
@@ -132,7 +132,7 @@ class GroundSurface:
         widest window; and what openings leave on steep ground.
         """
         points = points[:]
-        corner, cell = _grid(bounds_of(points), max(_LEAST_CELL, 2 * spacing))
+        corner, cell = grid_over(bounds_of(points), max(_LEAST_CELL, 2 * spacing))
         is_left_out = unsupported_points(points, corner, cell)
         numbers = lowest_points(points, ~is_left_out, corner, cell)
         is_empty = numbers == NONE
@@ -242,7 +242,7 @@ class GroundSurface:
         return (points[:, :2] - self.corner).T / self.cell - 0.5
 
 
-def _grid(bounds: np.ndarray, cell: float) -> tuple[np.ndarray, float]:
+def grid_over(bounds: np.ndarray, cell: float) -> tuple[np.ndarray, float]:
     """Return the corner (2,) of a grid and the width of its cells, by the bounds (2, 3) of points."""
     low, high = bounds[:, :2]
     corner = np.floor(low / cell) * cell

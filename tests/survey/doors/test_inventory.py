@@ -39,7 +39,7 @@ def test_the_table_has_what_the_copy_has(counted, shell):
         own = numbers == int(row["number"])
         assert own.sum() == int(row["points"])
         if row["class"] == "tree":
-            assert float(row["height"]) == pytest.approx(heights[own].max(), abs=0.01)
+            assert float(row["height_m"]) == pytest.approx(heights[own].max(), abs=0.01)
     old = laspy.read(shell.folder / "new.las")
     assert (np.array(old.X) == np.array(las.X)).all() and set(np.array(las.classification)) <= {2, 3, 4, 5, 6, 7}
 
@@ -56,7 +56,7 @@ def test_other_columns_and_classes_as_they_were(counted, shell):
 
 def test_json_and_a_page_have_the_things(counted, shell):
     (row,) = json.loads(shell("hf-any3d inventory new.las --json").out)
-    assert {"number", "class", "x", "y", "height"} <= row["things"][0].keys()
+    assert {"number", "class", "x", "y", "height_m"} <= row["things"][0].keys()
     shell("hf-any3d inventory new.las --output page.html")
     assert "trees up to" in (shell.folder / "page.html").read_text()
 
