@@ -3,12 +3,12 @@
     python -m survey.studies.trees --plots FOLDER --output DIR
     python -m survey.studies.trees --plots FOLDER --fit survey/hf_any3d_survey/inventory/likeness.json
 
-Judged are numbered stands (LAZ files with the extra bytes `itc_ref` and `VegCls`, where 2 is a tree) and generated ones
-of ten kinds at 4, 8 and 16 pulses a square meter, as wholes and as plots of 20 m that are cut out of them. Each kind is
-judged with a likeness that has learned from stands of the other kinds, and from those whose kind is drawn at random.
-Controls are watersheds of the canopy at fixed smoothings, the best of them for each stand, which needs the truth, and
-region growing (Dalponte and Coomes 2016). The prior on smoothings, evenness and powers were chosen by the means over
-the kinds, so that these figures are upper bounds of what further kinds may have.
+Judged are numbered stands (LAZ files with the extra bytes `itc_ref` and `VegCls`, where 2 is a tree) and generated
+stands of ten kinds at 4, 8 and 16 pulses a square meter, as wholes and as plots of 20 m that are cut out of them. Each
+kind is judged with a likeness that has learned from stands of the other kinds, and from those whose kind is drawn at
+random. Controls are watersheds of the canopy at fixed smoothings, the best of them for each stand, which needs the
+truth, and region growing (Dalponte and Coomes 2016). The prior on smoothings, evenness and powers were chosen by the
+means over the kinds, so that these figures are upper bounds of what further kinds may have.
 
 Results: `results/inventory_trees.md`.
 """
@@ -53,13 +53,13 @@ DRAWS = 10
 _HEAD = """# Single trees in airborne scans
 
 F1 of trees at an intersection over union of a half, on points of trees; means over stands of a kind. Each kind is
-judged with what was learned from other kinds (both LPine plots are one place). LPine, RPine, SMaple and TAspen are real
-stands of pines, sugar maples and aspens; the other kinds are generated, at 4, 8 and 16 pulses a square meter. "20 m"
-are plots cut out of the stands. Meters are watersheds smoothed by so much; the best of them is another for each stand,
-and needs the truth. Dalponte is region growing from tops 1.5 m apart on the canopy unsmoothed. AUC tells how well the
-score tells right trees from wrong ones; "said" is the mean score beside the share of right trees. "from 5" and "from
-20" are what `--from` adds to F1 by so many numbered trees, means of ten draws. The prior on smoothings and two more
-numbers were chosen by the means over all these kinds, so further kinds may come out worse.
+judged with what was learned from other kinds (both LPine plots are one place). LPine, RPine, SMaple and TAspen are
+real stands of pines, sugar maples and aspens; the other kinds are generated, at 4, 8 and 16 pulses a square meter.
+"20 m" are plots cut out of the stands. Meters are watersheds smoothed by so much; the best of them is another for each
+stand, and needs the truth. Dalponte is region growing from tops 1.5 m apart on the canopy unsmoothed. AUC tells how
+well the score tells right trees from wrong ones; "said" is the mean score beside the share of right trees. "from 5"
+and "from 20" are what `--from` adds to F1 by so many numbered trees, means of ten draws. The prior on smoothings and
+two more numbers were chosen by the means over all these kinds, so further kinds may come out worse.
 
 """
 _CELL = 0.25  # meters, of the controls
@@ -336,7 +336,7 @@ def evidence_of(stand: Rows, likeness: Likeness) -> tuple[np.ndarray, np.ndarray
 
 
 def _logistic(evidence: np.ndarray, is_right: np.ndarray) -> np.ndarray:
-    """Fit a logistic regression with a small ridge by Newton's steps; the last coefficient is what the others add to."""
+    """Fit a logistic regression with a small ridge by Newton's steps; the last coefficient is its constant."""
     terms = np.column_stack([evidence, np.ones(len(evidence))])
     ridge = np.diag([1.0] * evidence.shape[1] + [0.0])
     found = np.zeros(terms.shape[1])
@@ -409,9 +409,7 @@ def _gains(plot: Plot, likeness: Likeness) -> list[float]:
         of_draws = []
         for _ in range(DRAWS):
             given = np.isin(plot.truth, generator.permutation(trees)[:count])
-            choice = choose_by(
-                plot.points, plot.heights, plot.truth * given, around=plot.around, likeness=likeness
-            )
+            choice = choose_by(plot.points, plot.heights, plot.truth * given, around=plot.around, likeness=likeness)
             settings = choice.smoothing, choice.evenness
             if settings not in known:
                 known[settings] = _f1(plot, _ours(plot, likeness, smoothing=settings[0], evenness=settings[1]))

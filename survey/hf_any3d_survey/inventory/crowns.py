@@ -168,7 +168,7 @@ def step_of(points: np.ndarray) -> float:
 
 def step_of_density(density: float) -> float:
     """Return the length in meters of cells that suit so many points of trees a square meter."""
-    return 0.35 if density >= 2 else 0.5
+    return 1 / 3 if density >= 2 else 0.5
 
 
 def _footprint(around: np.ndarray, corner: np.ndarray, shape: tuple[int, int], step: float) -> np.ndarray:

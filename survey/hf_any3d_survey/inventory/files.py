@@ -116,9 +116,7 @@ def take_inventory(
     system = system_of_place(paths)
     outputs.check(paths, system, copies)
     with ExitStack() as stack:
-        folder = None
-        if len(paths) > 1:
-            folder = stack.enter_context(temporary_folder())
+        folder = stack.enter_context(temporary_folder())
         tiles = look_at_tiles(pipe, paths, unit, folder, progress)
         place = Place([tile.count for tile in tiles], folder=folder, **asked)
         length_unit = LengthUnit.of(tiles[0].height)
@@ -127,11 +125,11 @@ def take_inventory(
             progress(tile.path)
             with file_errors(tile.path):
                 cloud = tile.open(pipe, unit)
-                around = tile.around(tiles)
+                around, seen_before = tile.around(cloud, tiles)
                 seen = pipe.look(
                     joined(cloud, around, pipe.feature_extractor.columns), len(cloud), tile.stem, tile.noise
                 )
-            place.add(number, seen, around)
+            place.add(number, seen, seen_before)
             rasters.add(tile, seen)
             del cloud, seen
         things = place.things()

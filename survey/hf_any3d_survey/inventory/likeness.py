@@ -28,8 +28,8 @@ class Likeness(NamedTuple):
         square: Of their squares.
         suits_linear: As `linear`, for how well a smoothing suits.
         suits_square: As `square`.
-        sureness: (6,) coefficients of `JudgedParts.evidence`, and what they add to, by which the score of a tree is the
-            logistic function of both.
+        sureness: (6,) coefficients of `JudgedParts.evidence` and a constant, whose sum a logistic function turns into
+            the score of a tree.
     """
 
     base: float

@@ -1,14 +1,14 @@
 """Tiles that are one place: classes and heights of their points, and things that no border cuts.
 
 tile ─► with the points around it ─► model of tiles ─► class, score ─┐
-                                 └─► ground ─► height above it       ├─► trees whose top is in the tile
+                                 └─► ground ─► height above it       ├─► points of crowns ─► trees over all tiles
                                                                      └─► cells of roofs ─► blocks over all tiles
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ from hf_any3d.data.las_classes import FAMILIES
 from hf_any3d.tasks.steps import return_free_memory
 from hf_any3d.utils.atomic_files import reserve_room
 from hf_any3d_survey.inventory.blocks import BlockCells
+from hf_any3d_survey.inventory.crown_points import SQUARE, CrownStore
+from hf_any3d_survey.inventory.crowns import step_of_density
 from hf_any3d_survey.inventory.outlines import OutlineCells
 from hf_any3d_survey.inventory.terrain import Terrain
 from hf_any3d_survey.inventory.things import HIGH, ROOF, Thing, trees_of
 from hf_any3d_survey.inventory.trees import EVENNESS, number_trees
 from hf_any3d_survey.local_features.ground_surface import GroundSurface
-from hf_any3d_survey.local_features.map_index import MapIndex, PlacedPoints, blocks
+from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks
 
 GROUND, LOW, MEDIUM, BUILDING, NOISE = 2, 3, 4, 6, 7
 """Codes of ASPRS for what stands in a place."""
@@ -36,7 +38,7 @@ HEIGHTS = (0.5, 1.5)
 """Meters above the ground from which on vegetation is medium, and high: those of France's Lidar HD."""
 MARGIN = 40.0
 """Meters around a tile within which points of others are seen: as far as ground and features reach."""
-REGION, BUFFER = 150.0, 30.0
+REGION, BUFFER = 150.0, SQUARE
 """Meters of the squares in which trees are looked for at a time, at most, and around them."""
 _REGION_POINTS = 2_000_000
 # Spacing of points in meters, 0.7 a square meter, up to which crowns are told apart.
@@ -57,6 +59,26 @@ class Around:
     tile: int
     rows: np.ndarray
     cloud: PointCloudData
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Points of a tile that stand in an earlier one, too, as where tiles overlap; all arrays are (copies,).
+
+    Attributes:
+        rows: Their numbers in the tile.
+        tiles: The earlier tile of each.
+        originals: Its number there.
+    """
+
+    rows: np.ndarray
+    tiles: np.ndarray
+    originals: np.ndarray
+
+    @classmethod
+    def none(cls) -> Copies:
+        """Return no copies."""
+        return cls(*(np.zeros(0, np.int64) for _ in range(3)))
 
 
 @dataclass
@@ -129,8 +151,8 @@ class Seen:
 class Place:
     """Tiles of one place, whose things have one number each.
 
-    A tree belongs to the tile that has its top; its points in other tiles get its number there, too. Blocks of
-    buildings are joined over all tiles.
+    Trees and blocks of buildings are found when all tiles are known, so that borders cut none. Points that stand in
+    several tiles are one point, with the answer of the first of these.
 
     Args:
         counts: Points of each tile.
@@ -164,9 +186,11 @@ class Place:
         self._outlines: OutlineCells | None = None
         # (rows, places on the map) of the roof points of each tile
         self._roof_points: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._crowns = CrownStore(folder)
+        self._copies: list[Copies] = [Copies.none() for _ in counts]
 
-    def add(self, tile: int, seen: Seen, around: Sequence[Around] = ()) -> None:
-        """Take a tile as it was seen, number its trees, and keep its roofs."""
+    def add(self, tile: int, seen: Seen, copies: Copies | None = None) -> None:
+        """Take a tile as it was seen, and keep its crowns and roofs; `copies` are its points that were seen before."""
         own = slice(seen.count)
         answer = self.answers[tile]
         answer.classes[:] = seen.classes[own]
@@ -175,15 +199,25 @@ class Place:
         answer.factor = seen.factor
         if self._outlines is None:
             self._outlines = OutlineCells(max(_OUTLINE_CELL, _SPACINGS * seen.spacing))
-        outlines = self._outlines
+        is_new = np.ones(seen.count, bool)
+        if copies is not None:
+            self._copies[tile] = copies
+            is_new[copies.rows] = False
         if seen.spacing <= _WIDEST_SPACING:
-            self._number_trees(tile, seen, around, outlines)
+            crowns = np.flatnonzero(are_crowns(seen.classes[own], seen.heights[own]) & is_new)
+            is_guessed = np.concatenate(
+                [
+                    np.zeros(0, bool),
+                    *(seen.terrain.guessed_at(seen.points[crowns[part]]) for part in blocks(len(crowns))),
+                ]
+            )
+            self._crowns.add(tile, seen.points.part(own), seen.heights, crowns, is_guessed)
         else:
             warnings.warn(
                 f"{seen.spacing**-2:.2g} points a square meter are too few to tell trees apart: none is numbered",
                 stacklevel=2,
             )
-        roofs = np.flatnonzero(seen.classes[own] == BUILDING)
+        roofs = np.flatnonzero((seen.classes[own] == BUILDING) & is_new)
         if len(roofs):
             keys = np.empty(len(roofs), np.int64)
             for part in blocks(len(roofs)):
@@ -191,68 +225,68 @@ class Place:
                 places = seen.points[rows]
                 self._roofs.add(places, seen.heights[rows], seen.scores[rows])
                 keys[part] = self._roofs.keys_of(places)
-                outlines.add(places[:, :2], -1 - keys[part])
+                self._outlines.add(places[:, :2], -1 - keys[part])
             self._roof_points[tile] = (roofs.astype(np.int32), keys)
 
-    def _number_trees(self, tile: int, seen: Seen, around: Sequence[Around], outlines: OutlineCells) -> None:
-        is_crown = are_crowns(seen.classes, seen.heights)
-        if not is_crown.any():
-            return
-        # (others,) tile and row of each point behind the tile's own
-        tiles = np.concatenate([np.zeros(0, np.int32), *(np.full(len(a.rows), a.tile, np.int32) for a in around)])
-        rows = np.concatenate([np.zeros(0, np.int64), *(a.rows for a in around)])
-        index = MapIndex(seen.points)
-        width = _region_width(seen.spacing)
-        for low, high in _regions(seen.bounds[:, :2], width):
-            near = index.within(low - BUFFER, high + BUFFER)
-            near = near[is_crown[near]]
-            if not len(near):
-                continue
-            points = seen.points[near]
-            found = number_trees(points, seen.heights[near], smoothing=self.smoothing, evenness=self.evenness)
-            # Its top decides which tile, and which region of it, has a tree.
-            tops = points[found.tops]
-            is_own = ((tops[:, :2] >= low) & (tops[:, :2] < high)).all(axis=1)
-            is_own &= near[found.tops] < seen.count
-            is_own &= seen.heights[near[found.tops]] >= self.least_height
-            numbers = found.numbers
-            of_tile, of_row = np.full(len(near), tile), near.copy()
-            behind = near >= seen.count
-            of_tile[behind] = tiles[near[behind] - seen.count]
-            of_row[behind] = rows[near[behind] - seen.count]
-            # Points that a tree of another tile or region has already stay with it.
-            for other in np.unique(of_tile):
-                of_other = of_tile == other
-                taken = self.answers[other].numbers[of_row[of_other]] > 0
-                numbers[of_other] = np.where(taken, 0, numbers[of_other])
-            counts = np.bincount(numbers, minlength=len(is_own) + 1)
-            kept = np.flatnonzero(is_own & (counts[1:] > 0))
+    def _number_trees(self) -> None:
+        """Give the trees of all tiles their numbers, square by square."""
+        density = self._crowns.density
+        step = step_of_density(density)
+        for low, high in self._crowns.squares(_region_width(density)):
+            near = self._crowns.within(low - BUFFER, high + BUFFER)
+            found = number_trees(
+                near.points,
+                near.heights,
+                smoothing=self.smoothing,
+                evenness=self.evenness,
+                around=near.around,
+                step=step,
+            )
+            # Its top decides which square has a tree.
+            tops = near.points[found.tops, :2]
+            is_own = ((tops >= low) & (tops < high)).all(axis=1)
+            is_own &= near.heights[found.tops] >= self.least_height
+            # Points that a tree of another square has already stay with it.
+            numbers = np.where(self._numbers_of(near.tiles, near.rows) > 0, 0, found.numbers)
+            is_own &= np.bincount(numbers, minlength=len(is_own) + 1)[1:] > 0
+            first = len(self.trees) + 1
             place = np.zeros(len(is_own) + 1, np.int32)
-            place[1 + kept] = len(self.trees) + 1 + np.arange(len(kept))
+            place[1 + np.flatnonzero(is_own)] = first + np.arange(is_own.sum())
             numbers = place[numbers]
-            is_numbered = numbers > 0
-            numbered = near[is_numbered]
-            numbers = numbers[is_numbered]
-            of_tile, of_row = of_tile[is_numbered], of_row[is_numbered]
-            for other in np.unique(of_tile):
-                of_other = of_tile == other
-                self.answers[other].numbers[of_row[of_other]] = numbers[of_other]
-            scores = found.scores[kept][numbers - len(self.trees) - 1]
-            trees = trees_of(points[is_numbered], seen.heights[numbered], numbers, scores)
-            guessed = seen.terrain.guessed_at(np.array([[tree.x, tree.y] for tree in trees]).reshape(-1, 2))
+            rows = np.flatnonzero(numbers)
+            self._set_numbers(near.tiles[rows], near.rows[rows], numbers[rows])
+            scores = found.scores[is_own][numbers[rows] - first]
+            trees = trees_of(near.points[rows], near.heights[rows], numbers[rows], scores)
+            guessed = near.is_guessed[found.tops[is_own]]
             for tree, is_guessed in zip(trees, guessed.tolist(), strict=True):
                 self.trees.append(replace(tree, ground_guessed=is_guessed))
-            outlines.add(points[is_numbered, :2], numbers)
+            assert self._outlines is not None
+            self._outlines.add(near.points[rows, :2], numbers[rows])
             return_free_memory()
 
+    def _numbers_of(self, tiles: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the numbers of points (points,) of tiles."""
+        numbers = np.zeros(len(rows), np.int32)
+        for tile in np.unique(tiles):
+            is_of_tile = tiles == tile
+            numbers[is_of_tile] = self.answers[tile].numbers[rows[is_of_tile]]
+        return numbers
+
+    def _set_numbers(self, tiles: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> None:
+        for tile in np.unique(tiles):
+            is_of_tile = tiles == tile
+            self.answers[tile].numbers[rows[is_of_tile]] = numbers[is_of_tile]
+
     def things(self) -> list[Thing]:
-        """Return all things, and give the roofs of blocks their numbers; called once, after the last tile."""
+        """Find trees and blocks of buildings, and give them numbers; called once, after the last tile."""
+        self._number_trees()
         buildings = self._roofs.blocks(self.least_area)
         first = len(self.trees) + 1
         for tile, (rows, keys) in self._roof_points.items():
             numbers = self._roofs.of_keys(keys)
             is_kept = numbers >= 0
             self.answers[tile].numbers[rows[is_kept]] = first + numbers[is_kept]
+        self._answer_copies()
         found = list(self.trees)
         for number, block in enumerate(buildings, first):
             x, y = block.cells.mean(axis=0) + _CELL / 2
@@ -266,6 +300,16 @@ class Place:
             outline = tuple(ring / factor[:2] for ring in thing.outline)
             in_unit_of_file.append(replace(thing, x=thing.x / factor[0], y=thing.y / factor[1], outline=outline))
         return in_unit_of_file
+
+    def _answer_copies(self) -> None:
+        """Give points that stand in several tiles the answer of the first."""
+        for answer, copies in zip(self.answers, self._copies, strict=True):
+            for tile in np.unique(copies.tiles):
+                is_of_tile = copies.tiles == tile
+                original = self.answers[tile]
+                for name in ("classes", "scores", "heights", "numbers"):
+                    values = getattr(original, name)[copies.originals[is_of_tile]]
+                    getattr(answer, name)[copies.rows[is_of_tile]] = values
 
     def _with_outlines(self, things: list[Thing], first: int) -> list[Thing]:
         """Return things with their outlines; `first` is the number of the first building."""
@@ -288,18 +332,10 @@ class Place:
         return found
 
 
-def _regions(bounds: np.ndarray, width: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield lower and upper corners of squares that cover an area, by its lowest and highest place (2, 2)."""
-    low, high = np.floor(bounds / width)
-    for x in np.arange(low[0], high[0] + 1):
-        for y in np.arange(low[1], high[1] + 1):
-            corner = np.array([x, y]) * width
-            yield corner, corner + width
-
-
-def _region_width(spacing: float) -> float:
+def _region_width(density: float) -> float:
     """Return how wide the squares are in which trees are looked for at a time: where points are dense, less."""
-    return max(REGION / 4, min(REGION, np.sqrt(_REGION_POINTS) * spacing - 2 * BUFFER))
+    width = np.sqrt(_REGION_POINTS / max(density, 1)) - 2 * BUFFER
+    return float(np.clip(width // SQUARE * SQUARE, SQUARE, REGION))
 
 
 def scores_of(things: Sequence[Thing]) -> np.ndarray:
