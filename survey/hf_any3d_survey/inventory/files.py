@@ -231,4 +231,4 @@ def learn_numbers(
         crowns = np.flatnonzero(are_crowns(seen.classes, seen.heights))
         if not (numbers[crowns] > 0).any():
             raise PointCloudError(f"column {number!r} has no number of a tree")
-        return choose_by(seen.points[crowns], seen.heights[crowns], numbers[crowns])
+        return choose_by(seen.points[crowns], seen.heights[crowns], numbers[crowns], around=seen.points[:])

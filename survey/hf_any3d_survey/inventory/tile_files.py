@@ -136,7 +136,7 @@ class _Before:
         if not len(places):
             return np.zeros(0, bool)
         keys = _keys_of(places)
-        near = _within(own, places[:, :2].min(axis=0), places[:, :2].max(axis=0))
+        near = _within(own, places.min(axis=0)[:2] - _SAME_PLACE, places.max(axis=0)[:2] + _SAME_PLACE)
         own_keys = _keys_of(own[near])
         is_new = ~np.isin(keys, own_keys) & ~np.isin(keys, self._keys)
         if tile < self.number:
