@@ -164,6 +164,14 @@ class Place:
         self._outlines: OutlineCells | None = None
         # (rows, places on the map) of the roof points of each tile
         self._roof_points: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        # Cells of roofs below which the ground is guessed
+        self._guessed_roofs: list[np.ndarray] = []
+
+    @property
+    def settings(self) -> dict[str, float | None]:
+        """Settings by their names."""
+        names = ("smoothing", "evenness", "least_height", "least_area")
+        return {name: getattr(self, name) for name in names}
 
     def add(self, tile: int, seen: Seen, around: Sequence[Around] = ()) -> None:
         """Take a tile as it was seen, number its trees, and keep its roofs."""
@@ -192,6 +200,7 @@ class Place:
                 self._roofs.add(places, seen.heights[rows], seen.scores[rows])
                 keys[part] = self._roofs.keys_of(places)
                 outlines.add(places[:, :2], -1 - keys[part])
+                self._guessed_roofs.append(np.unique(keys[part][seen.terrain.guessed_at(places)]))
             self._roof_points[tile] = (roofs.astype(np.int32), keys)
 
     def _number_trees(self, tile: int, seen: Seen, around: Sequence[Around], outlines: OutlineCells) -> None:
@@ -254,11 +263,14 @@ class Place:
             is_kept = numbers >= 0
             self.answers[tile].numbers[rows[is_kept]] = first + numbers[is_kept]
         found = list(self.trees)
-        for number, block in enumerate(buildings, first):
+        guessed = self._roofs.of_keys(np.unique(np.concatenate([np.zeros(0, np.int64), *self._guessed_roofs])))
+        guessed_cells = np.bincount(guessed[guessed >= 0], minlength=len(buildings))
+        for place, block in enumerate(buildings):
             x, y = block.cells.mean(axis=0) + _CELL / 2
             area = len(block.cells) * _CELL**2
             sizes = (block.ground, block.height, area, block.points, block.score)
-            found.append(Thing(number, ROOF, BUILDING, x, y, *sizes))
+            is_guessed = bool(2 * guessed_cells[place] > len(block.cells))
+            found.append(Thing(first + place, ROOF, BUILDING, x, y, *sizes, ground_guessed=is_guessed))
         found = self._with_outlines(found, first)
         factor = self.answers[0].factor
         in_unit_of_file = []
