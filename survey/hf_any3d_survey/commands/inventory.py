@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +41,17 @@ class CopyOptions:
     table: Annotated[Path | None, output_option("A row for each thing: .csv, .gpkg, .geojson.")] = None
     dtm: Annotated[Path | None, output_option("Elevation of the ground as .tif.")] = None
     chm: Annotated[Path | None, output_option("Height above the ground as .tif.")] = None
+    report: Annotated[
+        Path | None,
+        output_option("Figures of the place, accuracy of its ground, and which cells to check: .html, .json."),
+    ] = None
+    checkpoints: Annotated[
+        Path | None,
+        option(
+            "Surveyed points (x, y, z) at which the report judges the ground: .csv, .gpkg, .geojson; a column "
+            "vegetated (yes or no) tells which stand under plants."
+        ),
+    ] = None
     keep_classes: Annotated[
         bool, typer.Option("--keep-classes", help="Of copies: write no classes, only heights and numbers.")
     ] = False
@@ -77,7 +90,7 @@ def inventory(
 
     Several files, or a folder of them, are tiles of one place: a thing that a border cuts has one number. Needs no
     label: the model that comes with the package tells ground, vegetation and buildings apart. Copies keep every byte
-    but classes 0 and 1, and get HeightAboveGround in meters, PredInstance and PredScore.
+    but classes 0 and 1, and get HeightAboveGround in the unit of z, PredInstance and PredScore.
     """
     name, words = split_model(files, model)
     inputs = find_inputs(words, options.file_type)
@@ -123,10 +136,20 @@ def inventory(
         write_gallery(gallery, f"things by {Path(name).name}")
         count = len(result["numbers"])
     else:
-        outputs = Outputs(targets, copies.table, copies.dtm, copies.chm, classes, copies.number_field)
+        outputs = Outputs(
+            targets,
+            copies.table,
+            copies.dtm,
+            copies.chm,
+            copies.report,
+            copies.checkpoints,
+            classes=classes,
+            number=copies.number_field,
+        )
         # The tile in work is told where there are several.
         tell = print_note if len(paths) > 1 else lambda _: None
-        found = take_inventory(pipe, paths, outputs, progress=tell, **answers.arguments)
+        command = shlex.join(["hf-any3d", *sys.argv[1:]])
+        found = take_inventory(pipe, paths, outputs, progress=tell, command=command, **answers.arguments)
         things = found.things
         count = sum(found.points)
         targets = [target for path, target in zip(paths, targets or (), strict=False) if path in found.files]

@@ -15,13 +15,15 @@ from hf_any3d.data.files import PointCloudError, file_errors
 from hf_any3d.data.files.labels import check_labels_fit, write_labels
 from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import check_outputs, temporary_folder
+from hf_any3d_survey.inventory.checkpoints import read_checkpoints
 from hf_any3d_survey.inventory.lengths import METERS, LengthUnit
 from hf_any3d_survey.inventory.place import NOISE, Answer, Place, Seen, are_crowns, joined, scores_of
 from hf_any3d_survey.inventory.rasters import Raster, canopy_raster, open_mosaic, terrain_raster
+from hf_any3d_survey.inventory.report import About, PlaceReport, check_report, write_report
 from hf_any3d_survey.inventory.steps import InventorySteps
 from hf_any3d_survey.inventory.tables import check_table, write_table
 from hf_any3d_survey.inventory.things import Thing
-from hf_any3d_survey.inventory.tile_files import TileFile, look_at_tiles, system_of_place, with_points
+from hf_any3d_survey.inventory.tile_files import TileFile, look_at_tiles, name_of_system, system_of_place, with_points
 from hf_any3d_survey.inventory.trees import TreeChoice, choose_by
 from hf_any3d_survey.local_features.map_index import PlacedPoints
 
@@ -41,6 +43,8 @@ class Outputs:
         table: Path of the table of things, .csv, .geojson or .gpkg.
         terrain: Path of a GeoTIFF with elevations of the ground.
         canopy: Path of a GeoTIFF with the highest heights above the ground.
+        report: Path of the report, .html or .json.
+        checkpoints: Path of places with known elevations, at which the ground is judged in the report.
         classes: Points whose class is written, one of `CHANGED`.
         number: Column of the numbers.
     """
@@ -49,6 +53,8 @@ class Outputs:
     table: Path | None = None
     terrain: Path | None = None
     canopy: Path | None = None
+    report: Path | None = None
+    checkpoints: Path | None = None
     classes: str = "unclassified"
     number: str = NUMBER
 
@@ -60,7 +66,7 @@ class Outputs:
     def check(self, files: Sequence[str], coordinate_system: str | None, copies: Mapping[str, Path]) -> None:
         """Check, before any work, that all can be written; `copies` has the path of the copy of each file."""
         one_of("classes", self.classes, CHANGED)
-        named = {"table": self.table, "terrain": self.terrain, "canopy": self.canopy}
+        named = {"table": self.table, "terrain": self.terrain, "canopy": self.canopy, "report": self.report}
         named |= {f"the copy of {file}": path for file, path in copies.items()}
         check_outputs({name: path for name, path in named.items() if path is not None}, files)
         for file in files:
@@ -72,6 +78,10 @@ class Outputs:
                 )
         if self.table is not None:
             check_table(self.table, coordinate_system)
+        if self.report is not None:
+            check_report(self.report)
+        elif self.checkpoints is not None:
+            raise ValueError(f"{self.checkpoints}: checkpoints are judged in a report; give the path of one")
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,7 @@ def take_inventory(
     *,
     unit: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    command: str = "",
     **asked: Any,
 ) -> Found:
     """Find the trees and buildings of the tiles of one place, and write them.
@@ -104,6 +115,7 @@ def take_inventory(
         outputs: What is written.
         unit: Unit of files that say none.
         progress: Called with a line for each tile that is begun.
+        command: Command line that asks for it, which the report repeats.
         **asked: Further arguments of the pipeline's calls, such as `smoothing`.
 
     Raises:
@@ -115,12 +127,14 @@ def take_inventory(
     paths = with_points(given)
     system = system_of_place(paths)
     outputs.check(paths, system, copies)
+    checkpoints = None if outputs.checkpoints is None else read_checkpoints(outputs.checkpoints, system)
     with ExitStack() as stack:
         folder = stack.enter_context(temporary_folder())
         tiles = look_at_tiles(pipe, paths, unit, folder, progress)
         place = Place([tile.count for tile in tiles], folder=folder, **asked)
         length_unit = LengthUnit.of(tiles[0].height)
         rasters = _Rasters(outputs, tiles, system, length_unit, stack)
+        report = None if outputs.report is None else PlaceReport(tiles, checkpoints)
         for number, tile in enumerate(tiles):
             progress(tile.path)
             with file_errors(tile.path):
@@ -131,6 +145,8 @@ def take_inventory(
                 )
             place.add(number, seen, seen_before)
             rasters.add(tile, seen)
+            if report is not None:
+                report.add(tile, seen)
             del cloud, seen
         things = place.things()
         scores = scores_of(things)
@@ -139,7 +155,32 @@ def take_inventory(
                 _write_copy(tile, copies[tile.path], tile.with_far(answer), scores, outputs, length_unit)
         if outputs.table is not None:
             write_table(outputs.table, things, system, length_unit)
+        if outputs.report is not None and report is not None:
+            settings = {"unit": unit, **place.settings, "classes": outputs.classes, "number_field": outputs.number}
+            about = About(
+                files=[tile.path for tile in tiles],
+                left_out=_left_out(given, paths, tiles),
+                model=str(pipe.model.name_or_path),
+                settings=settings,
+                command=command,
+                coordinate_system=name_of_system(system),
+                map_unit_m=tiles[0].unit,
+                elevation_unit_m=tiles[0].height,
+            )
+            write_report(outputs.report, report.content(things, about))
         return Found(things, [tile.total for tile in tiles], [tile.path for tile in tiles])
+
+
+def _left_out(given: Sequence[str], with_points: Sequence[str], tiles: Sequence[TileFile]) -> dict[str, str]:
+    """Return the files that are no tiles of a place, with the reason."""
+    used = {tile.path for tile in tiles}
+    reasons = {}
+    for path in given:
+        if path not in with_points:
+            reasons[path] = "has no points"
+        elif path not in used:
+            reasons[path] = "far from all other tiles, or has no points that can be used"
+    return reasons
 
 
 def _write_copy(

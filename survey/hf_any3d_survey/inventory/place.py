@@ -188,6 +188,14 @@ class Place:
         self._roof_points: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._crowns = CrownStore(folder)
         self._copies: list[Copies] = [Copies.none() for _ in counts]
+        # Cells of roofs below which the ground is guessed
+        self._guessed_roofs: list[np.ndarray] = []
+
+    @property
+    def settings(self) -> dict[str, float | None]:
+        """Settings by their names."""
+        names = ("smoothing", "evenness", "least_height", "least_area")
+        return {name: getattr(self, name) for name in names}
 
     def add(self, tile: int, seen: Seen, copies: Copies | None = None) -> None:
         """Take a tile as it was seen, and keep its crowns and roofs; `copies` are its points that were seen before."""
@@ -226,6 +234,7 @@ class Place:
                 self._roofs.add(places, seen.heights[rows], seen.scores[rows])
                 keys[part] = self._roofs.keys_of(places)
                 self._outlines.add(places[:, :2], -1 - keys[part])
+                self._guessed_roofs.append(np.unique(keys[part][seen.terrain.guessed_at(places)]))
             self._roof_points[tile] = (roofs.astype(np.int32), keys)
 
     def _number_trees(self) -> None:
@@ -288,11 +297,14 @@ class Place:
             self.answers[tile].numbers[rows[is_kept]] = first + numbers[is_kept]
         self._answer_copies()
         found = list(self.trees)
-        for number, block in enumerate(buildings, first):
+        guessed = self._roofs.of_keys(np.unique(np.concatenate([np.zeros(0, np.int64), *self._guessed_roofs])))
+        guessed_cells = np.bincount(guessed[guessed >= 0], minlength=len(buildings))
+        for place, block in enumerate(buildings):
             x, y = block.cells.mean(axis=0) + _CELL / 2
             area = len(block.cells) * _CELL**2
             sizes = (block.ground, block.height, area, block.points, block.score)
-            found.append(Thing(number, ROOF, BUILDING, x, y, *sizes))
+            is_guessed = bool(2 * guessed_cells[place] > len(block.cells))
+            found.append(Thing(first + place, ROOF, BUILDING, x, y, *sizes, ground_guessed=is_guessed))
         found = self._with_outlines(found, first)
         factor = self.answers[0].factor
         in_unit_of_file = []

@@ -337,6 +337,18 @@ def system_of_place(paths: Sequence[str]) -> str | None:
     return next((system.flat for _, system in known if system.flat is not None), None)
 
 
+def name_of_system(system: str | None) -> str | None:
+    """Return the name of a coordinate system, with its number of EPSG where it has one; None without a system."""
+    if system is None:
+        return None
+    try:
+        known = CRS.from_user_input(system)
+    except CRSError:
+        return system
+    number = known.to_epsg()
+    return known.name if number is None else f"{known.name} (EPSG:{number})"
+
+
 @cache
 def _in_one_dialect(system: CoordinateSystem) -> CoordinateSystem:
     """Return a system with its x and y as PROJ writes them; as it is where PROJ does not know it.

@@ -1,0 +1,177 @@
+"""Page of the report of an inventory: answer first, then the cells to check, the map, and all figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_any3d.utils.messages import counted
+from hf_any3d.visualization.html_pages import html_page
+
+# Cividis (Nuñez et al. 2018), which people with and without color vision deficiency read alike
+_CIVIDIS = "#00224e #123570 #3b496c #575d6d #707173 #8a8678 #a59c74 #c3b369 #e1cc55 #fee838".split()
+# Layers of the map: key of a cell -> name, and the format of a value
+_LAYERS = {
+    "doubt": ("doubt", "percent"),
+    "ground_guessed_share": ("share of guessed ground", "percent"),
+    "class_score_mean": ("mean probability of the class", "number"),
+    "points_per_m2": ("points per m²", "number"),
+    "ground_points_per_m2": ("ground points per m²", "number"),
+    "crown_cover_share": ("crown cover", "percent"),
+    "canopy_height_m": ("highest vegetation (m)", "number"),
+    "trees": ("trees", "number"),
+    "noise_share": ("noise", "percent"),
+}
+_KINDS = {"non-vegetated": "non_vegetated", "vegetated": "vegetated"}
+_SIDE = 10  # units of the drawing along the edge of a cell
+_BAR, _HIGH, _MARGIN = 26, 150, 22  # width of a bar of the histogram, its height, and the room below
+
+
+def report_page(content: Mapping[str, Any]) -> str:
+    """Return the text of the page; `content` is that of `hf_any3d_survey.inventory.report.PlaceReport`."""
+    names = [Path(file).name for file in content["files"]]
+    title = names[0] if len(names) == 1 else f"{names[0]} and {counted(len(names) - 1, 'other tile')}"
+    return html_page(
+        "report.html",
+        folder=Path(__file__).with_name("templates"),
+        title=f"Inventory of {title}",
+        about=content,
+        answer=_answer(content),
+        check=content["check_by_hand"],
+        map=_map(content),
+        histogram=_histogram(content["trees"]["height_m"]),
+        accuracy=_accuracy(content),
+        figures=_figures(content),
+        settings=_settings(content),
+        data={"layers": {key: list(layer) for key, layer in _LAYERS.items()}, "colors": _CIVIDIS},
+    )
+
+
+def _answer(content: Mapping[str, Any]) -> list[str]:
+    """Return what was found, and how far to trust it, in two sentences."""
+    trees, buildings, check = content["trees"], content["buildings"], content["check_by_hand"]
+    found = f"{counted(trees['trees'], 'tree')} ({trees['trees_per_ha']:,} per hectare"
+    if trees["height_m"] is not None:
+        found += f", up to {trees['height_m']['max']:.1f} m"
+    found += f") and {counted(buildings['buildings'], 'building')} on {content['area_ha']:,.2f} ha"
+    rmse = content["ground_cross_check"]["all"]["rmse_z_m"]
+    trust = f"The ground is guessed on {content['ground_guessed_share']:.0%} of the area"
+    if rmse is not None:
+        trust += f"; where it is seen, held-out ground points are {rmse:.2f} m off (RMSEz)"
+    if check:
+        trust += f". Check first the {counted(len(check), 'cell')} below"
+    return [f"{found}, with {trees['crown_cover_share']:.0%} crown cover.", f"{trust}."]
+
+
+def _map(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the cells with their places in a drawing, north up."""
+    cells = content["cells"]
+    width = content["cell_width_m"] / content["map_unit_m"]
+    left = min(cell["x"] for cell in cells)
+    top = max(cell["y"] for cell in cells)
+    number_of = {(cell["x"], cell["y"]): number for number, cell in enumerate(content["check_by_hand"], 1)}
+    shown = []
+    for cell in cells:
+        column = round((cell["x"] - left) / width)
+        row = round((top - cell["y"]) / width)
+        values = [cell[key] for key in _LAYERS]
+        shown.append(
+            {
+                "x": column * _SIDE,
+                "y": row * _SIDE,
+                "color": _CIVIDIS[min(9, int(10 * cell["doubt"]))],
+                "place": f"{cell['x']:,.1f}, {cell['y']:,.1f}",
+                "reasons": "; ".join(cell["reasons"]) or "nothing in doubt",
+                "values": values,
+                "number": number_of.get((cell["x"], cell["y"])),
+            }
+        )
+    return {
+        "cells": shown,
+        "side": _SIDE,
+        "width": max(cell["x"] for cell in shown) + _SIDE,
+        "height": max(cell["y"] for cell in shown) + _SIDE,
+        "cell": content["cell_width_m"],
+    }
+
+
+def _histogram(heights: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the bars of the heights of trees in a drawing."""
+    if heights is None:
+        return None
+    counts = heights["histogram"]["trees"]
+    width = heights["histogram"]["bin_width"]
+    most = max(counts)
+    bars = []
+    for number, count in enumerate(counts):
+        high = count / most * (_HIGH - _MARGIN)
+        low_end, high_end = number * width, (number + 1) * width
+        text = f"{counted(count, 'tree')} of {low_end:g} to {high_end:g} m"
+        bars.append({"x": number * _BAR, "y": _HIGH - high, "high": high, "text": text, "end": f"{low_end:g}"})
+    return {"bars": bars, "bar": _BAR, "width": len(counts) * _BAR, "high": _HIGH, "most": most, "margin": _MARGIN}
+
+
+def _accuracy(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tables of the errors of the ground, and what is said about them."""
+    tables = {"Held-out ground points": content["ground_cross_check"]}
+    notes = []
+    checkpoints = content["checkpoints"]
+    if checkpoints is not None:
+        tables["Your checkpoints"] = checkpoints
+        if checkpoints["outside"]:
+            outside = counted(checkpoints["outside"], "checkpoint")
+            notes.append(f"{outside} without points of the scan nearby, not used.")
+        least = content["least_checkpoints"]
+        few = [name for name, key in _KINDS.items() if 0 < checkpoints[key]["points"] < least]
+        if few:
+            notes.append(f"Fewer {' and '.join(few)} checkpoints than the {least} that the standard asks for.")
+    rows = []
+    for name, errors in tables.items():
+        for kind, key in _KINDS.items():
+            values = [errors[key][column] for column in ("rmse_z_m", "mean_error_m", "largest_error_m")]
+            shown = ["–" if value is None else f"{value:.3f}" for value in values]
+            rows.append([name, kind, f"{errors[key]['points']:,}", *shown])
+    return {"rows": rows, "notes": notes}
+
+
+def _figures(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return names and values of the figures of the place."""
+    trees, buildings = content["trees"], content["buildings"]
+    rows = [
+        ("Area that has points", f"{content['area_ha']:,.2f} ha"),
+        ("Points", f"{content['points']:,}"),
+        ("Points per m²", f"{content['points_per_m2']:,}"),
+        ("Ground points per m²", f"{content['ground_points_per_m2']:,}"),
+        ("Guessed ground (no ground point within 5 m)", f"{content['ground_guessed_share']:.1%}"),
+        ("Noise points", f"{content['noise_points']:,}"),
+        ("Points far from all others, left out", f"{content['far_points_left_out']:,}"),
+        ("Trees per hectare", f"{trees['trees_per_ha']:,}"),
+        ("Crown cover (cells with vegetation of 2 m or more)", f"{trees['crown_cover_share']:.1%}"),
+        ("Trees above a guessed ground", f"{trees['guessed_ground_trees']:,}"),
+    ]
+    for name, key in (("Height of trees", "height_m"), ("Crown diameter", "crown_diameter_m")):
+        if trees[key] is not None:
+            values = trees[key]
+            middle = f"{values['percentile_5']:.1f} to {values['percentile_95']:.1f} m"
+            rows.append((name, f"median {values['median']:.1f} m, 90 % from {middle}"))
+    rows.append(("Buildings", f"{buildings['buildings']:,}, {buildings['area_m2']:,.0f} m²"))
+    return rows
+
+
+def _settings(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return names and values of what the inventory was made with."""
+    versions = [f"{name} {number}" for name, number in content["version"].items()]
+    rows: list[tuple[str, Any]] = [
+        ("Version", ", ".join(versions)),
+        ("Model", content["model"]),
+        ("Command", content["command"]),
+        ("Coordinate system", content["coordinate_system"] or "none in the files"),
+        ("Unit of x and y", f"{content['map_unit_m']:.10g} m"),
+        ("Unit of elevations", f"{content['elevation_unit_m']:.10g} m"),
+    ]
+    for name, value in content["settings"].items():
+        rows.append((name.replace("_", " ").capitalize(), "default" if value is None else value))
+    rows.append(("Files", ", ".join(content["files"])))
+    rows += [(f"Left out: {row['file']}", row["reason"]) for row in content["left_out"]]
+    return [(name, str(value)) for name, value in rows if value != ""]
