@@ -15,6 +15,7 @@ from hf_any3d.data.files import PointCloudError, file_errors
 from hf_any3d.data.files.labels import check_labels_fit, write_labels
 from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import check_outputs, temporary_folder
+from hf_any3d_survey.inventory.left_out import split_left_out
 from hf_any3d_survey.inventory.place import NOISE, Answer, Place, Seen, are_crowns, joined, scores_of
 from hf_any3d_survey.inventory.rasters import Raster, canopy_raster, open_mosaic, terrain_raster
 from hf_any3d_survey.inventory.steps import InventorySteps
@@ -118,24 +119,30 @@ def take_inventory(
         if len(paths) > 1:
             folder = stack.enter_context(temporary_folder())
         tiles = look_at_tiles(pipe, paths, unit, folder, progress)
+        left_out_heights: dict[int, np.ndarray] = {}
         place = Place([tile.count for tile in tiles], folder=folder, **asked)
         rasters = _Rasters(outputs, tiles, system, stack)
         for number, tile in enumerate(tiles):
             progress(tile.path)
             with file_errors(tile.path):
                 cloud = tile.open(pipe, unit)
+                count = len(cloud)
                 around = tile.around(tiles)
-                seen = pipe.look(
-                    joined(cloud, around, pipe.feature_extractor.columns), len(cloud), tile.stem, tile.noise
-                )
+                cloud = joined(cloud, around, pipe.feature_extractor.columns)
+                kept = None if outputs.classes == "all" else cloud.labels
+                seen = pipe.look(cloud, count, tile.stem, kept)
             place.add(number, seen, around)
             rasters.add(tile, seen)
-            del cloud, seen
+            if tile.left_out is not None:
+                left_out_heights[number] = tile.left_out.heights_above(seen.terrain, seen.factor)
+            del cloud, kept, seen
         things = place.things()
         scores = scores_of(things)
-        for tile, answer in zip(tiles, place.answers, strict=True):
+        for number, (tile, answer) in enumerate(zip(tiles, place.answers, strict=True)):
             if tile.path in copies:
-                _write_copy(tile, copies[tile.path], tile.with_far(answer), scores, outputs)
+                if tile.left_out is not None:
+                    answer = answer.with_left_out(tile.left_out, left_out_heights[number])
+                _write_copy(tile, copies[tile.path], answer, scores, outputs)
         if outputs.table is not None:
             write_table(outputs.table, things, system)
         return Found(things, [tile.total for tile in tiles], [tile.path for tile in tiles])
@@ -144,10 +151,8 @@ def take_inventory(
 def _write_copy(tile: TileFile, target: Path, answer: Answer, scores: np.ndarray, outputs: Outputs) -> None:
     """Write the copy of a tile; `scores` (things + 1,) are those of things by their numbers."""
     labels = None
-    if outputs.classes == "all":
-        labels = answer.classes.astype(np.int64)
-    elif outputs.classes == "unclassified":
-        labels = tile.without_class(answer.classes)
+    if outputs.classes != "none":
+        labels = tile.labels_of(answer, keeps=outputs.classes == "unclassified")
     values = (answer.heights, answer.numbers, scores[answer.numbers])
     write_labels(tile.path, target, labels, columns=dict(zip(outputs.columns, values, strict=True)))
 
@@ -217,7 +222,9 @@ def learn_numbers(
     """
     with file_errors(path):
         cloud = pipe.open(path, unit, (number,))
-        cloud, _ = pipe.feature_extractor.split_far(cloud, Path(path).stem)
+        cloud, _ = split_left_out(cloud, pipe.feature_extractor.split_far, Path(path).stem)
+        if cloud is None:
+            raise PointCloudError("all of its points are noise or withheld")
         numbers = np.nan_to_num((cloud.further or {})[number]).astype(np.int64)
         seen = pipe.look(cloud, len(cloud), Path(path).stem)
         crowns = np.flatnonzero(are_crowns(seen.classes, seen.heights))
