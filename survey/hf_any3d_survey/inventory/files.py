@@ -17,7 +17,14 @@ from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import check_outputs, temporary_folder
 from hf_any3d_survey.inventory.left_out import split_left_out
 from hf_any3d_survey.inventory.place import NOISE, Answer, Place, Seen, are_crowns, joined, scores_of
-from hf_any3d_survey.inventory.rasters import Raster, canopy_raster, open_mosaic, terrain_raster
+from hf_any3d_survey.inventory.rasters import (
+    CANOPY_BANDS,
+    TERRAIN_BANDS,
+    Raster,
+    canopy_raster,
+    open_mosaic,
+    terrain_raster,
+)
 from hf_any3d_survey.inventory.steps import InventorySteps
 from hf_any3d_survey.inventory.tables import check_table, write_table
 from hf_any3d_survey.inventory.things import Thing
@@ -161,9 +168,9 @@ class _Rasters:
     """GeoTIFFs of a place, to which its tiles are added; the first one decides how wide cells are."""
 
     def __init__(self, outputs: Outputs, tiles: Sequence[TileFile], system: str | None, stack: ExitStack):
-        # Name -> path, and least width of a cell in meters
-        asked = {"terrain": (outputs.terrain, 1.0), "canopy": (outputs.canopy, 0.5)}
-        self.asked = {name: (path, least) for name, (path, least) in asked.items() if path is not None}
+        # Name -> path, least width of a cell in meters, and bands
+        asked = {"terrain": (outputs.terrain, 1.0, TERRAIN_BANDS), "canopy": (outputs.canopy, 0.5, CANOPY_BANDS)}
+        self.asked = {name: facts for name, facts in asked.items() if facts[0] is not None}
         self.tiles = tiles
         self.system = system
         self.stack = stack
@@ -172,10 +179,10 @@ class _Rasters:
 
     def add(self, tile: TileFile, seen: Seen) -> None:
         """Add a tile."""
-        for name, (path, least_cell) in self.asked.items():
+        for name, (path, least_cell, bands) in self.asked.items():
             if name not in self.open:
                 cell = max(least_cell, round(seen.spacing, 1)) / tile.unit
-                mosaic = open_mosaic(path, _bounds_of(self.tiles, cell), cell, self.system)
+                mosaic = open_mosaic(path, _bounds_of(self.tiles, cell), cell, self.system, bands)
                 self.open[name] = cell, self.stack.enter_context(mosaic)
             cell, mosaic = self.open[name]
             mosaic.add(_raster(name, seen, cell))
@@ -198,7 +205,7 @@ def _raster(name: str, seen: Seen, cell: float) -> Raster:
     unit, _, unit_of_heights = seen.factor
     if name == "terrain":
         lengths = {"meters_per_unit": unit, "meters_per_height": unit_of_heights}
-        return terrain_raster(seen.ground, points, cell=cell, **lengths)
+        return terrain_raster(seen.terrain, points, cell=cell, **lengths)
     on_map = PlacedPoints(points.given, points.factor / seen.factor, points.origin / seen.factor)
     return canopy_raster(on_map, seen.heights[rows], cell)
 

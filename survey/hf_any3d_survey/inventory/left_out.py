@@ -51,7 +51,7 @@ class LeftOut:
         return cloud if self.far is None else without_far_points(cloud, self.far)
 
     def heights_above(self, terrain: Terrain, factor: np.ndarray) -> np.ndarray:
-        """Return meters of withheld points and noise above a terrain, (rows,); `factor` (3,) is their unit in meters."""
+        """Return meters of withheld points and noise above a terrain, (rows,); `factor` (3,) is the file's unit."""
         return terrain.heights_above(self.points * factor)
 
     def spread(self, values: np.ndarray, left_out: Any, far: Any) -> np.ndarray:

@@ -312,11 +312,10 @@ def joined(cloud: PointCloudData, around: Sequence[Around], columns: Sequence[st
     for name in columns:
         further[name] = np.concatenate([(part.further or {})[name] for part in (cloud, *others)])
     units: dict[str, Any] = {"meters_per_unit": cloud.meters_per_unit, "meters_per_height": cloud.meters_per_height}
-    whole = PointCloudData(
-        **arrays, further=further or None, offset=cloud.offset, in_degrees=cloud.in_degrees, **units
-    )
-    if cloud.labels is not None:
-        whole.labels = np.concatenate([cloud.labels, *(other.labels for other in others if other.labels is not None)])
+    units |= {"offset": cloud.offset, "in_degrees": cloud.in_degrees}
+    whole = PointCloudData(**arrays, further=further or None, **units)
+    # Codes of a byte, which the constructor would make eight.
+    whole.labels = np.concatenate([part.labels for part in (cloud, *others)], dtype=np.uint8, casting="unsafe")
     return whole
 
 
