@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.far_points import FarPoints
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES
-from hf_any3d.data.las_classes import FAMILIES
 from hf_any3d.tasks.steps import return_free_memory
 from hf_any3d.utils.atomic_files import reserve_room
 from hf_any3d_survey.inventory.blocks import BlockCells
 from hf_any3d_survey.inventory.crown_points import SQUARE, CrownStore
 from hf_any3d_survey.inventory.crowns import step_of_density
+from hf_any3d_survey.inventory.left_out import LeftOut
 from hf_any3d_survey.inventory.outlines import OutlineCells
 from hf_any3d_survey.inventory.terrain import Terrain
 from hf_any3d_survey.inventory.things import HIGH, ROOF, Thing, trees_of
@@ -31,7 +30,7 @@ from hf_any3d_survey.inventory.trees import EVENNESS, number_trees
 from hf_any3d_survey.local_features.ground_surface import GroundSurface
 from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks
 
-GROUND, LOW, MEDIUM, BUILDING, NOISE = 2, 3, 4, 6, 7
+GROUND, LOW, MEDIUM, BUILDING, NOISE, HIGH_NOISE = 2, 3, 4, 6, 7, 18
 """Codes of ASPRS for what stands in a place."""
 VEGETATION = (LOW, MEDIUM, HIGH)
 HEIGHTS = (0.5, 1.5)
@@ -48,8 +47,9 @@ _LEAST_CROWN = 1.0
 _CELL = 1.0
 # Width of the cells of outlines: meters at least, and spacings of points.
 _OUTLINE_CELL, _SPACINGS = 0.5, 2.0
-# Share of ground that any place seen from above has, and its least extent in meters: rooms and objects are smaller.
-_LEAST_GROUND, _LEAST_EXTENT = 0.001, 8.0
+LEAST_GROUND = 0.001
+"""Share of ground that any place seen from above has."""
+_LEAST_EXTENT = 8.0  # meters: rooms and objects are smaller
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,20 @@ class Answer:
                 reserve_room(file)
         return cls(**arrays, factor=np.ones(3))
 
-    def with_far(self, far: FarPoints) -> Answer:
-        """Return the answer with the points that are far from the place: noise, without a height or a thing."""
-        classes = far.spread(self.classes, NOISE)
-        numbers = far.spread(self.numbers, 0)
-        return Answer(classes, far.spread(self.scores, 0.0), far.spread(self.heights, 0.0), numbers, self.factor)
+    def with_left_out(self, left_out: LeftOut, heights: np.ndarray) -> Answer:
+        """Return the answer about all points of a file: those left out are noise and of no thing.
+
+        Args:
+            left_out: The points that are left out.
+            heights: (rows,) meters of those above the terrain that are not far from the place.
+        """
+        return Answer(
+            left_out.spread(self.classes, NOISE, NOISE),
+            left_out.spread(self.scores, 0.0, 0.0),
+            left_out.spread(self.heights, heights, 0.0),
+            left_out.spread(self.numbers, 0, 0),
+            self.factor,
+        )
 
 
 @dataclass(frozen=True)
@@ -378,14 +387,11 @@ def joined(cloud: PointCloudData, around: Sequence[Around], columns: Sequence[st
     for name in columns:
         further[name] = np.concatenate([(part.further or {})[name] for part in (cloud, *others)])
     units: dict[str, Any] = {"meters_per_unit": cloud.meters_per_unit, "meters_per_height": cloud.meters_per_height}
-    return PointCloudData(**arrays, further=further or None, offset=cloud.offset, in_degrees=cloud.in_degrees, **units)
-
-
-def noise_of_file(cloud: PointCloudData) -> np.ndarray:
-    """Return which points (points,) a file calls noise, by the codes of LAS."""
-    if cloud.labels is None or cloud.label_codes is None:
-        return np.zeros(len(cloud), bool)
-    return np.isin(cloud.labels, FAMILIES["noise"])
+    units |= {"offset": cloud.offset, "in_degrees": cloud.in_degrees}
+    whole = PointCloudData(**arrays, further=further or None, **units)
+    # Codes of a byte, which the constructor would make eight.
+    whole.labels = np.concatenate([part.labels for part in (cloud, *others)], dtype=np.uint8, casting="unsafe")
+    return whole
 
 
 def are_crowns(classes: np.ndarray, heights: np.ndarray) -> np.ndarray:
@@ -412,5 +418,5 @@ def check_place(bounds: np.ndarray, classes: np.ndarray) -> None:
             f"{width:.1f} × {depth:.1f} m; an inventory needs a place seen from above, of {_LEAST_EXTENT:g} m at least"
         )
     share = float((classes == GROUND).mean())
-    if share < _LEAST_GROUND:
+    if share < LEAST_GROUND:
         raise PointCloudError(f"{share:.2%} of its points are ground; an inventory needs a place seen from above")

@@ -13,20 +13,21 @@ import numpy as np
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
-from hf_any3d.data.far_points import FarPoints, distance_in_words, far_groups, without_far_points
+from hf_any3d.data.far_points import distance_in_words, far_groups
 from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.files.coordinate_systems import CoordinateSystem
 from hf_any3d.data.files.las import bounds_of_header, has_no_points, system_of
 from hf_any3d.data.files.source import NoPointsError
 from hf_any3d.data.inputs import ATTRIBUTES
-from hf_any3d.data.las_classes import UNCLASSIFIED
+from hf_any3d.data.las_classes import CURRENT, UNCLASSIFIED
 from hf_any3d.tasks.segmentation.steps import part_of
 from hf_any3d.utils.messages import listed, printable
-from hf_any3d_survey.inventory.place import MARGIN, Answer, Around, Copies, noise_of_file
+from hf_any3d_survey.inventory.left_out import LeftOut, codes_of_file, split_left_out
+from hf_any3d_survey.inventory.place import HIGH_NOISE, MARGIN, NOISE, Answer, Around, Copies
 from hf_any3d_survey.inventory.steps import InventorySteps
 from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks, bounds_of_all
 
-_EDGE_ARRAYS = ("points", *ATTRIBUTES.values())
+_EDGE_ARRAYS = ("points", "labels", *ATTRIBUTES.values())
 _FURTHER = "further "  # before the names of columns, which may be those of arrays
 _SAME_UNIT = 1e-5
 _SAME_PLACE = 1e-4  # units of the file
@@ -38,13 +39,13 @@ class TileFile:
 
     Attributes:
         path: The file.
-        count: Number of its points, without those far from all others.
+        count: Number of its points, without those that are left out.
         unit: Length of a unit in meters.
         height: The same of heights.
         bounds: (2, 2) lowest and highest places on the map, in its unit.
         has_class: (points,) which points of the file have a class, as packed bits.
-        is_noise: (points,) which points have a class of noise, of those without the far ones, as packed bits.
-        far: Points that are far from all others; None for none.
+        label_codes: Table of the codes of its classes, as of `PointCloudData`.
+        left_out: Points that are left out; None for none.
         edge: File with its points that others may see; None for a place of one tile.
         cloud: The points, where there is but one tile.
     """
@@ -55,8 +56,8 @@ class TileFile:
     height: float
     bounds: np.ndarray
     has_class: np.ndarray
-    is_noise: np.ndarray
-    far: FarPoints | None
+    label_codes: str | None
+    left_out: LeftOut | None
     edge: Path | None
     cloud: PointCloudData | None = None
 
@@ -68,19 +69,17 @@ class TileFile:
     @property
     def total(self) -> int:
         """Number of points of the file."""
-        return self.count if self.far is None else len(self.far.is_far)
-
-    @property
-    def noise(self) -> np.ndarray:
-        """Noise among the points without the far ones, (count,) bool."""
-        return np.unpackbits(self.is_noise, count=self.count).astype(bool)
+        return self.count if self.left_out is None else self.left_out.total
 
     def open(self, pipe: InventorySteps, unit: str | None) -> PointCloudData:
-        """Return the points without the far ones, read again where there are several tiles."""
+        """Return the points that are not left out, with codes as labels; read again where there are several tiles."""
         if self.cloud is not None:
             return self.cloud
         cloud = pipe.open(self.path, unit)
-        return cloud if self.far is None else without_far_points(cloud, self.far)
+        if self.left_out is not None:
+            cloud = self.left_out.without(cloud)
+        cloud.labels = codes_of_file(cloud)
+        return cloud
 
     def around(self, cloud: PointCloudData, tiles: Sequence[TileFile]) -> tuple[list[Around], Copies]:
         """Return the points of other tiles, among all `tiles`, that are near this one, and copies among its own.
@@ -110,14 +109,21 @@ class TileFile:
                 found.append(Around(number, rows[near], points))
         return found, before.copies()
 
-    def with_far(self, answer: Answer) -> Answer:
-        """Return the answer about the points without the far ones as one about all points of the file."""
-        return answer if self.far is None else answer.with_far(self.far)
+    def labels_of(self, answer: Answer, keeps: bool) -> np.ndarray:
+        """Return the classes to write, (points,) int64, by the answer about all points; -1 keeps that of the file.
 
-    def without_class(self, classes: np.ndarray) -> np.ndarray:
-        """Return classes (points,) of the points that have none in the file; -1, which keeps theirs, for others."""
-        labels = classes.astype(np.int64)
-        labels[np.unpackbits(self.has_class, count=len(labels)).astype(bool)] = -1
+        Args:
+            answer: The answer.
+            keeps: True to keep all classes that the file has but 0 and 1.
+        """
+        labels = answer.classes.astype(np.int64)
+        if self.label_codes == CURRENT:
+            # Older formats have one class for all noise (LAS 1.4 R15, tables 9 and 17).
+            labels[(labels == NOISE) & (answer.heights > 0)] = HIGH_NOISE
+        if self.left_out is not None:
+            labels[self.left_out.rows[self.left_out.is_withheld]] = -1
+        if keeps:
+            labels[np.unpackbits(self.has_class, count=len(labels)).astype(bool)] = -1
         return labels
 
 
@@ -213,19 +219,21 @@ def look_at_tiles(
         if whole.labels is not None:
             has_class = ~np.isin(whole.labels, [*UNCLASSIFIED])
         has_class = np.packbits(has_class)
-        cloud, far = pipe.feature_extractor.split_far(whole, Path(path).stem)
+        cloud, left_out = split_left_out(whole, pipe.feature_extractor.split_far, Path(path).stem)
         del whole
-        noise = noise_of_file(cloud)
+        if cloud is None:
+            empty.append(path)
+            continue
         bounds = bounds_of_all(_on_map(cloud))[:, :2]
-        cloud.labels = None
-        facts = (path, len(cloud), length, height, bounds, has_class, np.packbits(noise), far)
+        cloud.labels = codes_of_file(cloud)
+        facts = (path, len(cloud), length, height, bounds, has_class, cloud.label_codes, left_out)
         if folder is None:
             tiles.append(TileFile(*facts, None, cloud))
             continue
         edge = folder / f"edge{number}.npz"
         others = boxes[:number] + boxes[number + 1 :]
-        is_edge = _may_be_seen(_on_map(cloud), [bounds, *others], MARGIN / length)
-        _save_edge(edge, cloud, is_edge & ~noise, pipe.feature_extractor.columns)
+        is_seen = _may_be_seen(_on_map(cloud), [bounds, *others], MARGIN / length)
+        _save_edge(edge, cloud, is_seen, pipe.feature_extractor.columns)
         tiles.append(TileFile(*facts, edge))
     _tell_of_empty(paths, empty)
     return _without_far(tiles)
@@ -274,6 +282,7 @@ def _save_edge(path: Path, cloud: PointCloudData, is_seen: np.ndarray, columns: 
     """Save the points of a tile that others may see (points,), with all that the model reads."""
     rows = np.flatnonzero(is_seen)
     part = part_of(cloud, rows)
+    part.labels = None if cloud.labels is None else cloud.labels[rows]
     stored: dict[str, Any] = {"rows": rows, "offset": _offset_of(cloud)}
     stored |= {name: values for name in _EDGE_ARRAYS if (values := getattr(part, name)) is not None}
     stored |= {f"{_FURTHER}{name}": (part.further or {})[name] for name in columns}
@@ -309,7 +318,7 @@ def _tell_of_empty(paths: Sequence[str], empty: Sequence[str]) -> list[str]:
         names = empty[0] if len(empty) == 1 else f"{empty[0]} and {len(empty) - 1} more"
         raise PointCloudFileError(f"{names}: has no points; expected a tile with points")
     for path in empty:
-        warnings.warn(printable(f"{path}: has no points, and is left out"), stacklevel=4)
+        warnings.warn(printable(f"{path}: has no points but noise and withheld ones, and is left out"), stacklevel=4)
     return [path for path in paths if path not in empty]
 
 
