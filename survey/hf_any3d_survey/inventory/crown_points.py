@@ -6,6 +6,7 @@ they overlap and in which order they come makes no difference to them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,9 +99,8 @@ class CrownStore:
             kept = stored
         self._tiles.append((tile, kept, keys, np.append(starts, len(kept))))
         self._count += len(kept)
-        self._occupied += sum(
-            len(np.unique(_keys(kept["xyz"][first:last], 1.0))) for first, last in _pairs(starts, len(kept))
-        )
+        for first, last in itertools.pairwise([*starts.tolist(), len(kept)]):
+            self._occupied += len(np.unique(_keys(kept["xyz"][first:last], 1.0)))
 
     def squares(self, width: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield lower and upper corners (2,) of squares of the map that have points, of so many meters."""
@@ -142,9 +142,3 @@ def _places(keys: np.ndarray) -> np.ndarray:
     """Return columns and rows (cells, 2) of cells."""
     rows = (keys + (1 << 31)) % (1 << 32) - (1 << 31)
     return np.stack([(keys - rows) >> 32, rows], axis=1)
-
-
-def _pairs(starts: np.ndarray, end: int) -> Iterator[tuple[int, int]]:
-    """Yield first and last row of each square."""
-    ends = np.append(starts[1:], end)
-    yield from zip(starts.tolist(), ends.tolist(), strict=True)
