@@ -66,6 +66,7 @@ SHIPPED_BESIDE = (
     "hf_any3d_survey/scene_model/preprocessor_config.json",
     "hf_any3d_survey/visualization/templates/labeling.html",
     "hf_any3d_survey/visualization/templates/labeling.js",
+    "hf_any3d_survey/visualization/templates/report.html",
 )
 """The same of the wheel of `survey/`."""
 LARGEST = 20_000_000

@@ -34,7 +34,7 @@ INPUTS = {
     "predict": {"text_features"},
     "zero-shot": {"text_features"},
     "segment": {"text_features"},
-    "inventory": {"learn_from"},
+    "inventory": {"learn_from", "checkpoints"},
     "chat": {"file"},
     "demo": {"examples"},
     "train": {"earlier"},
@@ -116,6 +116,7 @@ if HAS_SURVEY:
         Row("inventory --table", "inventory {mapped}", (".geojson",), also="--dtm"),
         Row("inventory --dtm", "inventory {tile}", (".tif",), also="--chm"),
         Row("inventory --chm", "inventory {tile}", (".tif",), also="--table"),
+        Row("inventory --report", "inventory {tile}", (".html", ".json"), also="--table"),
         Row("data suggest --output", "data suggest {tile} --points 20", (".html", ".csv", ".las")),
         Row(
             "evaluate numbers --output",

@@ -37,8 +37,8 @@ _EDGE, _MOST_CELLS = 20, 5000
 _FILLED, _CANOPY, _GUESSED = 1, 2, 4
 # Share of a cell that must have points for it to be checked: at the rim, few points decide.
 _LEAST_FILLED = 0.25
-# Share of a doubt from which on it is named among the reasons.
-_LEAST_REASON = 0.05
+# Doubt from which on a cell stands out, and a share that is named among the reasons.
+_LEAST_DOUBT, _LEAST_REASON = 0.1, 0.05
 # Meters from the next point beyond which the terrain says nothing about a checkpoint.
 _REACH = 10.0
 
@@ -306,6 +306,7 @@ class _Grid:
                     "x": round(float(x), 2),
                     "y": round(float(y), 2),
                     "filled_share": round(float(filled[at]) / self._edge**2, 3),
+                    "points": int(points),
                     "points_per_m2": round(float(points / area), 2),
                     "ground_points_per_m2": round(float(self._sums["ground"][at] / area), 3),
                     **{name: round(value, 3) for name, value in shares.items()},
@@ -343,7 +344,7 @@ def _reasons(ground_guessed_share: float, class_score_mean: float, noise_share: 
 
 def to_check(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the cells that a person should check first: those of the highest doubt that are not at the rim."""
-    inside = [cell for cell in cells if cell["filled_share"] >= _LEAST_FILLED and cell["reasons"]]
+    inside = [cell for cell in cells if cell["filled_share"] >= _LEAST_FILLED and cell["doubt"] >= _LEAST_DOUBT]
     return inside[:NUM_TO_CHECK]
 
 

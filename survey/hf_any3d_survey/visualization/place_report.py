@@ -80,18 +80,22 @@ def _map(content: Mapping[str, Any]) -> dict[str, Any]:
             {
                 "x": column * _SIDE,
                 "y": row * _SIDE,
-                "color": _CIVIDIS[min(9, int(10 * cell["doubt"]))],
                 "place": f"{cell['x']:,.1f}, {cell['y']:,.1f}",
                 "reasons": "; ".join(cell["reasons"]) or "nothing in doubt",
                 "values": values,
                 "number": number_of.get((cell["x"], cell["y"])),
             }
         )
+    wide = max(cell["x"] for cell in shown) + _SIDE
+    high = max(cell["y"] for cell in shown) + _SIDE
+    # Marks are as large in the drawing of a large place as in that of a small one.
+    mark = 0.02 * max(wide, high)
     return {
         "cells": shown,
         "side": _SIDE,
-        "width": max(cell["x"] for cell in shown) + _SIDE,
-        "height": max(cell["y"] for cell in shown) + _SIDE,
+        "width": wide,
+        "height": high,
+        "mark": mark,
         "cell": content["cell_width_m"],
     }
 
@@ -167,8 +171,8 @@ def _settings(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Model", content["model"]),
         ("Command", content["command"]),
         ("Coordinate system", content["coordinate_system"] or "none in the files"),
-        ("Unit of x and y", f"{content['map_unit_m']:.10g} m"),
-        ("Unit of elevations", f"{content['elevation_unit_m']:.10g} m"),
+        ("Unit of x and y, of the files as of this page", f"{content['map_unit_m']:.10g} m"),
+        ("Unit of elevations of the files; this page has meters", f"{content['elevation_unit_m']:.10g} m"),
     ]
     for name, value in content["settings"].items():
         rows.append((name.replace("_", " ").capitalize(), "default" if value is None else value))

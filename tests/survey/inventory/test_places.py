@@ -199,6 +199,34 @@ def test_a_scan_is_held_once(pipe, las, tile):
     assert own.return_number.dtype == np.float32
 
 
+def test_a_border_cuts_nothing(pipe, tile, tmp_path):
+    """Two halves of a tile have the things of the whole, and those on the border one number in both."""
+    middle = np.median(tile.points[:, 0])
+    halves = [tile.points[:, 0] < middle, tile.points[:, 0] >= middle]
+    paths = []
+    for number, rows in enumerate(halves):
+        path = tmp_path / f"half{number}.las"
+        path.write_bytes(las_bytes(type(tile)(*(values[rows] for values in tile)), labeled=False))
+        paths.append(path)
+    whole = tmp_path / "whole.las"
+    whole.write_bytes(las_bytes(tile, labeled=False))
+    single = take_inventory(pipe, [whole], Outputs([tmp_path / "whole_numbered.las"]))
+    copies = [tmp_path / f"numbered{number}.las" for number in range(2)]
+    both = take_inventory(pipe, paths, Outputs(copies))
+    assert both.points == [int(rows.sum()) for rows in halves]
+    kinds = [[thing.label for thing in found.things] for found in (single, both)]
+    assert kinds[0] == kinds[1]
+    numbers = [np.array(laspy.read(copy)[NUMBER]) for copy in copies]
+    counts = np.bincount(np.concatenate(numbers), minlength=len(both.things) + 1)[1:]
+    # Points of a tree that another one has taken first, beyond a border, are few.
+    told = np.array([thing.points for thing in both.things])
+    assert np.abs(counts - told).sum() < 0.05 * counts.sum()
+    on_border = {*numbers[0].tolist()} & {*numbers[1].tolist()} - {0}
+    rings = [thing.outline[0][:, 0] for thing in single.things if thing.outline]
+    at_middle = [east for east in rings if east.min() < middle < east.max()]
+    assert len(on_border) >= min(1, len(at_middle))
+
+
 @pytest.mark.parametrize("ending", ["ply", "pcd"])
 def test_other_formats_get_the_same_columns(pipe, tile, tmp_path, ending):
     path, copy = tmp_path / f"tile.{ending}", tmp_path / f"copy.{ending}"
