@@ -21,13 +21,20 @@ from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.las_classes import FAMILIES
 from hf_any3d.tasks.steps import return_free_memory
 from hf_any3d.utils.atomic_files import reserve_room
-from hf_any3d_survey.inventory.blocks import BlockCells
+from hf_any3d_survey.inventory.blocks import CELL, BlockCells, keys_of
+from hf_any3d_survey.inventory.roofs import (
+    LEAST_PROBABILITY,
+    are_plants,
+    describe_blocks,
+    describe_cells,
+    packaged_roof_model,
+)
 from hf_any3d_survey.inventory.things import Thing, outlines_of, things_of
 from hf_any3d_survey.inventory.trees import EVENNESS, number_trees
 from hf_any3d_survey.local_features.ground_surface import GroundSurface
 from hf_any3d_survey.local_features.map_index import MapIndex, PlacedPoints, blocks
 
-GROUND, LOW, MEDIUM, HIGH, BUILDING, NOISE = 2, 3, 4, 5, 6, 7
+UNKNOWN, GROUND, LOW, MEDIUM, HIGH, BUILDING, NOISE = 1, 2, 3, 4, 5, 6, 7
 """Codes of ASPRS for what stands in a place."""
 VEGETATION = (LOW, MEDIUM, HIGH)
 HEIGHTS = (0.5, 1.5)
@@ -39,9 +46,10 @@ REGION, BUFFER = 150.0, 30.0
 _REGION_POINTS = 2_000_000
 # Spacing of points in meters, 0.7 a square meter, up to which crowns are told apart.
 _WIDEST_SPACING = 1.2
+# What is no plant and lower is the ground itself.
+_LYING = 1.0
 # Vegetation below is bushes and grass, which are of no tree.
 _LEAST_CROWN = 1.0
-_CELL = 1.0
 # Share of ground that any place seen from above has, and its least extent in meters: rooms and objects are smaller.
 _LEAST_GROUND, _LEAST_EXTENT = 0.001, 8.0
 
@@ -107,6 +115,7 @@ class Seen:
         ground: The ground.
         spacing: Usual distance of neighboring points, seen from above.
         factor: (3,) length of a unit of the file in meters.
+        returns: (points,) how many returns the pulse of each point had; None where the file does not say it.
     """
 
     points: PlacedPoints
@@ -118,6 +127,7 @@ class Seen:
     ground: GroundSurface
     spacing: float
     factor: np.ndarray
+    returns: np.ndarray | None = None
 
 
 class Place:
@@ -152,7 +162,7 @@ class Place:
         self.evenness = evenness
         self.least_height = least_height
         self.least_area = least_area
-        self._roofs = BlockCells(_CELL)
+        self._roofs = BlockCells()
         # (rows, places on the map) of the roof points of each tile
         self._roof_points: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -178,8 +188,9 @@ class Place:
                 rows = roofs[part]
                 places = seen.points[rows]
                 self._roofs.add(places, seen.heights[rows], seen.scores[rows])
-                keys[part] = self._roofs.keys_of(places)
+                keys[part] = keys_of(places)
             self._roof_points[tile] = (roofs.astype(np.int32), keys)
+            self._roofs.add_shapes(*describe_cells(seen))
 
     def _number_trees(self, tile: int, seen: Seen, around: Sequence[Around]) -> None:
         is_crown = are_crowns(seen.classes, seen.heights)
@@ -233,22 +244,7 @@ class Place:
 
     def things(self) -> list[Thing]:
         """Return all things, and give the roofs of blocks their numbers; called once, after the last tile."""
-        buildings = self._roofs.blocks(self.least_area)
-        first = len(self.trees) + 1
-        for tile, (rows, keys) in self._roof_points.items():
-            numbers = self._roofs.of_keys(keys)
-            is_kept = numbers >= 0
-            self.answers[tile].numbers[rows[is_kept]] = first + numbers[is_kept]
-        found = list(self.trees)
-        if buildings:
-            # By the middles of their cells
-            cells = np.concatenate([block.cells for block in buildings]) + _CELL / 2
-            outlines = outlines_of(cells, np.array([len(block.cells) for block in buildings]), _CELL)
-            for number, (block, outline) in enumerate(zip(buildings, outlines, strict=True)):
-                x, y = block.cells.mean(axis=0) + _CELL / 2
-                area = len(block.cells) * _CELL**2
-                sizes = (block.ground, block.height, area, block.points, block.score)
-                found.append(Thing(first + number, "building", BUILDING, x, y, *sizes, outline.ring))
+        found = [*self.trees, *self._buildings()]
         factor = self.answers[0].factor
         in_unit_of_file = []
         for thing in found:
@@ -256,6 +252,55 @@ class Place:
             x, y, ground = (float(value) for value in np.array([thing.x, thing.y, thing.ground]) / factor)
             in_unit_of_file.append(replace(thing, x=x, y=y, ground=ground, outline=outline))
         return in_unit_of_file
+
+    def _buildings(self) -> list[Thing]:
+        """Return the buildings, with the numbers after those of the trees, and call other blocks what they are."""
+        found = self._roofs.blocks()
+        if not found:
+            return []
+        areas = np.array([len(block.cells) for block in found]) * CELL**2
+        shapes = describe_blocks(found)
+        probabilities = packaged_roof_model()(shapes)
+        is_large = areas >= self.least_area
+        is_building = is_large & (probabilities >= LEAST_PROBABILITY)
+        numbers = np.zeros(len(found), np.int32)
+        numbers[is_building] = len(self.trees) + 1 + np.arange(is_building.sum())
+        is_rejected = is_large & ~is_building
+        stand_up = are_plants(shapes)
+        for tile, (rows, keys) in self._roof_points.items():
+            answer = self.answers[tile]
+            block = self._roofs.of_keys(keys)
+            answer.numbers[rows] = numbers[block]
+            rejected = is_rejected[block]
+            rows, block = rows[rejected], block[rejected]
+            answer.classes[rows] = classes_of_rejected(answer.heights[rows], stand_up[block])
+        kept = [found[number] for number in np.flatnonzero(is_building)]
+        if not kept:
+            return []
+        # By the middles of their cells
+        cells = np.concatenate([block.cells for block in kept]) + CELL / 2
+        outlines = outlines_of(cells, np.array([len(block.cells) for block in kept]), CELL)
+        buildings = []
+        for number, block, outline, score in zip(
+            numbers[is_building].tolist(), kept, outlines, probabilities[is_building].tolist(), strict=True
+        ):
+            x, y = block.cells.mean(axis=0) + CELL / 2
+            area = len(block.cells) * CELL**2
+            sizes = (float(block.ground), block.height, area, block.points, score)
+            buildings.append(Thing(number, "building", BUILDING, x, y, *sizes, outline.ring))
+        return buildings
+
+
+def classes_of_rejected(heights: np.ndarray, stand_up: np.ndarray) -> np.ndarray:
+    """Return what points are whose block is no building.
+
+    Args:
+        heights: (points,) meters above the ground.
+        stand_up: (points,) which blocks are plants; others are rocks, wires or the ground itself.
+    """
+    vegetation = by_height(np.full(len(heights), HIGH), heights)
+    lies = np.where(heights < _LYING, GROUND, UNKNOWN)
+    return np.where(stand_up, vegetation, lies).astype(np.uint8)
 
 
 def _regions(bounds: np.ndarray, width: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -164,7 +164,18 @@ class InventorySteps(LocalFeaturesSteps):
         if noise is not None:
             classes[:count][noise] = NOISE
         return_free_memory()
-        return Seen(points, classes, answers.scores, heights, count, bounds, scan.ground, scan.spacing, scan.factor)
+        return Seen(
+            points,
+            classes,
+            answers.scores,
+            heights,
+            count,
+            bounds,
+            scan.ground,
+            scan.spacing,
+            scan.factor,
+            cloud.number_of_returns,
+        )
 
     def _smoothing_edge(self, scan: DescribedScan) -> float:
         return _VOXEL
