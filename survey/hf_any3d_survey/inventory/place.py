@@ -22,6 +22,7 @@ from hf_any3d.data.las_classes import FAMILIES
 from hf_any3d.tasks.steps import return_free_memory
 from hf_any3d.utils.atomic_files import reserve_room
 from hf_any3d_survey.inventory.blocks import CELL, BlockCells, keys_of
+from hf_any3d_survey.inventory.doubt import Doubt
 from hf_any3d_survey.inventory.roofs import (
     LEAST_PROBABILITY,
     are_plants,
@@ -116,6 +117,7 @@ class Seen:
         spacing: Usual distance of neighboring points, seen from above.
         factor: (3,) length of a unit of the file in meters.
         returns: (points,) how many returns the pulse of each point had; None where the file does not say it.
+        doubts: Why the answer may be wrong.
     """
 
     points: PlacedPoints
@@ -128,6 +130,7 @@ class Seen:
     spacing: float
     factor: np.ndarray
     returns: np.ndarray | None = None
+    doubts: Sequence[Doubt] = ()
 
 
 class Place:
