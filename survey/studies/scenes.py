@@ -169,13 +169,13 @@ def by_photogrammetry(cloud: PointCloudData, cell: float = 0.4) -> PointCloudDat
 def thinned(cloud: PointCloudData, density: float) -> PointCloudData:
     """Keep so many points a square meter, drawn at random."""
     share = density * _area(cloud) / len(cloud)
-    return _part(cloud, np.flatnonzero(np.random.default_rng(0).random(len(cloud)) < share))
+    return rows_of(cloud, np.flatnonzero(np.random.default_rng(0).random(len(cloud)) < share))
 
 
 def densified(cloud: PointCloudData, times: int = 10) -> PointCloudData:
     """Repeat each point some times, up to 15 cm away and 3 cm higher or lower."""
     generator = np.random.default_rng(0)
-    dense = _part(cloud, np.repeat(np.arange(len(cloud)), times))
+    dense = rows_of(cloud, np.repeat(np.arange(len(cloud)), times))
     points = dense.points + generator.normal(0, (0.15, 0.15, _NOISE), dense.points.shape)
     return replace(dense, points=points.astype(cloud.points.dtype))
 
@@ -205,7 +205,7 @@ def with_water(cloud: PointCloudData, share: float = 0.6, level: float | None = 
     west, east = np.quantile(x, (0.5 - share / 2, 0.5 + share / 2))
     is_wet = (x > west) & (x < east)
     if level is None:
-        return _part(cloud, np.flatnonzero(~is_wet))
+        return rows_of(cloud, np.flatnonzero(~is_wet))
     points = cloud.points.copy()
     noise = np.random.default_rng(0).normal(0, 0.02, int(is_wet.sum()))
     points[is_wet, 2] = points[:, 2].min() + level + noise
@@ -216,11 +216,12 @@ def with_water(cloud: PointCloudData, share: float = 0.6, level: float | None = 
 def as_heights(cloud: PointCloudData, heights: np.ndarray) -> PointCloudData:
     """Put heights (points,) above the ground in place of elevations."""
     points = cloud.points.copy()
-    points[:, 2] = heights
+    points[:, 2] = heights - (0 if cloud.offset is None else cloud.offset[2])
     return replace(cloud, points=points)
 
 
-def _part(cloud: PointCloudData, rows: np.ndarray) -> PointCloudData:
+def rows_of(cloud: PointCloudData, rows: np.ndarray) -> PointCloudData:
+    """Return some points of a scan, which may repeat."""
     part = part_of(cloud, rows)
     part.labels = None if cloud.labels is None else cloud.labels[rows]
     part.offset = cloud.offset

@@ -26,7 +26,6 @@ _ROOF_SLOPE = 0.5  # rise over run
 _DEEP = 1.5  # meters below the top of a crown that a pulse reaches
 _SEVERAL = 3  # points of a cell in which depth can be seen
 _FLAT, _BIN = 0.25, 0.2  # meters between the highest and lowest point around a cell, and of levels that are one
-_WIDE = 3.0  # meters, and spacings of points, without a point
 
 
 class Condition(NamedTuple):
@@ -65,9 +64,6 @@ CONDITIONS = {
     ),
     "noise": Condition(0.03, "{:.0%} of the points are noise, and some may be called ground; filter them first"),
     "water": Condition(0.4, "{:.0%} of the area is level, as water is, and is called ground; cut waters out by a map"),
-    "void": Condition(
-        0.1, "{:.0%} of the area has no points, as over water, so that its ground is a guess; cut it out by a map"
-    ),
     "zero": Condition(
         0.8,
         "{:.0%} of the ground is at 0, as if heights stood in place of elevations, which then mean nothing; use the "
@@ -82,8 +78,8 @@ CONDITIONS = {
         is_least=True,
     ),
 }
-"""Conditions by their names. The limits of the first four were chosen by places; water, voids, noise and heights in
-place of elevations are told however right the rest is."""
+"""Conditions by their names. The limits of the first three were chosen by places; water, noise and heights in place of
+elevations are told however right the rest is."""
 # Times what was learned beyond which a scan is too sparse, or too dense
 _SPARSER, _DENSER = 0.5, 4.0
 
@@ -147,7 +143,6 @@ def measure_tile(seen: Seen, conditions: Mapping[str, float], unlike: float = 0.
         "roofs on slopes": float((cells.has_roof & (slope > _ROOF_SLOPE)).sum() / area),
         "closed crowns": closed,
         "water": cells.level_share(),
-        "void": cells.void_share(seen.spacing),
         "unlike": unlike,
         "ground": float((seen.classes[: seen.count] == GROUND).mean()),
     }
@@ -227,21 +222,6 @@ class TileCells(NamedTuple):
         # Waves, or an edge between two bins
         both = counts + np.append(counts[1:], 0)
         return float(both.max() / is_seen.sum())
-
-    def void_share(self, spacing: float) -> float:
-        """Return the share of the area between points that is far from all of them."""
-        is_seen = self.is_seen
-        reach = max(1, round(_WIDE * max(1.0, spacing) / self.cell))
-        inside = _between(is_seen, 0) & _between(is_seen, 1)
-        is_void = inside & ~ndimage.maximum_filter(is_seen, 2 * reach + 1)
-        return float(is_void.sum() / inside.sum())
-
-
-def _between(is_seen: np.ndarray, axis: int) -> np.ndarray:
-    """Return the cells from the first to the last one that is seen, along an axis."""
-    since = np.logical_or.accumulate(is_seen, axis=axis)
-    until = np.flip(np.logical_or.accumulate(np.flip(is_seen, axis), axis=axis), axis)
-    return since & until
 
 
 def _slope(ground: np.ndarray, cell: float) -> np.ndarray:

@@ -8,8 +8,8 @@ tile ─► with the points around it ─► model of tiles ─► class, score 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,7 @@ class Seen:
         spacing: Usual distance of neighboring points, seen from above.
         factor: (3,) length of a unit of the file in meters.
         returns: (points,) how many returns the pulse of each point had; None where the file does not say it.
+        measured: What doubts are judged by, as of `measure_tile`.
         doubts: Why the answer may be wrong.
     """
 
@@ -130,6 +131,7 @@ class Seen:
     spacing: float
     factor: np.ndarray
     returns: np.ndarray | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
     doubts: Sequence[Doubt] = ()
 
 

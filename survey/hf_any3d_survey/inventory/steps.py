@@ -181,11 +181,11 @@ class InventorySteps(LocalFeaturesSteps):
             scan.factor,
             cloud.number_of_returns,
         )
-        learned = (self.model.config.seen or {}).get("density")
-        doubts = find_doubts(measure_tile(seen, scan.conditions, unlike), learned)
+        measured = measure_tile(seen, scan.conditions, unlike)
+        doubts = find_doubts(measured, (self.model.config.seen or {}).get("density"))
         if doubts:
             warnings.warn(printable(words_of(doubts, stem)), stacklevel=2)
-        return replace(seen, doubts=doubts)
+        return replace(seen, measured=measured, doubts=doubts)
 
     def _unlike_share(self, answers: Any) -> float:
         """Return the share of points that are unlike all learned ones; 0 of a model that does not know it."""

@@ -22,21 +22,14 @@ def said_of(pipe, cloud):
     return [str(warning.message) for warning in told if "may be wrong" in str(warning.message)]
 
 
-def heights_of(cloud):
-    """Put a scan of level ground at the height of its ground."""
-    return scenes.as_heights(cloud, cloud.points[:, 2] - cloud.points[:, 2].min())
-
-
 PLACE = scenes.village(3, 50.0, steepest=0.05)
 CHANGES = {
-    "as by photogrammetry": lambda _: scenes.by_photogrammetry(scenes.wood(3, "broadleaf", 50.0)),
+    "as by photogrammetry": scenes.by_photogrammetry,
     "as water": lambda cloud: scenes.with_water(cloud, level=0.0),
-    "as over water": lambda cloud: scenes.with_water(cloud, share=0.5),
     "roofs on steep ground": lambda _: scenes.steepened(PLACE, 0.8),
     "slopes of": lambda cloud: scenes.steepened(cloud, 1.3),
     "are noise": lambda cloud: scenes.with_noise(cloud, 0.06),
-    "m wide": lambda cloud: scenes._part(cloud, np.flatnonzero(cloud.points[:, 0] < 18)),
-    "points a square meter": lambda cloud: scenes.thinned(cloud, 0.08),
+    "m wide": lambda cloud: scenes.rows_of(cloud, np.flatnonzero(cloud.points[:, 0] < 18)),
 }
 
 
