@@ -42,6 +42,11 @@ class CrownPoints:
     is_guessed: np.ndarray
     around: np.ndarray
 
+    def part(self, rows: np.ndarray) -> CrownPoints:
+        """Return some of the points, by numbers or a mask."""
+        own = (self.points, self.heights, self.tiles, self.rows, self.is_guessed)
+        return CrownPoints(*(values[rows] for values in own), self.around)
+
 
 class CrownStore:
     """Keeps points that may be of trees until all tiles are known.

@@ -81,7 +81,7 @@ class Outputs:
                 continue
             with file_errors(file):
                 check_labels_fit(
-                    file, copies[file], codes=range(2, 8), columns=self.columns, keeps_class=self.classes == "none"
+                    file, copies[file], codes=range(1, 8), columns=self.columns, keeps_class=self.classes == "none"
                 )
         if self.table is not None:
             check_table(self.table, coordinate_system)

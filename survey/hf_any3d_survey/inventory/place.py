@@ -8,8 +8,8 @@ tile ─► with the points around it ─► model of tiles ─► class, score 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,26 @@ from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.tasks.steps import return_free_memory
 from hf_any3d.utils.atomic_files import reserve_room
-from hf_any3d_survey.inventory.blocks import BlockCells
-from hf_any3d_survey.inventory.crown_points import SQUARE, CrownStore
+from hf_any3d_survey.inventory.blocks import CELL, Block, BlockCells, keys_of
+from hf_any3d_survey.inventory.crown_points import SQUARE, CrownPoints, CrownStore
 from hf_any3d_survey.inventory.crowns import step_of_density
+from hf_any3d_survey.inventory.doubt import Doubt
 from hf_any3d_survey.inventory.left_out import LeftOut
 from hf_any3d_survey.inventory.outlines import OutlineCells
+from hf_any3d_survey.inventory.roofs import (
+    LEAST_PROBABILITY,
+    are_plants,
+    describe_blocks,
+    describe_cells,
+    packaged_roof_model,
+)
 from hf_any3d_survey.inventory.terrain import Terrain
 from hf_any3d_survey.inventory.things import HIGH, ROOF, Thing, trees_of
 from hf_any3d_survey.inventory.trees import EVENNESS, number_trees
 from hf_any3d_survey.local_features.ground_surface import GroundSurface
 from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks
 
-GROUND, LOW, MEDIUM, BUILDING, NOISE, HIGH_NOISE = 2, 3, 4, 6, 7, 18
+UNKNOWN, GROUND, LOW, MEDIUM, BUILDING, NOISE, HIGH_NOISE = 1, 2, 3, 4, 6, 7, 18
 """Codes of ASPRS for what stands in a place."""
 VEGETATION = (LOW, MEDIUM, HIGH)
 HEIGHTS = (0.5, 1.5)
@@ -44,7 +52,6 @@ _REGION_POINTS = 2_000_000
 _WIDEST_SPACING = 1.2
 # Vegetation below is bushes and grass, which are of no tree.
 _LEAST_CROWN = 1.0
-_CELL = 1.0
 # Width of the cells of outlines: meters at least, and spacings of points.
 _OUTLINE_CELL, _SPACINGS = 0.5, 2.0
 LEAST_GROUND = 0.001
@@ -143,6 +150,9 @@ class Seen:
         terrain: The surface through the points of class 2, above which heights are.
         spacing: Usual distance of neighboring points, seen from above.
         factor: (3,) length of a unit of the file in meters.
+        returns: (points,) how many returns the pulse of each point had; None where the file does not say it.
+        measured: What doubts are judged by, as of `measure_tile`.
+        doubts: Why the answer may be wrong.
     """
 
     points: PlacedPoints
@@ -155,6 +165,9 @@ class Seen:
     terrain: Terrain
     spacing: float
     factor: np.ndarray
+    returns: np.ndarray | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
+    doubts: Sequence[Doubt] = ()
 
 
 class Place:
@@ -189,12 +202,12 @@ class Place:
         self.evenness = evenness
         self.least_height = least_height
         self.least_area = least_area
-        self._roofs = BlockCells(_CELL)
+        self._roofs = BlockCells()
         # Of trees by their numbers, and of roofs by -1 - the keys of `_roofs`. The first tile decides how wide cells
         # are.
         self._outlines: OutlineCells | None = None
-        # (rows, places on the map) of the roof points of each tile
-        self._roof_points: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        # Of the points of roofs of each tile: rows, keys of their cells, and whether they lie on the ground
+        self._roof_points: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         self._crowns = CrownStore(folder)
         self._copies: list[Copies] = [Copies.none() for _ in counts]
         # Cells of roofs below which the ground is guessed
@@ -221,7 +234,10 @@ class Place:
             self._copies[tile] = copies
             is_new[copies.rows] = False
         if seen.spacing <= _WIDEST_SPACING:
-            crowns = np.flatnonzero(are_crowns(seen.classes[own], seen.heights[own]) & is_new)
+            may_be = are_crowns(seen.classes[own], seen.heights[own])
+            # Roofs may turn out to be canopies.
+            may_be |= (seen.classes[own] == BUILDING) & (seen.heights[own] > _LEAST_CROWN)
+            crowns = np.flatnonzero(may_be & is_new)
             is_guessed = np.concatenate(
                 [
                     np.zeros(0, bool),
@@ -237,14 +253,17 @@ class Place:
         roofs = np.flatnonzero((seen.classes[own] == BUILDING) & is_new)
         if len(roofs):
             keys = np.empty(len(roofs), np.int64)
+            lies = np.empty(len(roofs), bool)
             for part in blocks(len(roofs)):
                 rows = roofs[part]
                 places = seen.points[rows]
                 self._roofs.add(places, seen.heights[rows], seen.scores[rows])
-                keys[part] = self._roofs.keys_of(places)
+                keys[part] = keys_of(places)
+                lies[part] = np.abs(seen.heights[rows]) < seen.terrain.tolerance_at(places)
                 self._outlines.add(places[:, :2], -1 - keys[part])
                 self._guessed_roofs.append(np.unique(keys[part][seen.terrain.guessed_at(places)]))
-            self._roof_points[tile] = (roofs.astype(np.int32), keys)
+            self._roof_points[tile] = (roofs.astype(np.int32), keys, lies)
+            self._roofs.add_shapes(*describe_cells(seen))
 
     def _number_trees(self) -> None:
         """Give the trees of all tiles their numbers, square by square."""
@@ -252,6 +271,7 @@ class Place:
         step = step_of_density(density)
         for low, high in self._crowns.squares(_region_width(density)):
             near = self._crowns.within(low - BUFFER, high + BUFFER)
+            near = near.part(np.isin(self._answers_of("classes", near), VEGETATION))
             found = number_trees(
                 near.points,
                 near.heights,
@@ -265,7 +285,7 @@ class Place:
             is_own = ((tops >= low) & (tops < high)).all(axis=1)
             is_own &= near.heights[found.tops] >= self.least_height
             # Points that a tree of another square has already stay with it.
-            numbers = np.where(self._numbers_of(near.tiles, near.rows) > 0, 0, found.numbers)
+            numbers = np.where(self._answers_of("numbers", near) > 0, 0, found.numbers)
             is_own &= np.bincount(numbers, minlength=len(is_own) + 1)[1:] > 0
             first = len(self.trees) + 1
             place = np.zeros(len(is_own) + 1, np.int32)
@@ -282,13 +302,13 @@ class Place:
             self._outlines.add(near.points[rows, :2], numbers[rows])
             return_free_memory()
 
-    def _numbers_of(self, tiles: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the numbers of points (points,) of tiles."""
-        numbers = np.zeros(len(rows), np.int32)
-        for tile in np.unique(tiles):
-            is_of_tile = tiles == tile
-            numbers[is_of_tile] = self.answers[tile].numbers[rows[is_of_tile]]
-        return numbers
+    def _answers_of(self, name: str, points: CrownPoints) -> np.ndarray:
+        """Return classes or numbers of points, (points,)."""
+        values = np.zeros(len(points.rows), getattr(self.answers[0], name).dtype)
+        for tile in np.unique(points.tiles):
+            is_of_tile = points.tiles == tile
+            values[is_of_tile] = getattr(self.answers[tile], name)[points.rows[is_of_tile]]
+        return values
 
     def _set_numbers(self, tiles: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> None:
         for tile in np.unique(tiles):
@@ -297,30 +317,61 @@ class Place:
 
     def things(self) -> list[Thing]:
         """Find trees and blocks of buildings, and give them numbers; called once, after the last tile."""
+        # Canopies that were taken for roofs are crowns.
+        found, scores = self._judge_blocks()
         self._number_trees()
-        buildings = self._roofs.blocks(self.least_area)
-        first = len(self.trees) + 1
-        for tile, (rows, keys) in self._roof_points.items():
-            numbers = self._roofs.of_keys(keys)
-            is_kept = numbers >= 0
-            self.answers[tile].numbers[rows[is_kept]] = first + numbers[is_kept]
+        # Number of each block; 0 for those that are no buildings
+        numbers = np.zeros(len(found), np.int32)
+        numbers[scores > 0] = len(self.trees) + 1 + np.arange((scores > 0).sum())
+        for tile, (rows, keys, _) in self._roof_points.items():
+            own = numbers[self._roofs.of_keys(keys)]
+            self.answers[tile].numbers[rows[own > 0]] = own[own > 0]
         self._answer_copies()
-        found = list(self.trees)
-        guessed = self._roofs.of_keys(np.unique(np.concatenate([np.zeros(0, np.int64), *self._guessed_roofs])))
-        guessed_cells = np.bincount(guessed[guessed >= 0], minlength=len(buildings))
-        for place, block in enumerate(buildings):
-            x, y = block.cells.mean(axis=0) + _CELL / 2
-            area = len(block.cells) * _CELL**2
-            sizes = (block.ground, block.height, area, block.points, block.score)
-            is_guessed = bool(2 * guessed_cells[place] > len(block.cells))
-            found.append(Thing(first + place, ROOF, BUILDING, x, y, *sizes, ground_guessed=is_guessed))
-        found = self._with_outlines(found, first)
+        things = self._with_outlines([*self.trees, *self._buildings(found, scores, numbers)], numbers)
         factor = self.answers[0].factor
         in_unit_of_file = []
-        for thing in found:
+        for thing in things:
             outline = tuple(ring / factor[:2] for ring in thing.outline)
             in_unit_of_file.append(replace(thing, x=thing.x / factor[0], y=thing.y / factor[1], outline=outline))
         return in_unit_of_file
+
+    def _judge_blocks(self) -> tuple[list[Block], np.ndarray]:
+        """Call the points of roofs that are none what they are.
+
+        Returns:
+            All blocks of roofs, and how probable it is that each is a building (blocks,); 0 for those that are none.
+        """
+        found = self._roofs.blocks()
+        if not found:
+            return [], np.zeros(0)
+        is_large = np.array([len(block.cells) for block in found]) * CELL**2 >= self.least_area
+        shapes = describe_blocks(found)
+        scores = packaged_roof_model()(shapes)
+        is_rejected = is_large & (scores < LEAST_PROBABILITY)
+        stand_up = are_plants(shapes)
+        for tile, (rows, keys, lies) in self._roof_points.items():
+            block = self._roofs.of_keys(keys)
+            rejected = is_rejected[block]
+            rows, block = rows[rejected], block[rejected]
+            answer = self.answers[tile]
+            answer.classes[rows] = classes_of_rejected(answer.heights[rows], stand_up[block], lies[rejected])
+        return found, np.where(is_large & ~is_rejected, scores, 0)
+
+    def _buildings(self, found: Sequence[Block], scores: np.ndarray, numbers: np.ndarray) -> list[Thing]:
+        """Return the buildings among blocks, by their scores and numbers (blocks,)."""
+        if not found:
+            return []
+        guessed = self._roofs.of_keys(np.unique(np.concatenate(self._guessed_roofs)))
+        guessed_cells = np.bincount(guessed, minlength=len(found))
+        buildings = []
+        for place in np.flatnonzero(numbers).tolist():
+            block = found[place]
+            x, y = block.cells.mean(axis=0) + CELL / 2
+            area = len(block.cells) * CELL**2
+            sizes = (float(block.ground), block.height, area, block.points, float(scores[place]))
+            is_guessed = bool(2 * guessed_cells[place] > len(block.cells))
+            buildings.append(Thing(int(numbers[place]), ROOF, BUILDING, x, y, *sizes, ground_guessed=is_guessed))
+        return buildings
 
     def _answer_copies(self) -> None:
         """Give points that stand in several tiles the answer of the first."""
@@ -332,16 +383,16 @@ class Place:
                     values = getattr(original, name)[copies.originals[is_of_tile]]
                     getattr(answer, name)[copies.rows[is_of_tile]] = values
 
-    def _with_outlines(self, things: list[Thing], first: int) -> list[Thing]:
-        """Return things with their outlines; `first` is the number of the first building."""
+    def _with_outlines(self, things: list[Thing], of_blocks: np.ndarray) -> list[Thing]:
+        """Return things with their outlines; `of_blocks` (blocks,) has the numbers of blocks."""
         if self._outlines is None:
             return things
 
         def numbers_of(numbers: np.ndarray) -> np.ndarray:
             new = numbers.copy()
             is_roof = numbers < 0
-            blocks = self._roofs.of_keys(-1 - numbers[is_roof])
-            new[is_roof] = np.where(blocks >= 0, first + blocks, 0)
+            if is_roof.any():
+                new[is_roof] = of_blocks[self._roofs.of_keys(-1 - numbers[is_roof])]
             return new
 
         self._outlines.renumber(numbers_of)
@@ -351,6 +402,18 @@ class Place:
             outline = outlines[thing.number]
             found.append(replace(thing, area=outline.area, outline=outline.rings))
         return found
+
+
+def classes_of_rejected(heights: np.ndarray, stand_up: np.ndarray, lies: np.ndarray) -> np.ndarray:
+    """Return what points are whose block is no building.
+
+    Args:
+        heights: (points,) meters above the ground.
+        stand_up: (points,) which blocks are plants; others are rocks, wires or the ground itself.
+        lies: (points,) which points lie on the ground.
+    """
+    vegetation = by_height(np.full(len(heights), HIGH), heights)
+    return np.where(stand_up, vegetation, np.where(lies, GROUND, UNKNOWN)).astype(np.uint8)
 
 
 def _region_width(density: float) -> float:

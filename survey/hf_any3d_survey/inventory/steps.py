@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,10 @@ from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
 from hf_any3d.data.options import one_of
 from hf_any3d.data.units import LENGTHS, with_unit
 from hf_any3d.modeling.config_checks import check_numbers
+from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.tasks.steps import refuse_unknown, return_free_memory, stem_of, without_none
+from hf_any3d.utils.messages import printable
+from hf_any3d_survey.inventory.doubt import find_doubts, measure_tile, words_of
 from hf_any3d_survey.inventory.left_out import split_left_out
 from hf_any3d_survey.inventory.place import (
     BUILDING,
@@ -154,8 +159,8 @@ class InventorySteps(LocalFeaturesSteps):
                 missing.
         """
         scan, answers = self._labels_of(cloud, count, None)
-        self._tell_of_unlike(scan, answers, stem)
         assert scan.ground is not None
+        unlike = self._unlike_share(answers)
         # Memory is for what grows with the points.
         answers.all_unknown = answers.unknown = None
         points = PlacedPoints(cloud.points, scan.factor, scan.origin)
@@ -179,10 +184,30 @@ class InventorySteps(LocalFeaturesSteps):
             own[(own == GROUND) & (heights[rows] > tolerance)] = LOW
             classes[rows] = by_height(own, heights[rows])
         return_free_memory()
-        spacing = scan.spacing
-        return Seen(
-            points, classes, answers.scores, heights, count, bounds, scan.ground, terrain, spacing, scan.factor
+        seen = Seen(
+            points,
+            classes,
+            answers.scores,
+            heights,
+            count,
+            bounds,
+            scan.ground,
+            terrain,
+            scan.spacing,
+            scan.factor,
+            cloud.number_of_returns,
         )
+        measured = measure_tile(seen, scan.conditions, unlike)
+        doubts = find_doubts(measured, (self.model.config.seen or {}).get("density"))
+        if doubts:
+            warnings.warn(printable(words_of(doubts, stem)), stacklevel=2)
+        return replace(seen, measured=measured, doubts=doubts)
+
+    def _unlike_share(self, answers: Any) -> float:
+        """Return the share of points that are unlike all learned ones; 0 of a model that does not know it."""
+        if self.model.config.unknown.share is None or answers.all_unknown is None:
+            return 0.0
+        return float(is_none_of_these(answers.all_unknown, self.model.config).mean())
 
     def _smoothing_edge(self, scan: DescribedScan) -> float:
         return _VOXEL
