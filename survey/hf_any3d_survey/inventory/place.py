@@ -195,7 +195,10 @@ class Place:
                 self._roofs.add(places, seen.heights[rows], seen.scores[rows])
                 keys[part] = keys_of(places)
             self._roof_points[tile] = (roofs.astype(np.int32), keys)
-            self._roofs.add_shapes(*describe_cells(seen))
+            cells, shapes = describe_cells(seen)
+            # Those of other tiles are described there, with more of what is around them.
+            is_own = np.isin(cells, keys)
+            self._roofs.add_shapes(cells[is_own], shapes[is_own])
 
     def _number_trees(self, tile: int, seen: Seen, around: Sequence[Around]) -> None:
         is_crown = are_crowns(seen.classes, seen.heights)
