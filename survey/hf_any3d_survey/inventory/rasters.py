@@ -30,6 +30,7 @@ TERRAIN_BANDS = ("elevation", "guessed")
 """Bands of a raster of the terrain: its elevation, and 1 where no ground point lies near, 0 where one does."""
 CANOPY_BANDS = ("height",)
 _GAP = 2  # cells that are filled from each side of a gap of the canopy
+_RIM = 2 * _GAP  # cells around a raster that decide what is a gap, and a pit, in it
 # Meters by which cells around a pit are higher, and how many of the eight are.
 _PIT, _OVERTOP = 2.0, 7
 
@@ -100,7 +101,7 @@ def terrain_raster(
     return _north_up(values, first, cell)
 
 
-def canopy_raster(points: Points, heights: np.ndarray, cell: float) -> Raster:
+def canopy_raster(points: Points, heights: np.ndarray, cell: float, bounds: np.ndarray | None = None) -> Raster:
     """Return the greatest height above the ground in each cell.
 
     Gaps of up to four cells between points are filled by the mean around them, and so are pits: cells that at least
@@ -111,16 +112,23 @@ def canopy_raster(points: Points, heights: np.ndarray, cell: float) -> Raster:
         heights: (points,) heights above the ground, in meters; below 0 counts as 0.
         cell: Width of the cells in the unit of the coordinates: half a meter, or the spacing of the points if they
             are farther apart.
+        bounds: (2, 2) lowest and highest map coordinates of the raster, whose cells see the points around them; by
+            default those of the points.
     """
-    first, last = np.floor(bounds_of_all(points)[:, :2] / cell).astype(np.int64)
-    shape = last - first + 1
+    if bounds is None:
+        bounds = bounds_of_all(points)[:, :2]
+    first, last = np.floor(bounds / cell).astype(np.int64)
+    start = first - _RIM
+    shape = last - first + 1 + 2 * _RIM
     values = np.full(int(np.prod(shape)), -np.inf, np.float32)
     for rows in blocks(len(points)):
-        cells = np.floor(points[rows][:, :2] / cell).astype(np.int64) - first
-        place = cells[:, 0] * shape[1] + cells[:, 1]
-        np.maximum.at(values, place, np.maximum(heights[rows], 0).astype(np.float32))
+        cells = np.floor(points[rows][:, :2] / cell).astype(np.int64) - start
+        is_inside = ((cells >= 0) & (cells < shape)).all(axis=1)
+        place = cells[is_inside] @ (shape[1], 1)
+        np.maximum.at(values, place, np.maximum(heights[rows][is_inside], 0).astype(np.float32))
     values[np.isneginf(values)] = np.nan
-    return _north_up(_without_pits(values.reshape(shape))[None], first, cell)
+    inside = slice(_RIM, -_RIM)
+    return _north_up(_without_pits(values.reshape(shape))[None, inside, inside], first, cell)
 
 
 def _without_pits(values: np.ndarray) -> np.ndarray:
