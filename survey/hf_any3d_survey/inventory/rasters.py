@@ -31,8 +31,8 @@ TERRAIN_BANDS = ("elevation", "guessed")
 CANOPY_BANDS = ("height",)
 _GAP = 2  # cells that are filled from each side of a gap of the canopy
 _RIM = 2 * _GAP  # cells around a raster that decide what is a gap, and a pit, in it
-# Meters by which cells around a pit are higher, and how many of the eight are.
-_PIT, _OVERTOP = 2.0, 7
+# Meters by which cells around a pit are higher, and how many of the eight have a height at least.
+_PIT, _LEAST_KNOWN = 2.0, 5
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ def terrain_raster(
 def canopy_raster(points: Points, heights: np.ndarray, cell: float, bounds: np.ndarray | None = None) -> Raster:
     """Return the greatest height above the ground in each cell.
 
-    Gaps of up to four cells between points are filled by the mean around them, and so are pits: cells that at least
-    seven of the eight around them overtop by two meters. Other cells without points are NaN.
+    Gaps of up to four cells between points are filled by the mean around them, and so are pits: cells that all
+    around them but one overtop by two meters. Other cells without points are NaN.
 
     Args:
         points: (points, 3) map coordinates.
@@ -135,13 +135,17 @@ def _without_pits(values: np.ndarray) -> np.ndarray:
     """Return heights (columns, rows) of the canopy with small gaps and pits filled; see `canopy_raster`."""
     around = np.pad(values, 1, constant_values=np.nan)
     columns, rows = values.shape
+    known = np.full(values.shape, -1, np.int8)  # without the cell itself
     overtop = np.zeros(values.shape, np.int8)
     for x in range(3):
         for y in range(3):
-            overtop += around[x : x + columns, y : y + rows] > values + _PIT
+            other = around[x : x + columns, y : y + rows]
+            known += ~np.isnan(other)
+            overtop += other > values + _PIT
+    is_pit = (known >= _LEAST_KNOWN) & (overtop >= known - 1)
     is_known = np.pad(~np.isnan(values), _GAP)
     is_inside = ndimage.binary_closing(is_known, np.ones((3, 3)), iterations=_GAP)[_GAP:-_GAP, _GAP:-_GAP]
-    values = np.where(overtop >= _OVERTOP, np.nan, values)
+    values = np.where(is_pit, np.nan, values)
     for _ in range(_GAP):
         is_empty = np.isnan(values)
         counts = ndimage.uniform_filter((~is_empty).astype(np.float32), 3, mode="constant")
