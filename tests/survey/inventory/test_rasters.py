@@ -93,7 +93,8 @@ def test_the_canopy_has_no_gaps_and_no_pits():
     assert raster[10, 10] == 12, "a pit"
     assert np.nanmax(raster[25:31, 25:31]) == 0, "a glade"
     assert np.isnan(raster[6:10, 26:30]).all(), "too wide a gap"
-    assert np.isnan(raster).mean() < 0.03
+    # The gap, and corners
+    assert np.isnan(raster).mean() < 0.05
 
 
 def test_later_tiles_fill_what_is_empty(tmp_path):

@@ -66,7 +66,7 @@ def test_heights_are_those_above_the_class_2_that_is_written(pipe, clean, tmp_pa
     is_ground = np.array(las.classification) == 2
     assert (np.abs(heights[is_ground]) < 0.5).mean() > 0.999
     away = np.abs(heights - heights_above_class_2(las))
-    assert np.nanquantile(away, 0.99) < 0.25
+    assert np.nanquantile(away, 0.95) < 0.15 and np.nanquantile(away, 0.999) < 0.6
 
 
 @pytest.mark.parametrize("kind", ["withheld", "low noise", "high noise"])
@@ -82,7 +82,7 @@ def test_points_that_are_set_aside_change_nothing_else(pipe, clean, tmp_path, ki
     count = with_points(clean, noisy, xyz, code, kind == "withheld")
     outputs = {}
     for name, path in (("clean", clean), ("noisy", noisy)):
-        files = {end: tmp_path / f"{name}.{end}" for end in ("las", "csv", "dtm.tif", "chm.tif")}
+        files = {end: tmp_path / f"{name}_copy.{end}" for end in ("las", "csv", "dtm.tif", "chm.tif")}
         found = take_inventory(
             pipe, [path], Outputs([files["las"]], files["csv"], files["dtm.tif"], files["chm.tif"], classes="all")
         )
