@@ -13,9 +13,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import stat
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -116,12 +119,14 @@ def new_path(output: str | os.PathLike) -> Path:
 def temporary_folder() -> Iterator[Path]:
     """Yield a new folder among the temporary files of the system, removed at the end.
 
-    That of a killed process is removed by the next one that makes such a folder.
+    So it is when SIGTERM ends the process. That of a killed process is removed by the next one that makes such a
+    folder.
     """
     remove_abandoned(Path(tempfile.gettempdir()))
     folder = tempfile.mkdtemp(f".{_HOST}.{os.getpid()}.tmp", ".hf_any3d-")
     try:
-        yield Path(folder)
+        with _terminated_by_exit():
+            yield Path(folder)
     except OSError as error:
         if not str(error.filename).startswith(folder):
             raise
@@ -130,6 +135,21 @@ def temporary_folder() -> Iterator[Path]:
         raise OSError(error.errno, text) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _terminated_by_exit() -> Iterator[None]:
+    """Let SIGTERM end the process as `sys.exit` does, which cleans up, unless the program handles it by itself."""
+    # The main thread alone may say what signals mean.
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def reserve_room(file: str | os.PathLike) -> None:

@@ -1,6 +1,7 @@
 """Ground and classes of an inventory, on places that nobody has labeled for it, beside other programs.
 
     python -m survey.studies.surfaces --ground FOLDER                  # samples of the ISPRS: total errors
+    python -m survey.studies.surfaces --heights FILE ...               # heights above the class 2 that hands called so
     python -m survey.studies.surfaces --tiles FOLDER --more FILE       # leave one place out: IoU of three classes
 
 `--ground` takes pairs NAME-utm.pcd and NAME-utm-ground.pcd, and compares `pysmrf`, `cloth-simulation-filter` and
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 import laspy
 import numpy as np
 import torch
+from scipy.interpolate import LinearNDInterpolator
 from transformers import pipeline
 
 import hf_any3d  # noqa: F401  registers the pipeline
@@ -50,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ground", type=Path)
     parser.add_argument("--fastgc", help="Program of fastgc.")
+    parser.add_argument("--heights", type=Path, nargs="*", default=[])
     parser.add_argument("--tiles", type=Path)
     parser.add_argument("--more", type=Path, nargs="*", default=[])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
@@ -57,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     if arguments.ground is not None:
         compare_ground(arguments.ground, arguments.fastgc)
+    if arguments.heights:
+        compare_heights(arguments.heights)
     if arguments.tiles is not None:
         for seed in arguments.seeds:
             leave_one_place_out(tile_files([arguments.tiles, *arguments.more]), seed)
@@ -88,6 +93,33 @@ def compare_ground(folder: Path, fastgc: str | None) -> None:
             points += len(cloud)
         row = " | ".join(f"{error:.1f}" for error in errors)
         print(f"| {name} | {row} | {np.mean(errors):.1f} | {seconds / points * 1e6:.1f} |", flush=True)
+
+
+def compare_heights(files: Sequence[Path]) -> None:
+    """Print how far heights and class 2 lie from the ground of labeled scans, in percent, by scans without labels.
+
+    Columns: found class 2 more than half a meter from the surface; true ground that is not found; and, among points
+    that stand two meters above a triangulation of true class 2, those whose height is off by more than a meter, and
+    the same where the surface is not guessed.
+    """
+    inventory = pipeline("point-cloud-inventory")
+    for path in files:
+        cloud = read_point_cloud(path)
+        is_true = cloud.labels == 2
+        seen = inventory.look(replace(cloud, labels=None, label_codes=None), len(cloud))
+        points = seen.points[:]
+        flat = points[:, :2] - points[:, :2].min(axis=0)
+        true_heights = points[:, 2] - LinearNDInterpolator(flat[is_true], points[is_true, 2])(flat)
+        stands = (true_heights > 2) & (seen.classes != 7)
+        is_off = np.abs(seen.heights - true_heights) > 1
+        found = seen.classes == 2
+        shares = [
+            (np.abs(seen.heights[found]) > 0.5).mean(),
+            1 - found[is_true].mean(),
+            is_off[stands].mean() if stands.any() else 0.0,
+            is_off[stands & ~seen.terrain.guessed_at(points)].mean() if stands.any() else 0.0,
+        ]
+        print(f"| {path.stem} | {' | '.join(f'{100 * share:.1f}' for share in shares)} |", flush=True)
 
 
 def _samples(folder: Path) -> dict[str, PointCloudData]:

@@ -251,13 +251,16 @@ def _bounds_of(tiles: Sequence[TileFile], cell: float) -> tuple[float, float, fl
 def _raster(name: str, seen: Seen, cell: float, unit: LengthUnit) -> Raster:
     """Return the terrain or canopy of a tile's own points, on its map and in a unit of lengths."""
     # What is noise hangs in the air, and covers no ground.
-    rows = np.flatnonzero(seen.classes[: seen.count] != NOISE)
-    points = seen.points.part(rows)
+    is_seen = seen.classes != NOISE
     if name == "terrain":
+        points = seen.points.part(np.flatnonzero(is_seen[: seen.count]))
         lengths = {"meters_per_unit": seen.factor[0], "meters_per_height": unit.length}
         return terrain_raster(seen.terrain, points, cell=cell, **lengths)
+    # Those of neighbors, too, so that a border is no gap.
+    rows = np.flatnonzero(is_seen)
+    points = seen.points.part(rows)
     on_map = PlacedPoints(points.given, points.factor / seen.factor, points.origin / seen.factor)
-    return canopy_raster(on_map, seen.heights[rows] / unit.length, cell)
+    return canopy_raster(on_map, seen.heights[rows] / unit.length, cell, seen.bounds[:, :2] / seen.factor[:2])
 
 
 def learn_numbers(

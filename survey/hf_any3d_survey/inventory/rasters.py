@@ -28,8 +28,9 @@ _BLOCK = 256  # cells along the edges of the blocks of a GeoTIFF
 _REACH = 10.0
 """Meters from the next point beyond which there is no ground."""
 _GAP = 2  # cells that are filled from each side of a gap of the canopy
-# Meters by which cells around a pit are higher, and how many of the eight are.
-_PIT, _OVERTOP = 2.0, 7
+_RIM = 2 * _GAP  # cells around a raster that decide what is a gap, and a pit, in it
+# Meters by which cells around a pit are higher, and how many of the eight have a height at least.
+_PIT, _LEAST_KNOWN = 2.0, 5
 
 
 @dataclass(frozen=True)
@@ -108,40 +109,51 @@ def terrain_raster(
     return _north_up(values, first, cell)
 
 
-def canopy_raster(points: Points, heights: np.ndarray, cell: float) -> Raster:
+def canopy_raster(points: Points, heights: np.ndarray, cell: float, bounds: np.ndarray | None = None) -> Raster:
     """Return the greatest height above the ground in each cell.
 
-    Gaps of up to four cells between points are filled by the mean around them, and so are pits: cells that at least
-    seven of the eight around them overtop by two meters. Other cells without points are NaN.
+    Gaps of up to four cells between points are filled by the mean around them, and so are pits: cells that all
+    around them but one overtop by two meters. Other cells without points are NaN.
 
     Args:
         points: (points, 3) map coordinates.
         heights: (points,) heights above the ground; below 0 counts as 0.
         cell: Width of the cells in the unit of the coordinates: half a meter, or the spacing of the points if they
             are farther apart.
+        bounds: (2, 2) lowest and highest map coordinates of the raster, whose cells see the points around them; by
+            default those of the points.
     """
-    first, last = np.floor(bounds_of_all(points)[:, :2] / cell).astype(np.int64)
-    shape = last - first + 1
+    if bounds is None:
+        bounds = bounds_of_all(points)[:, :2]
+    first, last = np.floor(bounds / cell).astype(np.int64)
+    start = first - _RIM
+    shape = last - first + 1 + 2 * _RIM
     values = np.full(int(np.prod(shape)), -np.inf, np.float32)
     for rows in blocks(len(points)):
-        cells = np.floor(points[rows][:, :2] / cell).astype(np.int64) - first
-        place = cells[:, 0] * shape[1] + cells[:, 1]
-        np.maximum.at(values, place, np.maximum(heights[rows], 0).astype(np.float32))
+        cells = np.floor(points[rows][:, :2] / cell).astype(np.int64) - start
+        is_inside = ((cells >= 0) & (cells < shape)).all(axis=1)
+        place = cells[is_inside] @ (shape[1], 1)
+        np.maximum.at(values, place, np.maximum(heights[rows][is_inside], 0).astype(np.float32))
     values[np.isneginf(values)] = np.nan
-    return _north_up(_without_pits(values.reshape(shape))[None], first, cell)
+    inside = slice(_RIM, -_RIM)
+    return _north_up(_without_pits(values.reshape(shape))[None, inside, inside], first, cell)
 
 
 def _without_pits(values: np.ndarray) -> np.ndarray:
     """Return heights (columns, rows) of the canopy with small gaps and pits filled; see `canopy_raster`."""
     around = np.pad(values, 1, constant_values=np.nan)
     columns, rows = values.shape
+    known = np.full(values.shape, -1, np.int8)  # without the cell itself
     overtop = np.zeros(values.shape, np.int8)
     for x in range(3):
         for y in range(3):
-            overtop += around[x : x + columns, y : y + rows] > values + _PIT
+            other = around[x : x + columns, y : y + rows]
+            known += ~np.isnan(other)
+            overtop += other > values + _PIT
+    is_pit = (known >= _LEAST_KNOWN) & (overtop >= known - 1)
     is_known = np.pad(~np.isnan(values), _GAP)
     is_inside = ndimage.binary_closing(is_known, np.ones((3, 3)), iterations=_GAP)[_GAP:-_GAP, _GAP:-_GAP]
-    values = np.where(overtop >= _OVERTOP, np.nan, values)
+    values = np.where(is_pit, np.nan, values)
     for _ in range(_GAP):
         is_empty = np.isnan(values)
         counts = ndimage.uniform_filter((~is_empty).astype(np.float32), 3, mode="constant")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,7 @@ _EDGE_ARRAYS = ("points", "labels", *ATTRIBUTES.values())
 _FURTHER = "further "  # before the names of columns, which may be those of arrays
 _SAME_UNIT = 1e-5
 _SAME_PLACE = 1e-4  # units of the file
+_NO_POINTS = "has no points"
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def look_at_tiles(
         PointCloudFileError: A file cannot be read, tiles have different units, or none has points.
     """
     tiles: list[TileFile] = []
-    empty: list[str] = []
+    empty: dict[str, str] = {}
     if len(paths) == 1:
         folder = None
     boxes = [bounds_of_header(path) for path in paths]
@@ -209,7 +210,7 @@ def look_at_tiles(
             try:
                 whole = pipe.open(path, unit)
             except NoPointsError:
-                empty.append(path)
+                empty[path] = _NO_POINTS
                 continue
             length = whole.meters_per_unit or 1.0
             height = whole.meters_per_height or length
@@ -222,7 +223,7 @@ def look_at_tiles(
         cloud, left_out = split_left_out(whole, pipe.feature_extractor.split_far, Path(path).stem)
         del whole
         if cloud is None:
-            empty.append(path)
+            empty[path] = "all of its points are noise or withheld"
             continue
         bounds = bounds_of_all(_on_map(cloud))[:, :2]
         cloud.labels = codes_of_file(cloud)
@@ -309,16 +310,17 @@ def with_points(paths: Sequence[str]) -> list[str]:
     Raises:
         PointCloudFileError: None has any.
     """
-    empty = [path for path in paths if has_no_points(path)]
+    empty = {path: _NO_POINTS for path in paths if has_no_points(path)}
     return _tell_of_empty(paths, empty)
 
 
-def _tell_of_empty(paths: Sequence[str], empty: Sequence[str]) -> list[str]:
+def _tell_of_empty(paths: Sequence[str], empty: Mapping[str, str]) -> list[str]:
     if empty and len(empty) == len(paths):
-        names = empty[0] if len(empty) == 1 else f"{empty[0]} and {len(empty) - 1} more"
-        raise PointCloudFileError(f"{names}: has no points; expected a tile with points")
-    for path in empty:
-        warnings.warn(printable(f"{path}: has no points but noise and withheld ones, and is left out"), stacklevel=4)
+        first, why = next(iter(empty.items()))
+        names = first if len(empty) == 1 else f"{first} and {len(empty) - 1} more"
+        raise PointCloudFileError(f"{names}: {why}; expected a tile with points")
+    for path, why in empty.items():
+        warnings.warn(printable(f"{path}: {why}; it is left out"), stacklevel=4)
     return [path for path in paths if path not in empty]
 
 
