@@ -77,7 +77,7 @@ def compare_ground(folder: Path, fastgc: str | None) -> None:
         filters["cloth-simulation-filter"] = lambda cloud: _cloth(_on_map(cloud))
     if fastgc:
         filters["fastgc, ALS"] = partial(_fastgc, fastgc)
-    samples = _samples(folder)
+    samples = read_samples(folder)
     for name, is_ground in filters.items():
         errors = []
         seconds = points = 0.0
@@ -90,7 +90,7 @@ def compare_ground(folder: Path, fastgc: str | None) -> None:
         print(f"| {name} | {row} | {np.mean(errors):.1f} | {seconds / points * 1e6:.1f} |", flush=True)
 
 
-def _samples(folder: Path) -> dict[str, PointCloudData]:
+def read_samples(folder: Path) -> dict[str, PointCloudData]:
     """Read samples whose labels are 1 for what hands called ground."""
     clouds = {}
     for name in sorted(path.name.removesuffix("-ground.pcd") for path in folder.glob("*-ground.pcd")):

@@ -14,6 +14,7 @@ _CIVIDIS = "#00224e #123570 #3b496c #575d6d #707173 #8a8678 #a59c74 #c3b369 #e1c
 # Layers of the map: key of a cell -> name, and the format of a value
 _LAYERS = {
     "doubt": ("doubt", "percent"),
+    "ground_scatter_m": ("scatter of ground points (m)", "number"),
     "ground_guessed_share": ("share of guessed ground", "percent"),
     "class_score_mean": ("mean probability of the class", "number"),
     "points_per_m2": ("points per m²", "number"),
