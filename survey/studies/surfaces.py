@@ -16,11 +16,12 @@ import argparse
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import laspy
 import numpy as np
@@ -32,7 +33,6 @@ from hf_any3d.data.class_rule import Classes, ClassRule
 from hf_any3d.data.files import PointCloudData, read_point_cloud
 from hf_any3d.data.las_classes import CURRENT
 from hf_any3d.evaluation.segmentation import class_ious
-from hf_any3d.modeling.layers.losses import IGNORED
 from hf_any3d_survey.local_features import LocalFeaturesConfig
 from hf_any3d_survey.local_features.fitting import Rows, fit_network
 from hf_any3d_survey.processor import RETURNS, LocalFeaturesProcessor
@@ -151,8 +151,24 @@ def _fastgc(program: str, cloud: PointCloudData) -> np.ndarray:
         return np.array([place.get(tuple(row), 0) == 2 for row in np.asarray(las.xyz).round(3)])
 
 
-def leave_one_place_out(files: Sequence[Path], seed: int) -> None:
-    """Print the mean IoU of ground, vegetation and building of each place, by a model of the others."""
+class HeldOut(NamedTuple):
+    """Place that a model has not learned.
+
+    Attributes:
+        name: Of the place.
+        inventory: Pipeline of a model of the other places.
+        paths: Its tiles.
+        clouds: Their points.
+    """
+
+    name: str
+    inventory: Any
+    paths: list[Path]
+    clouds: list[PointCloudData]
+
+
+def held_out_places(files: Sequence[Path], seed: int) -> Iterator[HeldOut]:
+    """Yield each place of some tiles with a model of the others."""
     clouds = [read_tile(path) for path in files]
     tiles = [look_at(path, cloud) for path, cloud in zip(files, clouds, strict=True)]
     codes = sum((tile.codes for tile in tiles), type(tiles[0].codes)())
@@ -163,7 +179,6 @@ def leave_one_place_out(files: Sequence[Path], seed: int) -> None:
     learned = []
     for number, (cloud, tile) in enumerate(zip(clouds, tiles, strict=True)):
         learned.append(rows_of(cloud, tile, number, int(places[number]), classes, processor, asked)[0])
-    found = {}
     for held in np.unique(places):
         rows = Rows.joined([part for part, place in zip(learned, places, strict=True) if place != held])
         config = LocalFeaturesConfig(
@@ -175,20 +190,30 @@ def leave_one_place_out(files: Sequence[Path], seed: int) -> None:
         )
         model = fit_network(rows, config, processor.may_miss, seed)
         inventory = pipeline("point-cloud-inventory", model=model, feature_extractor=processor)
-        matrix = np.zeros((len(classes.names),) * 2)
-        for number in np.flatnonzero(places == held):
-            labels = classes.number(clouds[number].labels)
-            answers = inventory.look(clouds[number], len(clouds[number])).classes
-            # Vegetation of all heights is one class; noise is none of them, and counts as wrong.
-            own = np.select([answers == 2, np.isin(answers, (3, 4, 5)), answers == 6], [0, 1, 2], -1)
-            drawn = np.random.default_rng(number).permutation(np.flatnonzero(labels != IGNORED))[:JUDGED]
-            names = [classes.names.index(name) for name in ("ground", "vegetation", "building")]
-            np.add.at(matrix, (labels[drawn], np.array(names)[own[drawn]]), 1)
+        own = np.flatnonzero(places == held).tolist()
+        name = "+".join(sorted({tiles[number].path.stem.split("_")[0] for number in own}))
+        yield HeldOut(name, inventory, [files[number] for number in own], [clouds[number] for number in own])
+
+
+def leave_one_place_out(files: Sequence[Path], seed: int) -> None:
+    """Print the mean IoU of ground, vegetation and building of each place, by a model of the others."""
+    found = {}
+    for place in held_out_places(files, seed):
+        matrix = np.zeros((4, 4))
+        for number, cloud in enumerate(place.clouds):
+            labels = _of_three(cloud.labels)
+            answers = _of_three(place.inventory(cloud)["classes"])
+            drawn = np.random.default_rng(number).permutation(np.flatnonzero(labels < 3))[:JUDGED]
+            np.add.at(matrix, (labels[drawn], answers[drawn]), 1)
         ious = class_ious(matrix)[matrix.sum(axis=1) > 0]
-        name = "+".join(sorted({tiles[n].path.stem.split("_")[0] for n in np.flatnonzero(places == held)}))
-        found[name] = float(ious.mean())
-        print(f"seed {seed}, {name}: {found[name]:.3f}", flush=True)
+        found[place.name] = float(ious.mean())
+        print(f"seed {seed}, {place.name}: {found[place.name]:.3f}", flush=True)
     print(f"seed {seed}: mean {np.mean(list(found.values())):.4f}", flush=True)
+
+
+def _of_three(codes: np.ndarray) -> np.ndarray:
+    """Return 0, 1 and 2 for ground, vegetation of all heights, and building, and 3 for others, which are wrong."""
+    return np.select([codes == 2, np.isin(codes, (3, 4, 5)), codes == 6], [0, 1, 2], 3)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""Single trees in airborne scans: how many are found without settings, and how many by watersheds that were tuned.
+"""Single trees in airborne scans: how many are found without settings, and how many by a watershed at one smoothing.
 
     python -m survey.studies.trees --plots FOLDER --output DIR
     python -m survey.studies.trees --plots FOLDER --fit survey/hf_any3d_survey/inventory/likeness.json
 
-Judged are numbered pines (LAZ files with the extra bytes `itc_ref` and `VegCls`, where 2 is a tree) and generated
-stands of seven kinds at 4, 8 and 16 pulses a square meter. Controls are watersheds of the canopy at fixed smoothings,
-the best of them for each stand, which needs the truth, and region growing (Dalponte and Coomes 2016). The likeness is
-learned from stands whose kind is drawn at random, and from those that are judged; each kind is judged with one that
-has learned from the others only. Smoothings, evenness and powers were chosen by these same stands.
+Judged are numbered stands (LAZ files with the extra bytes `itc_ref` and `VegCls`, where 2 is a tree) and generated
+stands of ten kinds at 4, 8 and 16 pulses a square meter, as wholes and as plots of 20 m that are cut out of them. Each
+kind is judged with a likeness that has learned from stands of the other kinds, and from those whose kind is drawn at
+random. Controls are watersheds of the canopy at fixed smoothings, the best of them for each stand, which needs the
+truth, and region growing (Dalponte and Coomes 2016). The prior on smoothings, evenness and powers were chosen by the
+means over the kinds, so that these figures are upper bounds of what further kinds may have.
 
 Results: `results/inventory_trees.md`.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,40 +26,67 @@ import laspy
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
+from scipy.stats import rankdata
 
 from hf_any3d.data.generated.stands import KINDS, draw_kind, draw_stand
 from hf_any3d_survey.inventory.agreement import compare_trees
-from hf_any3d_survey.inventory.crowns import NAMES, SIGMAS, canopy_of, parts_of
+from hf_any3d_survey.inventory.crowns import NAMES, SIGMAS, Canopy, Parts, canopy_of, parts_of
 from hf_any3d_survey.inventory.likeness import Likeness, save_likeness
-from hf_any3d_survey.inventory.trees import PLACE_POWER, number_trees
+from hf_any3d_survey.inventory.trees import (
+    EVENNESS,
+    LEAST_POINTS,
+    PLACE_POWER,
+    JudgedParts,
+    choose_by,
+    number_trees,
+)
 
-FIXED = (0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.4, 2.0, 2.8)
+FIXED = (0.3, 0.6, 1.0, 1.6)
 """Meters of smoothing of the watersheds."""
+USUAL = 0.6
+"""Smoothing of the watershed beside which each kind is judged."""
 DENSITIES = (4, 8, 16)
-RANDOM = 150
+RANDOM = 220
 """Stands of random kinds that the likeness learns from."""
+DRAWS = 10
+"""Draws of trees that settings are chosen by."""
 _HEAD = """# Single trees in airborne scans
 
-F1 of trees at an intersection over union of a half, on points of trees; means over stands of a kind. Meters are
-watersheds smoothed by so much; the best of them is another for each stand, and needs the truth. Dalponte is region
-growing from tops 1.5 m apart on the canopy unsmoothed, which suits narrow crowns only. Ours has learned from other
-kinds alone (both LPine plots are one place), but its eleven smoothings, evenness and powers were chosen on these
-stands. Pines are real; the other kinds are generated, at 4, 8 and 16 pulses a square meter. Further stands of these
-kinds (`--seeds 20 21 22`), which had no part in any choice: ours 0.76, the best of the watersheds 0.75.
+F1 of trees at an intersection over union of a half, on points of trees; means over stands of a kind. Each kind is
+judged with what was learned from other kinds (both LPine plots are one place). LPine, RPine, SMaple and TAspen are
+real stands of pines, sugar maples and aspens; the other kinds are generated, at 4, 8 and 16 pulses a square meter.
+"20 m" are plots cut out of the stands. Meters are watersheds smoothed by so much; the best of them is another for each
+stand, and needs the truth. Dalponte is region growing from tops 1.5 m apart on the canopy unsmoothed. AUC tells how
+well the score tells right trees from wrong ones; "said" is the mean score beside the share of right trees. "from 5"
+and "from 20" are what `--from` adds to F1 by so many numbered trees, means of ten draws. The prior on smoothings and
+two more numbers were chosen by the means over all these kinds, so further kinds may come out worse.
 
 """
 _CELL = 0.25  # meters, of the controls
 _LOWEST = 2.0  # meters; the controls see no tree below
 _TOGETHER = ("LPine3", "LPine5")  # one place, so left out together
+_PLOT = 20.0  # meters
 
 
 class Plot(NamedTuple):
-    """Points of trees, and the true number of each."""
+    """Points of trees, the true number of each, and places of all points."""
 
     kind: str
     points: np.ndarray
     heights: np.ndarray
     truth: np.ndarray
+    around: np.ndarray
+    is_cut: bool = False
+
+    def cut(self, low: tuple[float, float]) -> Plot:
+        """Return the square of 20 m from so many meters to the north and east of the corner."""
+        corner = self.around.min(axis=0) + low
+        is_in, is_around = (
+            ((places[:, :2] >= corner) & (places[:, :2] < corner + _PLOT)).all(axis=1)
+            for places in (self.points, self.around)
+        )
+        kept = (values[is_in] for values in (self.points, self.heights, self.truth))
+        return Plot(self.kind, *kept, self.around[is_around], True)
 
 
 def read_plot(path: Path) -> Plot:
@@ -72,7 +101,8 @@ def read_plot(path: Path) -> Plot:
     below = ndimage.map_coordinates(ground, (points[:, :2] / 2 - 0.5).T, order=1, mode="nearest")
     heights = np.maximum(points[:, 2] - below, 0).astype(np.float32)
     tree = np.asarray(las["VegCls"]) == 2
-    return Plot(path.stem, points[tree], heights[tree], np.asarray(las["itc_ref"]).astype(np.int64)[tree])
+    truth = np.asarray(las["itc_ref"]).astype(np.int64)
+    return Plot(path.stem, points[tree], heights[tree], truth[tree], points[:, :2])
 
 
 def stand_of(kind: str, seed: int, density: int) -> Plot:
@@ -80,17 +110,29 @@ def stand_of(kind: str, seed: int, density: int) -> Plot:
     scale = (1.0, 0.8, 1.25)[seed % 3]
     stand = draw_stand(kind, seed + 100 * density, size=40, density=density, scale=scale)
     tree = stand.itc > 0
-    return Plot(kind, stand.points[tree], stand.heights[tree], stand.itc[tree])
+    return Plot(kind, stand.points[tree], stand.heights[tree], stand.itc[tree], stand.points[:, :2])
 
 
 def random_stand(seed: int) -> Plot:
     """Draw a stand of a kind that is drawn, wide enough for some tens of trees."""
     kind = draw_kind(seed)
-    density = float(np.exp(np.random.default_rng(seed).uniform(np.log(3), np.log(20))))
+    density = float(np.exp(np.random.default_rng(seed).uniform(np.log(2), np.log(20))))
     size = float(np.clip(14 * np.sqrt(kind.radii[0] * kind.radii[1]), 24, 56))
     stand = draw_stand(kind, seed, size=size, density=density)
     tree = stand.itc > 0
-    return Plot("random", stand.points[tree], stand.heights[tree], stand.itc[tree])
+    return Plot("random", stand.points[tree], stand.heights[tree], stand.itc[tree], stand.points[:, :2])
+
+
+def judged_plots(folder: Path | None, seeds: Iterable[int]) -> list[Plot]:
+    """Return all stands that are judged, and plots cut out of the real ones and of the first of each kind."""
+    plots = [read_plot(path) for path in sorted(folder.glob("*.laz"))] if folder else []
+    cuts = [plot.cut(low) for plot in plots for low in ((2, 2), (2, 22), (22, 2), (20, 20))]
+    for kind in KINDS:
+        for density in DENSITIES:
+            stands = [stand_of(kind, seed, density) for seed in seeds]
+            plots += stands
+            cuts += [stands[0].cut(low) for low in ((3, 3), (17, 15))]
+    return plots + [plot for plot in cuts if len(plot.points) > 200 and len(np.unique(plot.truth)) > 4]
 
 
 class _Image(NamedTuple):
@@ -206,14 +248,16 @@ def _nearest(known: np.ndarray) -> np.ndarray:
 
 
 class Rows(NamedTuple):
-    """Parts of a stand: their numbers, whether each is a tree, and how much each weighs.
+    """Parts of a stand: whether each is a tree, and how much each weighs.
 
     Of each smoothing, `levels` (levels, parts) says which parts it has, weighted to a sum of 1, and `f1` how good they
-    are.
+    are. `best` has the best intersection over union of each part with a true tree, and `points` their points.
     """
 
-    numbers: np.ndarray
-    right: np.ndarray
+    canopy: Canopy
+    parts: Parts
+    best: np.ndarray
+    points: np.ndarray
     weight: np.ndarray
     levels: np.ndarray
     f1: np.ndarray
@@ -221,7 +265,7 @@ class Rows(NamedTuple):
 
 def rows_of(plot: Plot) -> Rows:
     """Measure the parts of a stand, and compare each with the true trees."""
-    canopy = canopy_of(plot.points, plot.heights)
+    canopy = canopy_of(plot.points, plot.heights, around=plot.around)
     parts = parts_of(canopy)
     finest = parts.finest[(np.cumsum(canopy.trees.ravel()) - 1)[canopy.cells]]
     count = len(parts.parents)
@@ -251,39 +295,61 @@ def rows_of(plot: Plot) -> Rows:
         f1.append(compare_trees(plot.truth, part + 1).f1)
         there = weight * ((parts.births <= level) & (level < parts.deaths))
         levels.append(there / there.sum())
-    # A tree is found at a half; close to it, parts are half right.
-    right = np.clip((best - 0.35) / 0.3, 0, 1)
-    return Rows(parts.numbers, right, weight / weight.sum() * 100, np.array(levels), np.array(f1))
+    return Rows(canopy, parts, best, total, weight / weight.sum() * 100, np.array(levels), np.array(f1))
 
 
 def fit(rows: list[Rows], bounds: tuple[np.ndarray, np.ndarray]) -> Likeness:
     """Fit the likeness to parts of stands, all stands alike, by least squares with a small ridge.
 
     What smoothings suit is fitted to the F1 of each, as it differs from the mean of the stand: what all smoothings of
-    a stand share does not tell which is the best.
+    a stand share does not tell which is the best. Scores are fitted last, to the trees that these two find.
     """
     low, high = bounds
     count = len(NAMES)
     left, right = 10 * np.eye(2 * count + 1), np.zeros(2 * count + 1)
     level_left, level_right = 3 * np.eye(2 * count), np.zeros(2 * count)
     for stand in rows:
-        scaled = (np.clip(stand.numbers, low, high) - low) / (high - low) * 2 - 1
+        scaled = (np.clip(stand.parts.numbers, low, high) - low) / (high - low) * 2 - 1
         terms = np.column_stack([scaled, scaled**2, np.ones(len(scaled))])
         weighted = terms * stand.weight[:, None]
         left += weighted.T @ terms
-        right += weighted.T @ stand.right
+        # A tree is found at a half; close to it, parts are half right.
+        right += weighted.T @ np.clip((stand.best - 0.35) / 0.3, 0, 1)
         means = stand.levels @ terms[:, :-1]
         means -= means.mean(axis=0)
         level_left += means.T @ means
         level_right += means.T @ (stand.f1 - stand.f1.mean())
     linear, square, base = np.split(np.linalg.solve(left, right), [count, 2 * count])
     suits = np.split(np.linalg.solve(level_left, level_right), 2)
-    return Likeness(float(base[0]), low, high, linear, square, *suits)
+    likeness = Likeness(float(base[0]), low, high, linear, square, *suits, np.zeros(6))
+    found = [evidence_of(stand, likeness) for stand in rows]
+    return likeness._replace(sureness=_logistic(*(np.concatenate(part) for part in zip(*found, strict=True))))
+
+
+def evidence_of(stand: Rows, likeness: Likeness) -> tuple[np.ndarray, np.ndarray]:
+    """Return evidence (trees, 5) of the trees that are found in a stand, and which are right (trees,)."""
+    judged = JudgedParts(stand.parts, likeness)
+    chosen = judged.divide(None, EVENNESS)
+    trees = np.unique(chosen)
+    trees = trees[stand.points[trees] >= LEAST_POINTS]
+    return judged.evidence(chosen)[trees], stand.best[trees] >= 0.5
+
+
+def _logistic(evidence: np.ndarray, is_right: np.ndarray) -> np.ndarray:
+    """Fit a logistic regression with a small ridge by Newton's steps; the last coefficient is its constant."""
+    terms = np.column_stack([evidence, np.ones(len(evidence))])
+    ridge = np.diag([1.0] * evidence.shape[1] + [0.0])
+    found = np.zeros(terms.shape[1])
+    for _ in range(30):
+        said = 1 / (1 + np.exp(-terms @ found))
+        curvature = (terms * (said * (1 - said))[:, None]).T @ terms + ridge
+        found += np.linalg.solve(curvature, terms.T @ (is_right - said) - ridge @ found)
+    return found
 
 
 def bounds_of(rows: list[Rows]) -> tuple[np.ndarray, np.ndarray]:
     """Return the values between which nearly all numbers of random stands are."""
-    numbers = np.concatenate([stand.numbers for stand in rows])
+    numbers = np.concatenate([stand.parts.numbers for stand in rows])
     low, high = np.quantile(numbers, [0.02, 0.98], axis=0)
     return low, np.maximum(high, low + 1e-3)
 
@@ -292,26 +358,71 @@ def table(plots: list[Plot], random: list[Rows], measured: list[Rows]) -> str:
     """Judge all ways on all plots; return a table with a row for each kind."""
     bounds = bounds_of(random)
     ways = [*(f"{sigma} m" for sigma in FIXED), "best of them", "Dalponte", "ours"]
+    ways += [f"20 m: {USUAL} m", "20 m: ours", "AUC", "said", "right", "from 5", "from 20"]
     lines = ["| kind | " + " | ".join(ways) + " |", "|---" * (len(ways) + 1) + "|"]
     means = []
     for kind in dict.fromkeys(plot.kind for plot in plots):
         out = _TOGETHER if kind in _TOGETHER else (kind,)
         others = [rows for plot, rows in zip(plots, measured, strict=True) if plot.kind not in out]
         ours = fit(random + others, bounds)
-        figures = [_figures(plot, ours) for plot in plots if plot.kind == kind]
-        means.append(np.mean(figures, axis=0))
+        own = [(plot, rows) for plot, rows in zip(plots, measured, strict=True) if plot.kind == kind]
+        means.append(_figures(own, ours))
         lines.append(f"| {kind} | " + " | ".join(f"{value:.2f}" for value in means[-1]) + " |")
-    lines.append("| mean | " + " | ".join(f"{value:.2f}" for value in np.mean(means, axis=0)) + " |")
+        print(lines[-1], flush=True)
+    lines.append("| mean | " + " | ".join(f"{value:.2f}" for value in np.nanmean(means, axis=0)) + " |")
     return "\n".join(lines)
 
 
-def _figures(plot: Plot, ours: Likeness) -> list[float]:
-    def f1(numbers: np.ndarray) -> float:
-        return compare_trees(plot.truth, numbers).f1
+def _figures(plots: list[tuple[Plot, Rows]], ours: Likeness) -> np.ndarray:
+    """Return all figures of the stands of a kind."""
+    whole = np.array([_of_whole(plot, ours) for plot, _ in plots if not plot.is_cut])
+    cut = [(_f1(plot, watershed(plot, USUAL)), _f1(plot, _ours(plot, ours))) for plot, _ in plots if plot.is_cut]
+    evidence = [evidence_of(rows, ours) for _, rows in plots]
+    right = np.concatenate([is_right for _, is_right in evidence])
+    said = np.concatenate([1 / (1 + np.exp(-of @ ours.sureness[:-1] - ours.sureness[-1])) for of, _ in evidence])
+    gains = np.mean([_gains(plot, ours) for plot, _ in plots if not plot.is_cut], axis=0)
+    sure = [area_under_curve(right, said), said.mean(), right.mean()]
+    return np.concatenate([whole.mean(axis=0), np.mean(cut, axis=0) if cut else [np.nan] * 2, sure, gains])
 
-    fixed = [f1(watershed(plot, sigma)) for sigma in FIXED]
-    found = number_trees(plot.points, plot.heights, likeness=ours)
-    return [*fixed, max(fixed), f1(dalponte(plot)), f1(found.numbers)]
+
+def _of_whole(plot: Plot, ours: Likeness) -> list[float]:
+    fixed = [_f1(plot, watershed(plot, sigma)) for sigma in FIXED]
+    return [*fixed, max(fixed), _f1(plot, dalponte(plot)), _f1(plot, _ours(plot, ours))]
+
+
+def _f1(plot: Plot, numbers: np.ndarray) -> float:
+    return compare_trees(plot.truth, numbers).f1
+
+
+def _ours(plot: Plot, likeness: Likeness, **settings: float | None) -> np.ndarray:
+    return number_trees(plot.points, plot.heights, around=plot.around, likeness=likeness, **settings).numbers
+
+
+def _gains(plot: Plot, likeness: Likeness) -> list[float]:
+    """Return what settings chosen by 5 and by 20 trees add to F1, means of some draws."""
+    generator = np.random.default_rng(0)
+    trees = np.unique(plot.truth[plot.truth > 0])
+    before = _f1(plot, _ours(plot, likeness))
+    known: dict[tuple[float | None, float], float] = {}
+    gains = []
+    for count in (5, 20):
+        of_draws = []
+        for _ in range(DRAWS):
+            given = np.isin(plot.truth, generator.permutation(trees)[:count])
+            choice = choose_by(plot.points, plot.heights, plot.truth * given, around=plot.around, likeness=likeness)
+            settings = choice.smoothing, choice.evenness
+            if settings not in known:
+                known[settings] = _f1(plot, _ours(plot, likeness, smoothing=settings[0], evenness=settings[1]))
+            of_draws.append(known[settings] - before)
+        gains.append(float(np.mean(of_draws)))
+    return gains
+
+
+def area_under_curve(is_right: np.ndarray, scores: np.ndarray) -> float:
+    """Return how probable it is that a right one has a higher score than a wrong one."""
+    right, wrong = int(is_right.sum()), int((~is_right).sum())
+    ranks = rankdata(scores)[is_right].sum()
+    return float((ranks - right * (right + 1) / 2) / max(1, right * wrong))
 
 
 def main() -> None:
@@ -320,11 +431,10 @@ def main() -> None:
     parser.add_argument("--plots", type=Path, help="Folder of numbered LAZ files.")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="Of generated stands of each kind.")
     parser.add_argument("--output", type=Path, help="Folder for the page.")
-    parser.add_argument("--fit", type=Path, help="Learn from all generated stands and write the likeness here.")
+    parser.add_argument("--fit", type=Path, help="Learn from all stands and write the likeness here.")
     arguments = parser.parse_args()
     start = time.process_time()
-    plots = [read_plot(path) for path in sorted(arguments.plots.glob("*.laz"))] if arguments.plots else []
-    plots += [stand_of(kind, seed, d) for kind in KINDS for d in DENSITIES for seed in arguments.seeds]
+    plots = judged_plots(arguments.plots, arguments.seeds)
     random = [rows_of(random_stand(seed)) for seed in range(RANDOM)]
     measured = [rows_of(plot) for plot in plots]
     if arguments.fit:

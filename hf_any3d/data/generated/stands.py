@@ -54,6 +54,9 @@ KINDS = {
     "dense pines": StandKind((12, 22), (0.7, 1.5), 0.6, (0.25, 0.5), 0.6, 0.8, 0.55, 0.45, 0.4, 0.3),
     "small conifers": StandKind((3, 14), (0.8, 2.2), 0.8, (0.6, 0.9), 0.3, 0.6, 0.45, 0.4, 0.5, 0.25),
     "plantation": StandKind((22, 27), (2, 3), 0.5, (0.25, 0.4), 0.7, 0.95, 0.65, 0.33, 0.5, 0.1, 4.0),
+    "closed broadleaf": StandKind((17, 27), (2, 4.5), 0.6, (0.3, 0.5), 0.9, 0.99, 0.5, 0.3, 0.5, 0.25),
+    "open pines": StandKind((8, 26), (1.2, 3.2), 0.7, (0.3, 0.5), 0.6, 0.35, 0.5, 0.3, 0.45, 0.2),
+    "orchard": StandKind((3, 5), (1.3, 2.2), 0.5, (0.6, 0.8), 0.9, 0.6, 0.7, 0.3, 0.5, 0.0, 5.0),
 }
 """Kinds of stands that `draw_stand` knows."""
 
@@ -83,12 +86,12 @@ class _Trees(NamedTuple):
 
 
 def draw_kind(seed: int) -> StandKind:
-    """Draw a kind of stand at random, from shrubs of a meter to domes of 16 m, sparse or closed, even or unequal."""
+    """Draw a kind of stand at random, of shrubs or high trees, sparse or closed, even or unequal."""
     generator = np.random.default_rng(seed)
-    middle = np.exp(generator.uniform(np.log(0.8), np.log(6)))
-    unequal = generator.uniform(1.2, 2.2)
-    # Crowns are from a sixteenth of the height wide to as wide as trees are high.
-    height = np.clip(2 * middle / np.exp(generator.uniform(np.log(0.12), np.log(1.2))), 4, 40)
+    height = np.exp(generator.uniform(np.log(3.5), np.log(38)))
+    # Radii of Popescu and Wynne (2004), and how far species are from them
+    middle = (2.51503 + 0.00901 * height**2) / 2 * np.exp(generator.normal(-0.15, 0.5))
+    unequal = generator.uniform(1.2, 1.9)
     spread = generator.uniform(1.1, unequal)
     length = generator.uniform(0.25, 0.75)
     return StandKind(

@@ -53,3 +53,25 @@ def compare_trees(truth: np.ndarray, numbers: np.ndarray) -> TreeAgreement:
     count = min(len(np.unique(row[pairs])), len(np.unique(column[pairs])))
     mean = float(best[true_tree].mean()) if true_tree.any() else 0.0
     return TreeAgreement(count, int(tree.sum()), int(true_tree.sum()), mean)
+
+
+def compare_with_each(truth: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compare numbers with each true tree.
+
+    Args:
+        truth: (points,) whole numbers; those of trees are above 0.
+        numbers: (points,) the same, of at least `LEAST_JUDGED` points where they count.
+
+    Returns:
+        The best intersection over union of each true tree, and how many numbered ones have more than half of their
+        points in it, (trees,) each.
+    """
+    known, row, true_sizes = np.unique(truth, return_inverse=True, return_counts=True)
+    found, column, sizes = np.unique(numbers, return_inverse=True, return_counts=True)
+    pairs, both = np.unique(row * len(found) + column, return_counts=True)
+    row, column = np.divmod(pairs, len(found))
+    is_judged = (found[column] > 0) & (sizes[column] >= LEAST_JUDGED)
+    best = np.zeros(len(known))
+    np.maximum.at(best, row[is_judged], (both / (true_sizes[row] + sizes[column] - both))[is_judged])
+    within = np.bincount(row[is_judged & (2 * both > sizes[column])], minlength=len(known))
+    return best[known > 0], within[known > 0]

@@ -53,8 +53,10 @@ NAMES = (
     "band",  # energy of the canopy around at the width of the part, logarithm of its share
     "fine_band",  # the same at the finest width
     "cover",  # share of the ground around that is below trees
+    "width",  # diameter over that of a usual crown of this height, logarithm
 )
 """What the columns of `Parts.numbers` are. None is a length: trees of all sizes are judged alike."""
+_FOOTPRINT, _MOST_GAP = 2.0, 3  # meters of the cells that say where there are points at all, and cells of a gap
 _LIGHT = 0.3  # meters of the smoothing at which rims and saddles are measured
 _CONTEXT = 6.0  # meters around a part that say how wide waves of the canopy are
 _CONTEXT_CELL = 2.0  # meters
@@ -68,12 +70,14 @@ class Canopy(NamedTuple):
     Attributes:
         heights: (rows, columns) float32, meters above ground; 0 where there is no tree.
         trees: (rows, columns), whether there is a tree; nowhere in the outermost cells.
+        known: (rows, columns), whether there are points around; beyond the edge of the data, the canopy may go on.
         cells: (points,) int64, the cell of each point in the flattened grid.
         step: Length of a cell in meters.
     """
 
     heights: np.ndarray
     trees: np.ndarray
+    known: np.ndarray
     cells: np.ndarray
     step: float
 
@@ -108,6 +112,7 @@ class _Cells(NamedTuple):
     heights: np.ndarray
     light: np.ndarray  # heights, lightly smoothed
     open_sides: np.ndarray  # how many of four sides touch no tree
+    cut_sides: np.ndarray  # how many lie at the edge of the data
     step: float
 
 
@@ -119,7 +124,9 @@ class _Borders(NamedTuple):
     heights: np.ndarray  # the lower of the two
 
 
-def canopy_of(points: np.ndarray, heights: np.ndarray) -> Canopy:
+def canopy_of(
+    points: np.ndarray, heights: np.ndarray, *, around: np.ndarray | None = None, step: float | None = None
+) -> Canopy:
     """Draw the heights of the canopy.
 
     Cells lie at whole multiples of their length, so that neighboring blocks share them.
@@ -127,13 +134,11 @@ def canopy_of(points: np.ndarray, heights: np.ndarray) -> Canopy:
     Args:
         points: (points, 3) in meters, z up; only those of trees, at least one.
         heights: (points,) above ground.
+        around: (all points, 2 or 3) all points of the place, which say where its data end; by default those of trees.
+        step: Length of a cell in meters; by default `step_of` these points.
     """
-    whole = np.floor(points[:, :2]).astype(np.int64)
-    whole -= whole.min(axis=0)
-    occupied = len(np.unique(whole[:, 0] * (whole[:, 1].max() + 1) + whole[:, 1]))
-    density = len(points) / occupied
-    step = 0.2 if density >= 10 else 0.25 if density >= 4 else 0.35 if density >= 2 else 0.5
-
+    if step is None:
+        step = step_of(points)
     places = np.floor(points[:, :2] / step).astype(np.int64)
     corner = (places.min(axis=0) - _COARSEST) // _COARSEST * _COARSEST
     places -= corner
@@ -146,7 +151,40 @@ def canopy_of(points: np.ndarray, heights: np.ndarray) -> Canopy:
     # Closing fills single cells that no pulse has hit, or that one has hit deep inside.
     closed = _closed(highest, 3)
     trees = (ndimage.maximum_filter(highest, 3) > 0) & (closed > 0)
-    return Canopy(np.where(trees, closed, 0), trees, cells, step)
+    known = _footprint(points if around is None else around, corner * step, highest.shape, step)
+    return Canopy(np.where(trees, closed, 0), trees, known, cells, step)
+
+
+def step_of(points: np.ndarray) -> float:
+    """Return the length in meters of cells that suit points (points, 3) of trees.
+
+    Finer cells show more gaps of crowns than crowns; coarser ones join the narrowest.
+    """
+    whole = np.floor(points[:, :2]).astype(np.int64)
+    whole -= whole.min(axis=0)
+    occupied = len(np.unique(whole[:, 0] * (whole[:, 1].max() + 1) + whole[:, 1]))
+    return step_of_density(len(points) / occupied)
+
+
+def step_of_density(density: float) -> float:
+    """Return the length in meters of cells that suit so many points of trees a square meter."""
+    return 1 / 3 if density >= 2 else 0.5
+
+
+def _footprint(around: np.ndarray, corner: np.ndarray, shape: tuple[int, int], step: float) -> np.ndarray:
+    """Return which cells (rows, columns) have points around, by the places of all points (points, 2 or 3)."""
+    # At whole multiples of their width, so that neighboring blocks share them
+    places = [corner[axis] + (np.arange(shape[axis]) + 0.5) * step for axis in (0, 1)]
+    row, column = (np.floor(place / _FOOTPRINT).astype(np.int64) for place in places)
+    first = np.array([row[0], column[0]]) - _MOST_GAP
+    size = np.array([row[-1], column[-1]]) + _MOST_GAP + 1 - first
+    cells = np.floor(around[:, :2] / _FOOTPRINT).astype(np.int64) - first
+    cells = cells[((cells >= 0) & (cells < size)).all(axis=1)]
+    has_points = np.zeros(size, bool)
+    has_points[tuple(cells.T)] = True
+    # Water and shadows leave gaps.
+    has_points = ndimage.binary_closing(has_points, np.ones((3, 3)), iterations=_MOST_GAP - 1)
+    return has_points[np.ix_(row - first[0], column - first[1])]
 
 
 def parts_of(canopy: Canopy) -> Parts:
@@ -260,11 +298,16 @@ def _look_at(canopy: Canopy, inside: np.ndarray) -> tuple[_Cells, _Borders]:
     firsts = []
     seconds = []
     open_sides = np.zeros(len(inside))
+    cut_sides = np.zeros(len(inside))
+    known = canopy.known.ravel()
     for offset in (1, columns):
         after = index[inside + offset]
         firsts.append(np.flatnonzero(after >= 0))
         seconds.append(after[after >= 0])
-        open_sides += (after < 0).astype(np.float64) + (index[inside - offset] < 0)
+        for beside in (inside + offset, inside - offset):
+            is_edge = index[beside] < 0
+            open_sides += is_edge & known[beside]
+            cut_sides += is_edge & ~known[beside]
     first, second = np.concatenate(firsts), np.concatenate(seconds)
     cells = _Cells(
         x=(inside // columns + 0.5) * canopy.step,
@@ -272,6 +315,7 @@ def _look_at(canopy: Canopy, inside: np.ndarray) -> tuple[_Cells, _Borders]:
         heights=canopy.heights.ravel()[inside].astype(np.float64),
         light=light,
         open_sides=open_sides,
+        cut_sides=cut_sides,
         step=canopy.step,
     )
     return cells, _Borders(first, second, np.minimum(light[first], light[second]))
@@ -330,6 +374,11 @@ def _measured(
     touching_heights = np.bincount(sides, low, minlength=count)
     saddle = np.zeros(count)
     np.maximum.at(saddle, sides, low)
+    # Beyond the edge of the data, the canopy goes on as high as it is there.
+    cut = cells.cut_sides[within]
+    touching = touching + total(cut)
+    touching_heights = touching_heights + total(cut * light)
+    np.maximum.at(saddle, part[cut > 0], light[cut > 0])
     opened = total(cells.open_sides[within])
     rim = (touching_heights + total(cells.open_sides[within] * light)) / np.maximum(touching + opened, 1)
     return {
@@ -421,7 +470,16 @@ def _numbers(
         "life_of_parent": np.where(has, life[up], 10),
         "saddle_slope_of_parent": np.where(has, (depth / radius)[up], 0),
         "compactness_of_parent": np.where(has, compactness[up], 0),
+        "width": np.log(2 * radius / usual_width(high)),
     }
+
+
+def usual_width(heights: np.ndarray) -> np.ndarray:
+    """Return the diameter in meters of a usual crown by the height of the tree.
+
+    Source: Popescu and Wynne, "Seeing the trees in the forest" (2004), pines and deciduous trees together.
+    """
+    return 2.51503 + 0.00901 * np.asarray(heights) ** 2
 
 
 def _around(values: np.ndarray, step: float) -> np.ndarray:

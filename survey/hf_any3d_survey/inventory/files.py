@@ -16,9 +16,17 @@ from hf_any3d.data.files.labels import check_labels_fit, write_labels
 from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import check_outputs, temporary_folder
 from hf_any3d_survey.inventory.checkpoints import read_checkpoints
+from hf_any3d_survey.inventory.left_out import split_left_out
 from hf_any3d_survey.inventory.lengths import METERS, LengthUnit
 from hf_any3d_survey.inventory.place import NOISE, Answer, Place, Seen, are_crowns, joined, scores_of
-from hf_any3d_survey.inventory.rasters import Raster, canopy_raster, open_mosaic, terrain_raster
+from hf_any3d_survey.inventory.rasters import (
+    Raster,
+    canopy_bands,
+    canopy_raster,
+    open_mosaic,
+    terrain_bands,
+    terrain_raster,
+)
 from hf_any3d_survey.inventory.report import About, PlaceReport, check_report, write_report
 from hf_any3d_survey.inventory.steps import InventorySteps
 from hf_any3d_survey.inventory.tables import check_table, write_table
@@ -29,7 +37,6 @@ from hf_any3d_survey.local_features.map_index import PlacedPoints
 
 HEIGHT, NUMBER, SCORE = "HeightAboveGround", "PredInstance", "PredScore"
 """Columns of copies: PDAL's name for heights, and the field's for numbers of things."""
-_BANDS = {"terrain": "ground elevation", "canopy": "canopy height"}
 CHANGED = ("unclassified", "all", "none")
 """Points whose class is written: those that have none, all, or none."""
 
@@ -74,7 +81,7 @@ class Outputs:
                 continue
             with file_errors(file):
                 check_labels_fit(
-                    file, copies[file], codes=range(2, 8), columns=self.columns, keeps_class=self.classes == "none"
+                    file, copies[file], codes=range(1, 8), columns=self.columns, keeps_class=self.classes == "none"
                 )
         if self.table is not None:
             check_table(self.table, coordinate_system)
@@ -129,10 +136,9 @@ def take_inventory(
     outputs.check(paths, system, copies)
     checkpoints = None if outputs.checkpoints is None else read_checkpoints(outputs.checkpoints, system)
     with ExitStack() as stack:
-        folder = None
-        if len(paths) > 1:
-            folder = stack.enter_context(temporary_folder())
+        folder = stack.enter_context(temporary_folder())
         tiles = look_at_tiles(pipe, paths, unit, folder, progress)
+        left_out_heights: dict[int, np.ndarray] = {}
         place = Place([tile.count for tile in tiles], folder=folder, **asked)
         length_unit = LengthUnit.of(tiles[0].height)
         rasters = _Rasters(outputs, tiles, system, length_unit, stack)
@@ -141,20 +147,25 @@ def take_inventory(
             progress(tile.path)
             with file_errors(tile.path):
                 cloud = tile.open(pipe, unit)
-                around = tile.around(tiles)
-                seen = pipe.look(
-                    joined(cloud, around, pipe.feature_extractor.columns), len(cloud), tile.stem, tile.noise
-                )
-            place.add(number, seen, around)
+                count = len(cloud)
+                around, seen_before = tile.around(cloud, tiles)
+                cloud = joined(cloud, around, pipe.feature_extractor.columns)
+                kept = None if outputs.classes == "all" else cloud.labels
+                seen = pipe.look(cloud, count, tile.stem, kept)
+            place.add(number, seen, seen_before)
             rasters.add(tile, seen)
             if report is not None:
                 report.add(tile, seen)
-            del cloud, seen
+            if tile.left_out is not None:
+                left_out_heights[number] = tile.left_out.heights_above(seen.terrain, seen.factor)
+            del cloud, kept, seen
         things = place.things()
         scores = scores_of(things)
-        for tile, answer in zip(tiles, place.answers, strict=True):
+        for number, (tile, answer) in enumerate(zip(tiles, place.answers, strict=True)):
             if tile.path in copies:
-                _write_copy(tile, copies[tile.path], tile.with_far(answer), scores, outputs, length_unit)
+                if tile.left_out is not None:
+                    answer = answer.with_left_out(tile.left_out, left_out_heights[number])
+                _write_copy(tile, copies[tile.path], answer, scores, outputs, length_unit)
         if outputs.table is not None:
             write_table(outputs.table, things, system, length_unit)
         if outputs.report is not None and report is not None:
@@ -190,10 +201,8 @@ def _write_copy(
 ) -> None:
     """Write the copy of a tile; `scores` (things + 1,) are those of things by their numbers."""
     labels = None
-    if outputs.classes == "all":
-        labels = answer.classes.astype(np.int64)
-    elif outputs.classes == "unclassified":
-        labels = tile.without_class(answer.classes)
+    if outputs.classes != "none":
+        labels = tile.labels_of(answer, keeps=outputs.classes == "unclassified")
     # As PDAL and lidR have it: z and heights in one unit, whose difference is the elevation of the ground
     heights = answer.heights if unit == METERS else (answer.heights / unit.length).astype(np.float32)
     values = (heights, answer.numbers, scores[answer.numbers])
@@ -206,9 +215,12 @@ class _Rasters:
     def __init__(
         self, outputs: Outputs, tiles: Sequence[TileFile], system: str | None, unit: LengthUnit, stack: ExitStack
     ):
-        # Name -> path, and least width of a cell in meters
-        asked = {"terrain": (outputs.terrain, 1.0), "canopy": (outputs.canopy, 0.5)}
-        self.asked = {name: (path, least) for name, (path, least) in asked.items() if path is not None}
+        # Name -> path, least width of a cell in meters, and bands
+        asked = {
+            "terrain": (outputs.terrain, 1.0, terrain_bands(unit.name)),
+            "canopy": (outputs.canopy, 0.5, canopy_bands(unit.name)),
+        }
+        self.asked = {name: facts for name, facts in asked.items() if facts[0] is not None}
         self.unit = unit
         self.tiles = tiles
         self.system = system
@@ -218,11 +230,10 @@ class _Rasters:
 
     def add(self, tile: TileFile, seen: Seen) -> None:
         """Add a tile."""
-        for name, (path, least_cell) in self.asked.items():
+        for name, (path, least_cell, bands) in self.asked.items():
             if name not in self.open:
                 cell = max(least_cell, round(seen.spacing, 1)) / tile.unit
-                band = (f"{_BANDS[name]} ({self.unit.name})", self.unit.name)
-                mosaic = open_mosaic(path, _bounds_of(self.tiles, cell), cell, self.system, band)
+                mosaic = open_mosaic(path, _bounds_of(self.tiles, cell), cell, self.system, bands)
                 self.open[name] = cell, self.stack.enter_context(mosaic)
             cell, mosaic = self.open[name]
             mosaic.add(_raster(name, seen, cell, self.unit))
@@ -244,7 +255,7 @@ def _raster(name: str, seen: Seen, cell: float, unit: LengthUnit) -> Raster:
     points = seen.points.part(rows)
     if name == "terrain":
         lengths = {"meters_per_unit": seen.factor[0], "meters_per_height": unit.length}
-        return terrain_raster(seen.ground, points, cell=cell, **lengths)
+        return terrain_raster(seen.terrain, points, cell=cell, **lengths)
     on_map = PlacedPoints(points.given, points.factor / seen.factor, points.origin / seen.factor)
     return canopy_raster(on_map, seen.heights[rows] / unit.length, cell)
 
@@ -268,10 +279,12 @@ def learn_numbers(
     """
     with file_errors(path):
         cloud = pipe.open(path, unit, (number,))
-        cloud, _ = pipe.feature_extractor.split_far(cloud, Path(path).stem)
+        cloud, _ = split_left_out(cloud, pipe.feature_extractor.split_far, Path(path).stem)
+        if cloud is None:
+            raise PointCloudError("all of its points are noise or withheld")
         numbers = np.nan_to_num((cloud.further or {})[number]).astype(np.int64)
         seen = pipe.look(cloud, len(cloud), Path(path).stem)
         crowns = np.flatnonzero(are_crowns(seen.classes, seen.heights))
         if not (numbers[crowns] > 0).any():
             raise PointCloudError(f"column {number!r} has no number of a tree")
-        return choose_by(seen.points[crowns], seen.heights[crowns], numbers[crowns])
+        return choose_by(seen.points[crowns], seen.heights[crowns], numbers[crowns], around=seen.points[:])

@@ -28,6 +28,8 @@ class Likeness(NamedTuple):
         square: Of their squares.
         suits_linear: As `linear`, for how well a smoothing suits.
         suits_square: As `square`.
+        sureness: (6,) coefficients of `JudgedParts.evidence` and a constant, whose sum a logistic function turns into
+            the score of a tree.
     """
 
     base: float
@@ -37,6 +39,7 @@ class Likeness(NamedTuple):
     square: np.ndarray
     suits_linear: np.ndarray
     suits_square: np.ndarray
+    sureness: np.ndarray
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
         """Return the likeness (parts,) in 0 … 1 of parts with these numbers (parts, columns)."""
@@ -58,9 +61,10 @@ class Likeness(NamedTuple):
 
 def save_likeness(likeness: Likeness, names: tuple[str, ...], path: Path) -> None:
     """Write coefficients as JSON, a row for each column."""
-    columns = zip(names, *likeness[1:], strict=True)
+    columns = zip(names, *likeness[1:-1], strict=True)
     rows = {name: [round(float(value), 5) for value in values] for name, *values in columns}
     lines = [f"  {json.dumps(name)}: {json.dumps(values)}" for name, values in rows.items()]
+    lines.insert(0, f'  "sureness": {[round(float(value), 5) for value in likeness.sureness]}')
     lines.insert(0, f'  "base": {round(likeness.base, 5)}')
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
@@ -70,4 +74,5 @@ def packaged_likeness() -> Likeness:
     """Read the likeness that comes with the package."""
     rows = json.loads(_FILE.read_text(encoding="utf-8"))
     base = rows.pop("base")
-    return Likeness(base, *np.array(list(rows.values())).T)
+    sureness = np.array(rows.pop("sureness"))
+    return Likeness(base, *np.array(list(rows.values())).T, sureness)

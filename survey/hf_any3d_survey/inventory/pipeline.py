@@ -12,8 +12,8 @@ class PointCloudInventoryPipeline(InventorySteps, LocalFeaturesSegmentationPipel
     A call returns, for each cloud, a dict of
 
     - `points` (points, 3), coordinates of the file;
-    - `classes` (points,) uint8, codes of ASPRS: 2 ground, 3 to 5 vegetation by its height, 6 building, 7 noise, and
-      those of further classes that the model knows;
+    - `classes` (points,) uint8, codes of ASPRS: 2 ground, 3 to 5 vegetation by its height, 6 building, 7 noise, 1
+      what looks like a roof and is none, such as wires, and those of further classes that the model knows;
     - `class_scores` (points,) float32, their probabilities;
     - `heights` (points,) float32, meters above the ground;
     - `numbers` (points,) int32, numbers of things from 1; 0 for none;

@@ -1,53 +1,62 @@
 """Tiles that are one place: classes and heights of their points, and things that no border cuts.
 
 tile ─► with the points around it ─► model of tiles ─► class, score ─┐
-                                 └─► ground ─► height above it       ├─► trees whose top is in the tile
+                                 └─► ground ─► height above it       ├─► points of crowns ─► trees over all tiles
                                                                      └─► cells of roofs ─► blocks over all tiles
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.far_points import FarPoints
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES
-from hf_any3d.data.las_classes import FAMILIES
 from hf_any3d.tasks.steps import return_free_memory
 from hf_any3d.utils.atomic_files import reserve_room
-from hf_any3d_survey.inventory.blocks import BlockCells
+from hf_any3d_survey.inventory.blocks import CELL, Block, BlockCells, keys_of
+from hf_any3d_survey.inventory.crown_points import SQUARE, CrownPoints, CrownStore
+from hf_any3d_survey.inventory.crowns import step_of_density
+from hf_any3d_survey.inventory.doubt import Doubt
+from hf_any3d_survey.inventory.left_out import LeftOut
 from hf_any3d_survey.inventory.outlines import OutlineCells
+from hf_any3d_survey.inventory.roofs import (
+    LEAST_PROBABILITY,
+    are_plants,
+    describe_blocks,
+    describe_cells,
+    packaged_roof_model,
+)
 from hf_any3d_survey.inventory.terrain import Terrain
 from hf_any3d_survey.inventory.things import HIGH, ROOF, Thing, trees_of
 from hf_any3d_survey.inventory.trees import EVENNESS, number_trees
 from hf_any3d_survey.local_features.ground_surface import GroundSurface
-from hf_any3d_survey.local_features.map_index import MapIndex, PlacedPoints, blocks
+from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks
 
-GROUND, LOW, MEDIUM, BUILDING, NOISE = 2, 3, 4, 6, 7
+UNKNOWN, GROUND, LOW, MEDIUM, BUILDING, NOISE, HIGH_NOISE = 1, 2, 3, 4, 6, 7, 18
 """Codes of ASPRS for what stands in a place."""
 VEGETATION = (LOW, MEDIUM, HIGH)
 HEIGHTS = (0.5, 1.5)
 """Meters above the ground from which on vegetation is medium, and high: those of France's Lidar HD."""
 MARGIN = 40.0
 """Meters around a tile within which points of others are seen: as far as ground and features reach."""
-REGION, BUFFER = 150.0, 30.0
+REGION, BUFFER = 150.0, SQUARE
 """Meters of the squares in which trees are looked for at a time, at most, and around them."""
 _REGION_POINTS = 2_000_000
 # Spacing of points in meters, 0.7 a square meter, up to which crowns are told apart.
 _WIDEST_SPACING = 1.2
 # Vegetation below is bushes and grass, which are of no tree.
 _LEAST_CROWN = 1.0
-_CELL = 1.0
 # Width of the cells of outlines: meters at least, and spacings of points.
 _OUTLINE_CELL, _SPACINGS = 0.5, 2.0
-# Share of ground that any place seen from above has, and its least extent in meters: rooms and objects are smaller.
-_LEAST_GROUND, _LEAST_EXTENT = 0.001, 8.0
+LEAST_GROUND = 0.001
+"""Share of ground that any place seen from above has."""
+_LEAST_EXTENT = 8.0  # meters: rooms and objects are smaller
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,26 @@ class Around:
     tile: int
     rows: np.ndarray
     cloud: PointCloudData
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Points of a tile that stand in an earlier one, too, as where tiles overlap; all arrays are (copies,).
+
+    Attributes:
+        rows: Their numbers in the tile.
+        tiles: The earlier tile of each.
+        originals: Its number there.
+    """
+
+    rows: np.ndarray
+    tiles: np.ndarray
+    originals: np.ndarray
+
+    @classmethod
+    def none(cls) -> Copies:
+        """Return no copies."""
+        return cls(*(np.zeros(0, np.int64) for _ in range(3)))
 
 
 @dataclass
@@ -90,11 +119,20 @@ class Answer:
                 reserve_room(file)
         return cls(**arrays, factor=np.ones(3))
 
-    def with_far(self, far: FarPoints) -> Answer:
-        """Return the answer with the points that are far from the place: noise, without a height or a thing."""
-        classes = far.spread(self.classes, NOISE)
-        numbers = far.spread(self.numbers, 0)
-        return Answer(classes, far.spread(self.scores, 0.0), far.spread(self.heights, 0.0), numbers, self.factor)
+    def with_left_out(self, left_out: LeftOut, heights: np.ndarray) -> Answer:
+        """Return the answer about all points of a file: those left out are noise and of no thing.
+
+        Args:
+            left_out: The points that are left out.
+            heights: (rows,) meters of those above the terrain that are not far from the place.
+        """
+        return Answer(
+            left_out.spread(self.classes, NOISE, NOISE),
+            left_out.spread(self.scores, 0.0, 0.0),
+            left_out.spread(self.heights, heights, 0.0),
+            left_out.spread(self.numbers, 0, 0),
+            self.factor,
+        )
 
 
 @dataclass(frozen=True)
@@ -112,6 +150,9 @@ class Seen:
         terrain: The surface through the points of class 2, above which heights are.
         spacing: Usual distance of neighboring points, seen from above.
         factor: (3,) length of a unit of the file in meters.
+        returns: (points,) how many returns the pulse of each point had; None where the file does not say it.
+        measured: What doubts are judged by, as of `measure_tile`.
+        doubts: Why the answer may be wrong.
     """
 
     points: PlacedPoints
@@ -124,13 +165,16 @@ class Seen:
     terrain: Terrain
     spacing: float
     factor: np.ndarray
+    returns: np.ndarray | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
+    doubts: Sequence[Doubt] = ()
 
 
 class Place:
     """Tiles of one place, whose things have one number each.
 
-    A tree belongs to the tile that has its top; its points in other tiles get its number there, too. Blocks of
-    buildings are joined over all tiles.
+    Trees and blocks of buildings are found when all tiles are known, so that borders cut none. Points that stand in
+    several tiles are one point, with the answer of the first of these.
 
     Args:
         counts: Points of each tile.
@@ -158,12 +202,14 @@ class Place:
         self.evenness = evenness
         self.least_height = least_height
         self.least_area = least_area
-        self._roofs = BlockCells(_CELL)
+        self._roofs = BlockCells()
         # Of trees by their numbers, and of roofs by -1 - the keys of `_roofs`. The first tile decides how wide cells
         # are.
         self._outlines: OutlineCells | None = None
-        # (rows, places on the map) of the roof points of each tile
-        self._roof_points: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        # Of the points of roofs of each tile: rows, keys of their cells, and whether they lie on the ground
+        self._roof_points: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._crowns = CrownStore(folder)
+        self._copies: list[Copies] = [Copies.none() for _ in counts]
         # Cells of roofs below which the ground is guessed
         self._guessed_roofs: list[np.ndarray] = []
 
@@ -173,8 +219,8 @@ class Place:
         names = ("smoothing", "evenness", "least_height", "least_area")
         return {name: getattr(self, name) for name in names}
 
-    def add(self, tile: int, seen: Seen, around: Sequence[Around] = ()) -> None:
-        """Take a tile as it was seen, number its trees, and keep its roofs."""
+    def add(self, tile: int, seen: Seen, copies: Copies | None = None) -> None:
+        """Take a tile as it was seen, and keep its crowns and roofs; `copies` are its points that were seen before."""
         own = slice(seen.count)
         answer = self.answers[tile]
         answer.classes[:] = seen.classes[own]
@@ -183,112 +229,170 @@ class Place:
         answer.factor = seen.factor
         if self._outlines is None:
             self._outlines = OutlineCells(max(_OUTLINE_CELL, _SPACINGS * seen.spacing))
-        outlines = self._outlines
+        is_new = np.ones(seen.count, bool)
+        if copies is not None:
+            self._copies[tile] = copies
+            is_new[copies.rows] = False
         if seen.spacing <= _WIDEST_SPACING:
-            self._number_trees(tile, seen, around, outlines)
+            may_be = are_crowns(seen.classes[own], seen.heights[own])
+            # Roofs may turn out to be canopies.
+            may_be |= (seen.classes[own] == BUILDING) & (seen.heights[own] > _LEAST_CROWN)
+            crowns = np.flatnonzero(may_be & is_new)
+            is_guessed = np.concatenate(
+                [
+                    np.zeros(0, bool),
+                    *(seen.terrain.guessed_at(seen.points[crowns[part]]) for part in blocks(len(crowns))),
+                ]
+            )
+            self._crowns.add(tile, seen.points.part(own), seen.heights, crowns, is_guessed)
         else:
             warnings.warn(
                 f"{seen.spacing**-2:.2g} points a square meter are too few to tell trees apart: none is numbered",
                 stacklevel=2,
             )
-        roofs = np.flatnonzero(seen.classes[own] == BUILDING)
+        roofs = np.flatnonzero((seen.classes[own] == BUILDING) & is_new)
         if len(roofs):
             keys = np.empty(len(roofs), np.int64)
+            lies = np.empty(len(roofs), bool)
             for part in blocks(len(roofs)):
                 rows = roofs[part]
                 places = seen.points[rows]
                 self._roofs.add(places, seen.heights[rows], seen.scores[rows])
-                keys[part] = self._roofs.keys_of(places)
-                outlines.add(places[:, :2], -1 - keys[part])
+                keys[part] = keys_of(places)
+                lies[part] = np.abs(seen.heights[rows]) < seen.terrain.tolerance_at(places)
+                self._outlines.add(places[:, :2], -1 - keys[part])
                 self._guessed_roofs.append(np.unique(keys[part][seen.terrain.guessed_at(places)]))
-            self._roof_points[tile] = (roofs.astype(np.int32), keys)
+            self._roof_points[tile] = (roofs.astype(np.int32), keys, lies)
+            self._roofs.add_shapes(*describe_cells(seen))
 
-    def _number_trees(self, tile: int, seen: Seen, around: Sequence[Around], outlines: OutlineCells) -> None:
-        is_crown = are_crowns(seen.classes, seen.heights)
-        if not is_crown.any():
-            return
-        # (others,) tile and row of each point behind the tile's own
-        tiles = np.concatenate([np.zeros(0, np.int32), *(np.full(len(a.rows), a.tile, np.int32) for a in around)])
-        rows = np.concatenate([np.zeros(0, np.int64), *(a.rows for a in around)])
-        index = MapIndex(seen.points)
-        width = _region_width(seen.spacing)
-        for low, high in _regions(seen.bounds[:, :2], width):
-            near = index.within(low - BUFFER, high + BUFFER)
-            near = near[is_crown[near]]
-            if not len(near):
-                continue
-            points = seen.points[near]
-            found = number_trees(points, seen.heights[near], smoothing=self.smoothing, evenness=self.evenness)
-            # Its top decides which tile, and which region of it, has a tree.
-            tops = points[found.tops]
-            is_own = ((tops[:, :2] >= low) & (tops[:, :2] < high)).all(axis=1)
-            is_own &= near[found.tops] < seen.count
-            is_own &= seen.heights[near[found.tops]] >= self.least_height
-            numbers = found.numbers
-            of_tile, of_row = np.full(len(near), tile), near.copy()
-            behind = near >= seen.count
-            of_tile[behind] = tiles[near[behind] - seen.count]
-            of_row[behind] = rows[near[behind] - seen.count]
-            # Points that a tree of another tile or region has already stay with it.
-            for other in np.unique(of_tile):
-                of_other = of_tile == other
-                taken = self.answers[other].numbers[of_row[of_other]] > 0
-                numbers[of_other] = np.where(taken, 0, numbers[of_other])
-            counts = np.bincount(numbers, minlength=len(is_own) + 1)
-            kept = np.flatnonzero(is_own & (counts[1:] > 0))
+    def _number_trees(self) -> None:
+        """Give the trees of all tiles their numbers, square by square."""
+        density = self._crowns.density
+        step = step_of_density(density)
+        for low, high in self._crowns.squares(_region_width(density)):
+            near = self._crowns.within(low - BUFFER, high + BUFFER)
+            near = near.part(np.isin(self._answers_of("classes", near), VEGETATION))
+            found = number_trees(
+                near.points,
+                near.heights,
+                smoothing=self.smoothing,
+                evenness=self.evenness,
+                around=near.around,
+                step=step,
+            )
+            # Its top decides which square has a tree.
+            tops = near.points[found.tops, :2]
+            is_own = ((tops >= low) & (tops < high)).all(axis=1)
+            is_own &= near.heights[found.tops] >= self.least_height
+            # Points that a tree of another square has already stay with it.
+            numbers = np.where(self._answers_of("numbers", near) > 0, 0, found.numbers)
+            is_own &= np.bincount(numbers, minlength=len(is_own) + 1)[1:] > 0
+            first = len(self.trees) + 1
             place = np.zeros(len(is_own) + 1, np.int32)
-            place[1 + kept] = len(self.trees) + 1 + np.arange(len(kept))
+            place[1 + np.flatnonzero(is_own)] = first + np.arange(is_own.sum())
             numbers = place[numbers]
-            is_numbered = numbers > 0
-            numbered = near[is_numbered]
-            numbers = numbers[is_numbered]
-            of_tile, of_row = of_tile[is_numbered], of_row[is_numbered]
-            for other in np.unique(of_tile):
-                of_other = of_tile == other
-                self.answers[other].numbers[of_row[of_other]] = numbers[of_other]
-            scores = found.scores[kept][numbers - len(self.trees) - 1]
-            trees = trees_of(points[is_numbered], seen.heights[numbered], numbers, scores)
-            guessed = seen.terrain.guessed_at(np.array([[tree.x, tree.y] for tree in trees]).reshape(-1, 2))
+            rows = np.flatnonzero(numbers)
+            self._set_numbers(near.tiles[rows], near.rows[rows], numbers[rows])
+            scores = found.scores[is_own][numbers[rows] - first]
+            trees = trees_of(near.points[rows], near.heights[rows], numbers[rows], scores)
+            guessed = near.is_guessed[found.tops[is_own]]
             for tree, is_guessed in zip(trees, guessed.tolist(), strict=True):
                 self.trees.append(replace(tree, ground_guessed=is_guessed))
-            outlines.add(points[is_numbered, :2], numbers)
+            assert self._outlines is not None
+            self._outlines.add(near.points[rows, :2], numbers[rows])
             return_free_memory()
 
+    def _answers_of(self, name: str, points: CrownPoints) -> np.ndarray:
+        """Return classes or numbers of points, (points,)."""
+        values = np.zeros(len(points.rows), getattr(self.answers[0], name).dtype)
+        for tile in np.unique(points.tiles):
+            is_of_tile = points.tiles == tile
+            values[is_of_tile] = getattr(self.answers[tile], name)[points.rows[is_of_tile]]
+        return values
+
+    def _set_numbers(self, tiles: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> None:
+        for tile in np.unique(tiles):
+            is_of_tile = tiles == tile
+            self.answers[tile].numbers[rows[is_of_tile]] = numbers[is_of_tile]
+
     def things(self) -> list[Thing]:
-        """Return all things, and give the roofs of blocks their numbers; called once, after the last tile."""
-        buildings = self._roofs.blocks(self.least_area)
-        first = len(self.trees) + 1
-        for tile, (rows, keys) in self._roof_points.items():
-            numbers = self._roofs.of_keys(keys)
-            is_kept = numbers >= 0
-            self.answers[tile].numbers[rows[is_kept]] = first + numbers[is_kept]
-        found = list(self.trees)
-        guessed = self._roofs.of_keys(np.unique(np.concatenate([np.zeros(0, np.int64), *self._guessed_roofs])))
-        guessed_cells = np.bincount(guessed[guessed >= 0], minlength=len(buildings))
-        for place, block in enumerate(buildings):
-            x, y = block.cells.mean(axis=0) + _CELL / 2
-            area = len(block.cells) * _CELL**2
-            sizes = (block.ground, block.height, area, block.points, block.score)
-            is_guessed = bool(2 * guessed_cells[place] > len(block.cells))
-            found.append(Thing(first + place, ROOF, BUILDING, x, y, *sizes, ground_guessed=is_guessed))
-        found = self._with_outlines(found, first)
+        """Find trees and blocks of buildings, and give them numbers; called once, after the last tile."""
+        # Canopies that were taken for roofs are crowns.
+        found, scores = self._judge_blocks()
+        self._number_trees()
+        # Number of each block; 0 for those that are no buildings
+        numbers = np.zeros(len(found), np.int32)
+        numbers[scores > 0] = len(self.trees) + 1 + np.arange((scores > 0).sum())
+        for tile, (rows, keys, _) in self._roof_points.items():
+            own = numbers[self._roofs.of_keys(keys)]
+            self.answers[tile].numbers[rows[own > 0]] = own[own > 0]
+        self._answer_copies()
+        things = self._with_outlines([*self.trees, *self._buildings(found, scores, numbers)], numbers)
         factor = self.answers[0].factor
         in_unit_of_file = []
-        for thing in found:
+        for thing in things:
             outline = tuple(ring / factor[:2] for ring in thing.outline)
             in_unit_of_file.append(replace(thing, x=thing.x / factor[0], y=thing.y / factor[1], outline=outline))
         return in_unit_of_file
 
-    def _with_outlines(self, things: list[Thing], first: int) -> list[Thing]:
-        """Return things with their outlines; `first` is the number of the first building."""
+    def _judge_blocks(self) -> tuple[list[Block], np.ndarray]:
+        """Call the points of roofs that are none what they are.
+
+        Returns:
+            All blocks of roofs, and how probable it is that each is a building (blocks,); 0 for those that are none.
+        """
+        found = self._roofs.blocks()
+        if not found:
+            return [], np.zeros(0)
+        is_large = np.array([len(block.cells) for block in found]) * CELL**2 >= self.least_area
+        shapes = describe_blocks(found)
+        scores = packaged_roof_model()(shapes)
+        is_rejected = is_large & (scores < LEAST_PROBABILITY)
+        stand_up = are_plants(shapes)
+        for tile, (rows, keys, lies) in self._roof_points.items():
+            block = self._roofs.of_keys(keys)
+            rejected = is_rejected[block]
+            rows, block = rows[rejected], block[rejected]
+            answer = self.answers[tile]
+            answer.classes[rows] = classes_of_rejected(answer.heights[rows], stand_up[block], lies[rejected])
+        return found, np.where(is_large & ~is_rejected, scores, 0)
+
+    def _buildings(self, found: Sequence[Block], scores: np.ndarray, numbers: np.ndarray) -> list[Thing]:
+        """Return the buildings among blocks, by their scores and numbers (blocks,)."""
+        if not found:
+            return []
+        guessed = self._roofs.of_keys(np.unique(np.concatenate(self._guessed_roofs)))
+        guessed_cells = np.bincount(guessed, minlength=len(found))
+        buildings = []
+        for place in np.flatnonzero(numbers).tolist():
+            block = found[place]
+            x, y = block.cells.mean(axis=0) + CELL / 2
+            area = len(block.cells) * CELL**2
+            sizes = (float(block.ground), block.height, area, block.points, float(scores[place]))
+            is_guessed = bool(2 * guessed_cells[place] > len(block.cells))
+            buildings.append(Thing(int(numbers[place]), ROOF, BUILDING, x, y, *sizes, ground_guessed=is_guessed))
+        return buildings
+
+    def _answer_copies(self) -> None:
+        """Give points that stand in several tiles the answer of the first."""
+        for answer, copies in zip(self.answers, self._copies, strict=True):
+            for tile in np.unique(copies.tiles):
+                is_of_tile = copies.tiles == tile
+                original = self.answers[tile]
+                for name in ("classes", "scores", "heights", "numbers"):
+                    values = getattr(original, name)[copies.originals[is_of_tile]]
+                    getattr(answer, name)[copies.rows[is_of_tile]] = values
+
+    def _with_outlines(self, things: list[Thing], of_blocks: np.ndarray) -> list[Thing]:
+        """Return things with their outlines; `of_blocks` (blocks,) has the numbers of blocks."""
         if self._outlines is None:
             return things
 
         def numbers_of(numbers: np.ndarray) -> np.ndarray:
             new = numbers.copy()
             is_roof = numbers < 0
-            blocks = self._roofs.of_keys(-1 - numbers[is_roof])
-            new[is_roof] = np.where(blocks >= 0, first + blocks, 0)
+            if is_roof.any():
+                new[is_roof] = of_blocks[self._roofs.of_keys(-1 - numbers[is_roof])]
             return new
 
         self._outlines.renumber(numbers_of)
@@ -300,18 +404,22 @@ class Place:
         return found
 
 
-def _regions(bounds: np.ndarray, width: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield lower and upper corners of squares that cover an area, by its lowest and highest place (2, 2)."""
-    low, high = np.floor(bounds / width)
-    for x in np.arange(low[0], high[0] + 1):
-        for y in np.arange(low[1], high[1] + 1):
-            corner = np.array([x, y]) * width
-            yield corner, corner + width
+def classes_of_rejected(heights: np.ndarray, stand_up: np.ndarray, lies: np.ndarray) -> np.ndarray:
+    """Return what points are whose block is no building.
+
+    Args:
+        heights: (points,) meters above the ground.
+        stand_up: (points,) which blocks are plants; others are rocks, wires or the ground itself.
+        lies: (points,) which points lie on the ground.
+    """
+    vegetation = by_height(np.full(len(heights), HIGH), heights)
+    return np.where(stand_up, vegetation, np.where(lies, GROUND, UNKNOWN)).astype(np.uint8)
 
 
-def _region_width(spacing: float) -> float:
+def _region_width(density: float) -> float:
     """Return how wide the squares are in which trees are looked for at a time: where points are dense, less."""
-    return max(REGION / 4, min(REGION, np.sqrt(_REGION_POINTS) * spacing - 2 * BUFFER))
+    width = np.sqrt(_REGION_POINTS / max(density, 1)) - 2 * BUFFER
+    return float(np.clip(width // SQUARE * SQUARE, SQUARE, REGION))
 
 
 def scores_of(things: Sequence[Thing]) -> np.ndarray:
@@ -342,14 +450,11 @@ def joined(cloud: PointCloudData, around: Sequence[Around], columns: Sequence[st
     for name in columns:
         further[name] = np.concatenate([(part.further or {})[name] for part in (cloud, *others)])
     units: dict[str, Any] = {"meters_per_unit": cloud.meters_per_unit, "meters_per_height": cloud.meters_per_height}
-    return PointCloudData(**arrays, further=further or None, offset=cloud.offset, in_degrees=cloud.in_degrees, **units)
-
-
-def noise_of_file(cloud: PointCloudData) -> np.ndarray:
-    """Return which points (points,) a file calls noise, by the codes of LAS."""
-    if cloud.labels is None or cloud.label_codes is None:
-        return np.zeros(len(cloud), bool)
-    return np.isin(cloud.labels, FAMILIES["noise"])
+    units |= {"offset": cloud.offset, "in_degrees": cloud.in_degrees}
+    whole = PointCloudData(**arrays, further=further or None, **units)
+    # Codes of a byte, which the constructor would make eight.
+    whole.labels = np.concatenate([part.labels for part in (cloud, *others)], dtype=np.uint8, casting="unsafe")
+    return whole
 
 
 def are_crowns(classes: np.ndarray, heights: np.ndarray) -> np.ndarray:
@@ -376,5 +481,5 @@ def check_place(bounds: np.ndarray, classes: np.ndarray) -> None:
             f"{width:.1f} × {depth:.1f} m; an inventory needs a place seen from above, of {_LEAST_EXTENT:g} m at least"
         )
     share = float((classes == GROUND).mean())
-    if share < _LEAST_GROUND:
+    if share < LEAST_GROUND:
         raise PointCloudError(f"{share:.2%} of its points are ground; an inventory needs a place seen from above")

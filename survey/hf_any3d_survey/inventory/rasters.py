@@ -1,12 +1,17 @@
-"""Maps of a scan as GeoTIFF: the height of its ground, and of its canopy."""
+"""Maps of a scan as GeoTIFF: the height of its ground, and of its canopy.
+
+Gaps and pits of the canopy are closed as by Ben-Arie, Hay, Powers, Castilla and St-Onge, "Development of a pit filling
+algorithm for LiDAR canopy height models" (2009): only cells that almost all around them overtop change.
+"""
 
 from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,12 +21,15 @@ from rasterio.errors import CRSError, RasterioError
 from scipy import ndimage
 
 from hf_any3d.utils.atomic_files import atomic_write
-from hf_any3d_survey.local_features.ground_surface import GroundSurface
+from hf_any3d_survey.inventory.terrain import Terrain
 from hf_any3d_survey.local_features.map_index import Points, blocks, bounds_of_all
 
 _BLOCK = 256  # cells along the edges of the blocks of a GeoTIFF
 _REACH = 10.0
 """Meters from the next point beyond which there is no ground."""
+_GAP = 2  # cells that are filled from each side of a gap of the canopy
+# Meters by which cells around a pit are higher, and how many of the eight are.
+_PIT, _OVERTOP = 2.0, 7
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class Raster:
     """Values on a grid of square cells, north up.
 
     Attributes:
-        values: (rows, columns) float32, from north to south and from west to east; NaN where there is none.
+        values: (bands, rows, columns) float32, from north to south and from west to east; NaN where there is none.
         corner: Map coordinates (x, y) of the upper left corner, multiples of the cells' width: grids of neighboring
             tiles are one.
         cell: Width of a cell in the unit of the coordinates.
@@ -40,8 +48,18 @@ class Raster:
     cell: float
 
 
+def terrain_bands(unit: str) -> dict[str, str]:
+    """Return the bands of a raster of the terrain: elevations, and 1 where no ground point lies near, else 0."""
+    return {f"ground elevation ({unit})": unit, "ground guessed": ""}
+
+
+def canopy_bands(unit: str) -> dict[str, str]:
+    """Return the band of a raster of the canopy."""
+    return {f"canopy height ({unit})": unit}
+
+
 def terrain_raster(
-    ground: GroundSurface,
+    terrain: Terrain,
     points: Points,
     *,
     cell: float | None = None,
@@ -50,47 +68,51 @@ def terrain_raster(
     meters_per_height: float | None = None,
     reach: float = _REACH,
 ) -> Raster:
-    """Return the height of the ground in cells that are near points.
+    """Return the bands of `terrain_bands` in cells that are near points.
 
     Args:
-        ground: Ground below the points.
-        points: (points, 3) in meters, as the ground was found from.
-        cell: Width of the cells in the unit of the map; by default that of the ground's own grid.
+        terrain: Terrain below the points.
+        points: (points, 3) in meters, as the terrain was found from.
+        cell: Width of the cells in the unit of the map; by default that of the terrain's own grid.
         offset: (3,) map coordinates of the points' origin, in the units of the map.
         meters_per_unit: Length of a unit of x and y of the map in meters.
         meters_per_height: Length of a unit of its heights in meters; by default that of x and y.
         reach: Meters from the next point beyond which a cell has no ground.
 
     Returns:
-        Heights in the unit of the map's heights, linear between the cells of the ground.
+        Elevations in the unit of the map's heights, linear between the cells of the terrain.
     """
     if meters_per_height is None:
         meters_per_height = meters_per_unit
     if cell is None:
-        cell = ground.cell / meters_per_unit
+        cell = terrain.cell / meters_per_unit
     origin = np.asarray(offset, np.float64)
     lowest, highest = bounds_of_all(points)[:, :2] / meters_per_unit + origin[:2]
     first = np.floor(lowest / cell).astype(np.int64)
     shape = np.floor(highest / cell).astype(np.int64) - first + 1
-    # Columns along x and rows along y, as those of the ground
+    # Columns along x and rows along y, as those of the terrain
     places = []
     for axis in (0, 1):
         centers = (first[axis] + np.arange(shape[axis]) + 0.5) * cell
         from_origin = (centers - origin[axis]) * meters_per_unit
-        places.append((from_origin - ground.corner[axis]) / ground.cell - 0.5)
+        places.append((from_origin - terrain.corner[axis]) / terrain.cell - 0.5)
     grid = np.stack(np.meshgrid(*places, indexing="ij"))
-    heights = ndimage.map_coordinates(ground.heights[1], grid, order=1, mode="nearest")
+    heights = ndimage.map_coordinates(terrain.heights, grid, order=1, mode="nearest") / meters_per_height + origin[2]
+    is_guessed = ndimage.map_coordinates(terrain.is_guessed.astype(np.float32), grid, order=0, mode="nearest")
     has_points = np.zeros(shape, bool)
     for rows in blocks(len(points)):
         cells = np.floor((points[rows][:, :2] / meters_per_unit + origin[:2]) / cell).astype(np.int64) - first
         has_points[tuple(cells.T)] = True
     away = ndimage.distance_transform_edt(~has_points, sampling=cell * meters_per_unit)
-    heights = np.where(np.asarray(away) <= reach, heights / meters_per_height + origin[2], np.nan)
-    return _north_up(heights, first, cell)
+    values = np.where(np.asarray(away) <= reach, np.stack([heights, is_guessed]), np.nan)
+    return _north_up(values, first, cell)
 
 
 def canopy_raster(points: Points, heights: np.ndarray, cell: float) -> Raster:
-    """Return the greatest height above the ground in each cell; NaN in cells without points.
+    """Return the greatest height above the ground in each cell.
+
+    Gaps of up to four cells between points are filled by the mean around them, and so are pits: cells that at least
+    seven of the eight around them overtop by two meters. Other cells without points are NaN.
 
     Args:
         points: (points, 3) map coordinates.
@@ -106,13 +128,33 @@ def canopy_raster(points: Points, heights: np.ndarray, cell: float) -> Raster:
         place = cells[:, 0] * shape[1] + cells[:, 1]
         np.maximum.at(values, place, np.maximum(heights[rows], 0).astype(np.float32))
     values[np.isneginf(values)] = np.nan
-    return _north_up(values.reshape(shape), first, cell)
+    return _north_up(_without_pits(values.reshape(shape))[None], first, cell)
+
+
+def _without_pits(values: np.ndarray) -> np.ndarray:
+    """Return heights (columns, rows) of the canopy with small gaps and pits filled; see `canopy_raster`."""
+    around = np.pad(values, 1, constant_values=np.nan)
+    columns, rows = values.shape
+    overtop = np.zeros(values.shape, np.int8)
+    for x in range(3):
+        for y in range(3):
+            overtop += around[x : x + columns, y : y + rows] > values + _PIT
+    is_known = np.pad(~np.isnan(values), _GAP)
+    is_inside = ndimage.binary_closing(is_known, np.ones((3, 3)), iterations=_GAP)[_GAP:-_GAP, _GAP:-_GAP]
+    values = np.where(overtop >= _OVERTOP, np.nan, values)
+    for _ in range(_GAP):
+        is_empty = np.isnan(values)
+        counts = ndimage.uniform_filter((~is_empty).astype(np.float32), 3, mode="constant")
+        sums = ndimage.uniform_filter(np.where(is_empty, 0, values), 3, mode="constant")
+        is_filled = is_empty & is_inside & (counts > 0.5 / 9)
+        values[is_filled] = sums[is_filled] / counts[is_filled]
+    return values
 
 
 def _north_up(values: np.ndarray, first: np.ndarray, cell: float) -> Raster:
-    """Return a raster of values (columns, rows), whose rows go north, and the number (2,) of their first cell."""
-    top = first[1] + values.shape[1]
-    rows = np.ascontiguousarray(values.T[::-1], np.float32)
+    """Return a raster of values (bands, columns, rows), whose rows go north, by the number (2,) of the first cell."""
+    top = first[1] + values.shape[2]
+    rows = np.ascontiguousarray(values.swapaxes(1, 2)[:, ::-1], np.float32)
     return Raster(rows, (float(first[0] * cell), float(top * cell)), float(cell))
 
 
@@ -122,7 +164,7 @@ def open_mosaic(
     bounds: tuple[float, float, float, float],
     cell: float,
     coordinate_system: str | None = None,
-    band: tuple[str, str] | None = None,
+    bands: Mapping[str, str] = MappingProxyType({"height (m)": "m"}),
 ) -> Iterator[Mosaic]:
     """Open a GeoTIFF that rasters of several tiles are added to; it is there when the block ends without an error.
 
@@ -133,7 +175,7 @@ def open_mosaic(
         bounds: Least x, least y, greatest x and greatest y of all rasters, in map coordinates.
         cell: Width of their cells, a multiple of which all their corners are.
         coordinate_system: Well-known text or a name such as "EPSG:2154".
-        band: What the values are, and their unit, such as ("ground elevation (m)", "m").
+        bands: Name of each band -> its unit; "" for none.
 
     Raises:
         ValueError: GDAL does not know the coordinate system.
@@ -151,7 +193,7 @@ def open_mosaic(
     profile = {
         "driver": "GTiff",
         "dtype": "float32",
-        "count": 1,
+        "count": len(bands),
         "width": max(1, columns),
         "height": max(1, rows),
         "nodata": float("nan"),
@@ -167,9 +209,8 @@ def open_mosaic(
     }
     with atomic_write(path) as unfinished:
         with rasterio.open(unfinished, "w+", **profile) as file:
-            if band is not None:
-                file.set_band_description(1, band[0])
-                file.set_band_unit(1, band[1])
+            file.descriptions = list(bands)
+            file.units = list(bands.values())
             mosaic = Mosaic(file, (left, top), cell)
             yield mosaic
         mosaic.check_written(unfinished)
@@ -198,7 +239,7 @@ class Mosaic:
                 f"a raster of cells of {raster.cell:g} from {raster.corner}; expected cells of {self._cell:g} at "
                 f"multiples from {self._corner}"
             )
-        rows, columns = raster.values.shape
+        rows, columns = raster.values.shape[1:]
         last_row = min(first_row + rows, self._file.height)
         last_column = min(first_column + columns, self._file.width)
         # Block by block, so that a block is compressed once for each raster
@@ -208,13 +249,15 @@ class Mosaic:
                 west = max(left, first_column)
                 south = min(top + _BLOCK, last_row)
                 east = min(left + _BLOCK, last_column)
-                new = raster.values[north - first_row : south - first_row, west - first_column : east - first_column]
+                new = raster.values[
+                    :, north - first_row : south - first_row, west - first_column : east - first_column
+                ]
                 if np.isnan(new).all():
                     continue
                 values = self._read(self._file, top, left)
-                old = values[north - top : south - top, west - left : east - left]
+                old = values[:, north - top : south - top, west - left : east - left]
                 np.copyto(old, new, where=np.isnan(old))
-                self._file.write(values, 1, window=self._window(self._file, top, left))
+                self._file.write(values, window=self._window(self._file, top, left))
                 self._written[top, left] = zlib.crc32(values.data)
 
     def check_written(self, unfinished: str | os.PathLike) -> None:
@@ -232,7 +275,7 @@ class Mosaic:
             raise OSError(f"{unfinished}: {error}") from error
 
     def _read(self, file: Any, top: int, left: int) -> np.ndarray:
-        return np.ascontiguousarray(file.read(1, window=self._window(file, top, left)), np.float32)
+        return np.ascontiguousarray(file.read(window=self._window(file, top, left)), np.float32)
 
     def _window(self, file: Any, top: int, left: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return first and last rows and columns of a block, which ends with the raster."""

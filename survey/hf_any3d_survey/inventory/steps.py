@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,17 +17,22 @@ from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
 from hf_any3d.data.options import one_of
 from hf_any3d.data.units import LENGTHS, with_unit
 from hf_any3d.modeling.config_checks import check_numbers
+from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.tasks.steps import refuse_unknown, return_free_memory, stem_of, without_none
+from hf_any3d.utils.messages import printable
+from hf_any3d_survey.inventory.doubt import find_doubts, measure_tile, words_of
+from hf_any3d_survey.inventory.left_out import split_left_out
 from hf_any3d_survey.inventory.place import (
     BUILDING,
     GROUND,
+    LEAST_GROUND,
+    LOW,
     NOISE,
     VEGETATION,
     Place,
     Seen,
     by_height,
     check_place,
-    noise_of_file,
     scores_of,
 )
 from hf_any3d_survey.inventory.terrain import Terrain
@@ -91,11 +98,16 @@ class InventorySteps(LocalFeaturesSteps):
         """Find the trees and buildings of one cloud."""
         stem = stem_of(inputs)
         whole = self.open(inputs, forward_params["unit"])
-        cloud, far = self.feature_extractor.split_far(whole, stem)
+        cloud, left_out = split_left_out(whole, self.feature_extractor.split_far, stem)
+        if cloud is None:
+            raise PointCloudError("all of its points are noise or withheld; an inventory needs others")
         place = Place([len(cloud)], **forward_params["asked"])
-        place.add(0, self.look(cloud, len(cloud), stem, noise_of_file(cloud)))
+        seen = self.look(cloud, len(cloud), stem)
+        place.add(0, seen)
         things = place.things()
-        answer = place.answers[0] if far is None else place.answers[0].with_far(far)
+        answer = place.answers[0]
+        if left_out is not None:
+            answer = answer.with_left_out(left_out, left_out.heights_above(seen.terrain, seen.factor))
         found = {
             "points": whole.points if whole.offset is None else whole.points + whole.offset,
             "classes": answer.classes,
@@ -105,8 +117,8 @@ class InventorySteps(LocalFeaturesSteps):
             "scores": scores_of(things)[answer.numbers],
             "things": things,
         }
-        if far is not None:
-            found["far"] = far.is_far
+        if left_out is not None and left_out.far is not None:
+            found["far"] = left_out.spread(np.zeros(len(cloud), bool), False, True)
         return found
 
     def open(self, cloud: Any, unit: str | None = None, columns: Sequence[str] = ()) -> PointCloudData:
@@ -133,24 +145,22 @@ class InventorySteps(LocalFeaturesSteps):
                     setattr(data, name, as_bytes)
         return data
 
-    def look(
-        self, cloud: PointCloudData, count: int, stem: str | None = None, noise: np.ndarray | None = None
-    ) -> Seen:
+    def look(self, cloud: PointCloudData, count: int, stem: str | None = None, kept: np.ndarray | None = None) -> Seen:
         """Label a scan and measure heights above its ground.
 
         Args:
             cloud: The scan.
             count: Number of the first points that are its own.
             stem: Its name in warnings.
-            noise: (count,) which of these are noise by their file: what a person or a program calls so stands nowhere.
+            kept: (points,) codes of classes that the points keep, 0 for none; those of class 2 are ground.
 
         Raises:
             PointCloudError: Hardly any point is ground, coordinates are degrees, or something that the model reads is
                 missing.
         """
         scan, answers = self._labels_of(cloud, count, None)
-        self._tell_of_unlike(scan, answers, stem)
         assert scan.ground is not None
+        unlike = self._unlike_share(answers)
         # Memory is for what grows with the points.
         answers.all_unknown = answers.unknown = None
         points = PlacedPoints(cloud.points, scan.factor, scan.origin)
@@ -159,17 +169,45 @@ class InventorySteps(LocalFeaturesSteps):
         classes[scan.is_noise] = NOISE
         bounds = bounds_of_all(points.part(slice(count)))
         check_place(bounds, classes[:count])
-        terrain = Terrain.of(points, classes == GROUND, scan.spacing)
+        is_ground = classes == GROUND
+        if kept is not None:
+            is_kept_ground = np.where(kept > 0, kept == GROUND, is_ground)
+            # A file may have classes of its own, and no ground among them.
+            is_ground = is_kept_ground if is_kept_ground.mean() > LEAST_GROUND else is_ground
+        terrain = Terrain.of(points, is_ground, scan.spacing)
         for rows in blocks(len(cloud)):
-            heights[rows] = terrain.heights_above(points[rows])
-            classes[rows] = by_height(classes[rows], heights[rows])
-        if noise is not None:
-            classes[:count][noise] = NOISE
+            part = points[rows]
+            heights[rows] = terrain.heights_above(part)
+            tolerance = terrain.tolerance_at(part)
+            own = classes[rows]
+            own[(own == GROUND) & (heights[rows] < -tolerance)] = NOISE
+            own[(own == GROUND) & (heights[rows] > tolerance)] = LOW
+            classes[rows] = by_height(own, heights[rows])
         return_free_memory()
-        spacing = scan.spacing
-        return Seen(
-            points, classes, answers.scores, heights, count, bounds, scan.ground, terrain, spacing, scan.factor
+        seen = Seen(
+            points,
+            classes,
+            answers.scores,
+            heights,
+            count,
+            bounds,
+            scan.ground,
+            terrain,
+            scan.spacing,
+            scan.factor,
+            cloud.number_of_returns,
         )
+        measured = measure_tile(seen, scan.conditions, unlike)
+        doubts = find_doubts(measured, (self.model.config.seen or {}).get("density"))
+        if doubts:
+            warnings.warn(printable(words_of(doubts, stem)), stacklevel=2)
+        return replace(seen, measured=measured, doubts=doubts)
+
+    def _unlike_share(self, answers: Any) -> float:
+        """Return the share of points that are unlike all learned ones; 0 of a model that does not know it."""
+        if self.model.config.unknown.share is None or answers.all_unknown is None:
+            return 0.0
+        return float(is_none_of_these(answers.all_unknown, self.model.config).mean())
 
     def _smoothing_edge(self, scan: DescribedScan) -> float:
         return _VOXEL

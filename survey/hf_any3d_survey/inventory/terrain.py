@@ -8,6 +8,7 @@ of their neighbors, so that slopes continue in a straight line as in a triangula
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
@@ -17,6 +18,8 @@ from hf_any3d_survey.local_features.map_index import Points, blocks, bounds_of_a
 
 GUESSED = 5.0
 """Meters from the next ground point beyond which the terrain is guessed."""
+# Meters from the terrain within which points are ground, and those for each unit of slope.
+_TOLERANCE, _OF_SLOPE = 0.5, 0.5
 _LEAST_CELL = 0.5  # meters
 _SWEEPS = 8
 # Of spikes: meters above or below, cells around that are compared, and the share of them that may be alike.
@@ -71,11 +74,26 @@ class Terrain:
         below = ndimage.map_coordinates(self.heights, place, order=1, mode="nearest")
         return (points[:, 2] - below).astype(np.float32)
 
+    def tolerance_at(self, points: np.ndarray) -> np.ndarray:
+        """Return how far from the terrain points (points, 3) may be ground, (points,) meters: on slopes, farther."""
+        return _TOLERANCE + _OF_SLOPE * self._slope[self._cells(points)]
+
+    @cached_property
+    def _slope(self) -> np.ndarray:
+        """Slope of the cells as rise over run, (rows, columns)."""
+        if min(self.heights.shape) < 2:
+            return np.zeros(self.heights.shape)
+        return np.hypot(*np.gradient(self.heights, self.cell))
+
+    def _cells(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return row and column of the cells of points (points, 2 or more); beyond the grid, of the nearest."""
+        place = np.floor((points[:, :2] - self.corner) / self.cell).astype(np.int64)
+        row, column = place.clip(0, np.array(self.heights.shape) - 1).T
+        return row, column
+
     def guessed_at(self, points: np.ndarray) -> np.ndarray:
         """Return whether the terrain below points (points, 2 or more) is guessed, (points,) bool."""
-        place = np.floor((points[:, :2] - self.corner) / self.cell).astype(np.int64)
-        row, column = place.clip(0, np.array(self.is_guessed.shape) - 1).T
-        return self.is_guessed[row, column]
+        return self.is_guessed[self._cells(points)]
 
     def cells_with(self, points: Points) -> np.ndarray:
         """Return which cells have one of these points (points, 3), (rows, columns) bool."""

@@ -13,22 +13,24 @@ import numpy as np
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
-from hf_any3d.data.far_points import FarPoints, distance_in_words, far_groups, without_far_points
+from hf_any3d.data.far_points import distance_in_words, far_groups
 from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.files.coordinate_systems import CoordinateSystem
-from hf_any3d.data.files.las import has_no_points, system_of
+from hf_any3d.data.files.las import bounds_of_header, has_no_points, system_of
 from hf_any3d.data.files.source import NoPointsError
 from hf_any3d.data.inputs import ATTRIBUTES
-from hf_any3d.data.las_classes import UNCLASSIFIED
+from hf_any3d.data.las_classes import CURRENT, UNCLASSIFIED
 from hf_any3d.tasks.segmentation.steps import part_of
 from hf_any3d.utils.messages import listed, printable
-from hf_any3d_survey.inventory.place import MARGIN, Answer, Around, noise_of_file
+from hf_any3d_survey.inventory.left_out import LeftOut, codes_of_file, split_left_out
+from hf_any3d_survey.inventory.place import HIGH_NOISE, MARGIN, NOISE, Answer, Around, Copies
 from hf_any3d_survey.inventory.steps import InventorySteps
 from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks, bounds_of_all
 
-_EDGE_ARRAYS = ("points", *ATTRIBUTES.values())
+_EDGE_ARRAYS = ("points", "labels", *ATTRIBUTES.values())
 _FURTHER = "further "  # before the names of columns, which may be those of arrays
 _SAME_UNIT = 1e-5
+_SAME_PLACE = 1e-4  # units of the file
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,13 @@ class TileFile:
 
     Attributes:
         path: The file.
-        count: Number of its points, without those far from all others.
+        count: Number of its points, without those that are left out.
         unit: Length of a unit in meters.
         height: The same of heights.
         bounds: (2, 2) lowest and highest places on the map, in its unit.
         has_class: (points,) which points of the file have a class, as packed bits.
-        is_noise: (points,) which points have a class of noise, of those without the far ones, as packed bits.
-        far: Points that are far from all others; None for none.
+        label_codes: Table of the codes of its classes, as of `PointCloudData`.
+        left_out: Points that are left out; None for none.
         edge: File with its points that others may see; None for a place of one tile.
         cloud: The points, where there is but one tile.
     """
@@ -54,8 +56,8 @@ class TileFile:
     height: float
     bounds: np.ndarray
     has_class: np.ndarray
-    is_noise: np.ndarray
-    far: FarPoints | None
+    label_codes: str | None
+    left_out: LeftOut | None
     edge: Path | None
     cloud: PointCloudData | None = None
 
@@ -67,24 +69,27 @@ class TileFile:
     @property
     def total(self) -> int:
         """Number of points of the file."""
-        return self.count if self.far is None else len(self.far.is_far)
-
-    @property
-    def noise(self) -> np.ndarray:
-        """Noise among the points without the far ones, (count,) bool."""
-        return np.unpackbits(self.is_noise, count=self.count).astype(bool)
+        return self.count if self.left_out is None else self.left_out.total
 
     def open(self, pipe: InventorySteps, unit: str | None) -> PointCloudData:
-        """Return the points without the far ones, read again where there are several tiles."""
+        """Return the points that are not left out, with codes as labels; read again where there are several tiles."""
         if self.cloud is not None:
             return self.cloud
         cloud = pipe.open(self.path, unit)
-        return cloud if self.far is None else without_far_points(cloud, self.far)
+        if self.left_out is not None:
+            cloud = self.left_out.without(cloud)
+        cloud.labels = codes_of_file(cloud)
+        return cloud
 
-    def around(self, tiles: Sequence[TileFile]) -> list[Around]:
-        """Return the points of other tiles, among all `tiles`, that are near this one."""
+    def around(self, cloud: PointCloudData, tiles: Sequence[TileFile]) -> tuple[list[Around], Copies]:
+        """Return the points of other tiles, among all `tiles`, that are near this one, and copies among its own.
+
+        Points that stand in several tiles are returned once, and not at all where they are among its own, `cloud`.
+        """
         margin = MARGIN / self.unit
         low, high = self.bounds[0] - margin, self.bounds[1] + margin
+        own = _on_map(cloud)
+        before = _Before(next(number for number, tile in enumerate(tiles) if tile is self))
         found = []
         for number, tile in enumerate(tiles):
             if tile is self or tile.edge is None or (tile.bounds[1] < low).any() or (tile.bounds[0] > high).any():
@@ -93,25 +98,89 @@ class TileFile:
                 arrays = dict(stored)
             rows = arrays.pop("rows")
             offset = arrays.pop("offset")
-            flat = arrays["points"][:, :2] + offset[:2]
-            near = np.flatnonzero(((flat >= low) & (flat <= high)).all(axis=1))
+            places = arrays["points"].astype(np.float64) + offset
+            near = np.flatnonzero(((places[:, :2] >= low) & (places[:, :2] <= high)).all(axis=1))
+            near = near[before.are_new(number, places[near], rows[near], own)]
             if len(near):
                 fields = {name: values[near] for name, values in arrays.items()}
                 columns = [name for name in fields if name.startswith(_FURTHER)]
                 further = {name.removeprefix(_FURTHER): fields.pop(name) for name in columns}
-                cloud = PointCloudData(**fields, further=further or None, offset=offset)
-                found.append(Around(number, rows[near], cloud))
-        return found
+                points = PointCloudData(**fields, further=further or None, offset=offset)
+                found.append(Around(number, rows[near], points))
+        return found, before.copies()
 
-    def with_far(self, answer: Answer) -> Answer:
-        """Return the answer about the points without the far ones as one about all points of the file."""
-        return answer if self.far is None else answer.with_far(self.far)
+    def labels_of(self, answer: Answer, keeps: bool) -> np.ndarray:
+        """Return the classes to write, (points,) int64, by the answer about all points; -1 keeps that of the file.
 
-    def without_class(self, classes: np.ndarray) -> np.ndarray:
-        """Return classes (points,) of the points that have none in the file; -1, which keeps theirs, for others."""
-        labels = classes.astype(np.int64)
-        labels[np.unpackbits(self.has_class, count=len(labels)).astype(bool)] = -1
+        Args:
+            answer: The answer.
+            keeps: True to keep all classes that the file has but 0 and 1.
+        """
+        labels = answer.classes.astype(np.int64)
+        if self.label_codes == CURRENT:
+            # Older formats have one class for all noise (LAS 1.4 R15, tables 9 and 17).
+            labels[(labels == NOISE) & (answer.heights > 0)] = HIGH_NOISE
+        if self.left_out is not None:
+            labels[self.left_out.rows[self.left_out.is_withheld]] = -1
+        if keeps:
+            labels[np.unpackbits(self.has_class, count=len(labels)).astype(bool)] = -1
         return labels
+
+
+class _Before:
+    """Points that were seen before: those of the tile `number` itself, and those of its neighbors so far."""
+
+    def __init__(self, number: int):
+        self.number = number
+        self._keys = np.zeros(0, np.uint64)
+        self._rows: list[np.ndarray] = []
+        self._tiles: list[np.ndarray] = []
+        self._originals: list[np.ndarray] = []
+
+    def are_new(self, tile: int, places: np.ndarray, rows: np.ndarray, own: PlacedPoints) -> np.ndarray:
+        """Return which points (points, 3) of a neighbor were not seen, (points,) bool, and find copies of them."""
+        if not len(places):
+            return np.zeros(0, bool)
+        keys = _keys_of(places)
+        near = _within(own, places.min(axis=0)[:2] - _SAME_PLACE, places.max(axis=0)[:2] + _SAME_PLACE)
+        own_keys = _keys_of(own[near])
+        is_new = ~np.isin(keys, own_keys) & ~np.isin(keys, self._keys)
+        if tile < self.number:
+            order = np.argsort(keys)
+            at = np.searchsorted(keys, own_keys, sorter=order).clip(max=len(keys) - 1)
+            is_copy = keys[order[at]] == own_keys
+            self._rows.append(near[is_copy])
+            self._tiles.append(np.full(is_copy.sum(), tile))
+            self._originals.append(rows[order[at[is_copy]]])
+        self._keys = np.concatenate([self._keys, keys[is_new]])
+        return is_new
+
+    def copies(self) -> Copies:
+        """Return the copies among the tile's own points, each with the first tile that has it."""
+        if not self._rows:
+            return Copies.none()
+        rows, first = np.unique(np.concatenate(self._rows), return_index=True)
+        return Copies(rows, np.concatenate(self._tiles)[first], np.concatenate(self._originals)[first])
+
+
+def _within(points: PlacedPoints, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the numbers of the points from `low` to `high`, (2,) each."""
+    found = [np.zeros(0, np.int64)]
+    for block in blocks(len(points)):
+        flat = points[block][:, :2]
+        found.append(block.start + np.flatnonzero(((flat >= low) & (flat <= high)).all(axis=1)))
+    return np.concatenate(found)
+
+
+def _keys_of(places: np.ndarray) -> np.ndarray:
+    """Return a number for each place (points, 3), (points,) uint64, which others have with hardly any probability."""
+    # Offsets of two files may differ, and so the last digits of their sums.
+    steps = np.round(places / _SAME_PLACE).astype(np.int64).astype(np.uint64)
+    mixed = np.zeros(len(steps), np.uint64)
+    for axis in range(3):
+        mixed = (mixed ^ steps[:, axis]) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    return mixed
 
 
 def look_at_tiles(
@@ -130,6 +199,9 @@ def look_at_tiles(
     """
     tiles: list[TileFile] = []
     empty: list[str] = []
+    if len(paths) == 1:
+        folder = None
+    boxes = [bounds_of_header(path) for path in paths]
     for number, path in enumerate(paths):
         if folder is not None:
             progress(f"{path}: its borders")
@@ -147,17 +219,21 @@ def look_at_tiles(
         if whole.labels is not None:
             has_class = ~np.isin(whole.labels, [*UNCLASSIFIED])
         has_class = np.packbits(has_class)
-        cloud, far = pipe.feature_extractor.split_far(whole, Path(path).stem)
+        cloud, left_out = split_left_out(whole, pipe.feature_extractor.split_far, Path(path).stem)
         del whole
-        noise = noise_of_file(cloud)
+        if cloud is None:
+            empty.append(path)
+            continue
         bounds = bounds_of_all(_on_map(cloud))[:, :2]
-        cloud.labels = None
-        facts = (path, len(cloud), length, height, bounds, has_class, np.packbits(noise), far)
+        cloud.labels = codes_of_file(cloud)
+        facts = (path, len(cloud), length, height, bounds, has_class, cloud.label_codes, left_out)
         if folder is None:
             tiles.append(TileFile(*facts, None, cloud))
             continue
         edge = folder / f"edge{number}.npz"
-        _save_edge(edge, cloud, noise, bounds, MARGIN / length, pipe.feature_extractor.columns)
+        others = boxes[:number] + boxes[number + 1 :]
+        is_seen = _may_be_seen(_on_map(cloud), [bounds, *others], MARGIN / length)
+        _save_edge(edge, cloud, is_seen, pipe.feature_extractor.columns)
         tiles.append(TileFile(*facts, edge))
     _tell_of_empty(paths, empty)
     return _without_far(tiles)
@@ -181,18 +257,32 @@ def _offset_of(cloud: PointCloudData) -> np.ndarray:
     return np.zeros(3) if cloud.offset is None else cloud.offset
 
 
-def _save_edge(
-    path: Path, cloud: PointCloudData, noise: np.ndarray, bounds: np.ndarray, margin: float, columns: Sequence[str]
-) -> None:
-    """Save the points of a tile that are within a margin of its bounds (2, 2), with all that the model reads."""
-    points = _on_map(cloud)
-    is_edge = np.empty(len(cloud), bool)
-    for block in blocks(len(cloud)):
+def _may_be_seen(points: PlacedPoints, boxes: Sequence[np.ndarray | None], margin: float) -> np.ndarray:
+    """Return which points (points,) other tiles may see.
+
+    Args:
+        points: The points of a tile, in the unit of the file.
+        boxes: (2, 2) lowest and highest places of the tile itself, and of the others by their headers, which may be
+            wrong; None for files that tell none.
+        margin: How far tiles see, in the unit of the file.
+    """
+    own, *others = boxes
+    if any(box is None for box in others):
+        return np.ones(len(points), bool)
+    is_seen = np.empty(len(points), bool)
+    for block in blocks(len(points)):
         flat = points[block][:, :2]
-        is_edge[block] = ((flat < bounds[0] + margin) | (flat > bounds[1] - margin)).any(axis=1)
-    # Noise of a neighbor stands nowhere, either.
-    rows = np.flatnonzero(is_edge & ~noise)
+        is_seen[block] = ((flat < own[0] + margin) | (flat > own[1] - margin)).any(axis=1)
+        for box in others:
+            is_seen[block] |= ((flat > box[0] - margin) & (flat < box[1] + margin)).all(axis=1)
+    return is_seen
+
+
+def _save_edge(path: Path, cloud: PointCloudData, is_seen: np.ndarray, columns: Sequence[str]) -> None:
+    """Save the points of a tile that others may see (points,), with all that the model reads."""
+    rows = np.flatnonzero(is_seen)
     part = part_of(cloud, rows)
+    part.labels = None if cloud.labels is None else cloud.labels[rows]
     stored: dict[str, Any] = {"rows": rows, "offset": _offset_of(cloud)}
     stored |= {name: values for name in _EDGE_ARRAYS if (values := getattr(part, name)) is not None}
     stored |= {f"{_FURTHER}{name}": (part.further or {})[name] for name in columns}
@@ -228,7 +318,7 @@ def _tell_of_empty(paths: Sequence[str], empty: Sequence[str]) -> list[str]:
         names = empty[0] if len(empty) == 1 else f"{empty[0]} and {len(empty) - 1} more"
         raise PointCloudFileError(f"{names}: has no points; expected a tile with points")
     for path in empty:
-        warnings.warn(printable(f"{path}: has no points, and is left out"), stacklevel=4)
+        warnings.warn(printable(f"{path}: has no points but noise and withheld ones, and is left out"), stacklevel=4)
     return [path for path in paths if path not in empty]
 
 

@@ -1,0 +1,149 @@
+"""Points that may be of trees, of all tiles of a place, by squares of the map.
+
+Trees are looked for when all tiles are known, in squares that lie at multiples of their width: where tiles end, how
+they overlap and in which order they come makes no difference to them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hf_any3d.utils.atomic_files import reserve_room
+from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks
+
+SQUARE = 30.0
+"""Meters of the squares by which points are found again."""
+_FOOTPRINT = 2.0  # meters of the cells that tell where there are points
+_POINT = np.dtype([("xyz", "<f8", 3), ("height", "<f4"), ("row", "<i4"), ("is_guessed", "?")])
+
+
+@dataclass(frozen=True)
+class CrownPoints:
+    """Points that may be of trees, within an area.
+
+    Attributes:
+        points: (points, 3) on the map in meters.
+        heights: (points,) meters above the ground.
+        tiles: (points,) number of the tile of each.
+        rows: (points,) its number in that tile.
+        is_guessed: (points,) whether the ground below is guessed.
+        around: (places, 2) middles of cells of two meters that have any points.
+    """
+
+    points: np.ndarray
+    heights: np.ndarray
+    tiles: np.ndarray
+    rows: np.ndarray
+    is_guessed: np.ndarray
+    around: np.ndarray
+
+    def part(self, rows: np.ndarray) -> CrownPoints:
+        """Return some of the points, by numbers or a mask."""
+        own = (self.points, self.heights, self.tiles, self.rows, self.is_guessed)
+        return CrownPoints(*(values[rows] for values in own), self.around)
+
+
+class CrownStore:
+    """Keeps points that may be of trees until all tiles are known.
+
+    Args:
+        folder: Where they are kept; None keeps them in memory.
+    """
+
+    def __init__(self, folder: Path | None):
+        self._folder = folder
+        # Of each tile: its number, its points square by square, the keys of these squares, and where they start.
+        self._tiles: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
+        self._footprint: list[np.ndarray] = []
+        self._count = self._occupied = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def density(self) -> float:
+        """Points a square meter that has any."""
+        return self._count / max(1, self._occupied)
+
+    def add(
+        self, tile: int, points: PlacedPoints, heights: np.ndarray, rows: np.ndarray, is_guessed: np.ndarray
+    ) -> None:
+        """Keep points of a tile.
+
+        Args:
+            tile: Its number.
+            points: (all points, 3) on the map in meters, of which all tell where the place ends.
+            heights: (all points,) meters above the ground.
+            rows: (points,) those that may be of trees.
+            is_guessed: (points,) whether the ground below these is guessed.
+        """
+        footprint = [np.unique(_keys(points[block], _FOOTPRINT)) for block in blocks(len(points))]
+        self._footprint.append(np.unique(np.concatenate(footprint)))
+        kept = np.empty(len(rows), _POINT)
+        squares = np.empty(len(rows), np.int64)
+        for block in blocks(len(rows)):
+            part = points[rows[block]]
+            squares[block] = _keys(part, SQUARE)
+            kept["xyz"][block] = part
+        kept["row"] = rows
+        kept["height"] = heights[rows]
+        kept["is_guessed"] = is_guessed
+        order = np.argsort(squares, kind="stable")
+        keys, starts = np.unique(squares[order], return_index=True)
+        kept = kept[order]
+        if self._folder is not None and len(kept):
+            path = self._folder / f"crowns{tile}.npy"
+            stored = np.lib.format.open_memmap(path, "w+", _POINT, kept.shape)
+            reserve_room(path)
+            stored[:] = kept
+            kept = stored
+        self._tiles.append((tile, kept, keys, np.append(starts, len(kept))))
+        self._count += len(kept)
+        for first, last in itertools.pairwise([*starts.tolist(), len(kept)]):
+            self._occupied += len(np.unique(_keys(kept["xyz"][first:last], 1.0)))
+
+    def squares(self, width: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield lower and upper corners (2,) of squares of the map that have points, of so many meters."""
+        if not self._count:
+            return
+        places = _places(np.concatenate([keys for _, _, keys, _ in self._tiles])) * SQUARE
+        for place in np.unique(np.floor((places + SQUARE / 2) / width), axis=0):
+            yield place * width, (place + 1) * width
+
+    def within(self, low: np.ndarray, high: np.ndarray) -> CrownPoints:
+        """Return the points of all squares between two corners (2,), at multiples of `SQUARE`."""
+        parts = []
+        tiles = []
+        for tile, points, keys, starts in self._tiles:
+            places = _places(keys) * SQUARE
+            for at in np.flatnonzero(((places >= low) & (places < high)).all(axis=1)):
+                parts.append(np.asarray(points[starts[at] : starts[at + 1]]))
+                tiles.append(np.full(len(parts[-1]), tile, np.int32))
+        found = np.concatenate([np.zeros(0, _POINT), *parts])
+        around = (_places(np.concatenate(self._footprint)) + 0.5) * _FOOTPRINT
+        near = ((around >= low) & (around < high)).all(axis=1)
+        return CrownPoints(
+            found["xyz"],
+            found["height"],
+            np.concatenate([np.zeros(0, np.int32), *tiles]),
+            found["row"],
+            found["is_guessed"],
+            around[near],
+        )
+
+
+def _keys(points: np.ndarray, width: float) -> np.ndarray:
+    """Return one whole number for the cell of each point (points, 2 or 3), (points,)."""
+    cells = np.floor(points[:, :2] / width).astype(np.int64)
+    return cells[:, 0] * (1 << 32) + cells[:, 1]
+
+
+def _places(keys: np.ndarray) -> np.ndarray:
+    """Return columns and rows (cells, 2) of cells."""
+    rows = (keys + (1 << 31)) % (1 << 32) - (1 << 31)
+    return np.stack([(keys - rows) >> 32, rows], axis=1)

@@ -1,0 +1,44 @@
+"""Doubts: kinds of places in which answers are often wrong are told, and others are not."""
+
+import warnings
+
+import numpy as np
+import pytest
+from transformers import pipeline
+
+import hf_any3d  # noqa: F401  registers the pipeline
+from survey.studies import scenes
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return pipeline("point-cloud-inventory")
+
+
+def said_of(pipe, cloud):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        pipe(cloud)
+    return [str(warning.message) for warning in told if "may be wrong" in str(warning.message)]
+
+
+PLACE = scenes.village(3, 50.0, steepest=0.05)
+CHANGES = {
+    "as by photogrammetry": scenes.by_photogrammetry,
+    "as water": lambda cloud: scenes.with_water(cloud, level=0.0),
+    "roofs on steep ground": lambda _: scenes.steepened(PLACE, 0.8),
+    "slopes of": lambda cloud: scenes.steepened(cloud, 1.3),
+    "are noise": lambda cloud: scenes.with_noise(cloud, 0.06),
+    "m wide": lambda cloud: scenes.rows_of(cloud, np.flatnonzero(cloud.points[:, 0] < 18)),
+}
+
+
+@pytest.mark.parametrize("words", CHANGES)
+def test_what_may_be_wrong_is_told_in_one_sentence(pipe, words):
+    said = said_of(pipe, CHANGES[words](PLACE))
+    assert len(said) == 1 and words in said[0] and "\n" not in said[0]
+
+
+@pytest.mark.parametrize("cloud", [PLACE, scenes.wood(3, "broadleaf", 50.0), scenes.hedges(3, 50.0)])
+def test_usual_places_are_not_doubted(pipe, cloud):
+    assert not said_of(pipe, cloud)
