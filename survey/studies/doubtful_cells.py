@@ -62,8 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _as_las(cloud: PointCloudData) -> laspy.LasData:
     """Return a sample of the ISPRS with classes: 2 ground, `NOT_GROUND` all else."""
     las = laspy.LasData(laspy.LasHeader(point_format=6, version="1.4"))
-    las.header.offsets, las.header.scales = (0 if cloud.offset is None else cloud.offset), [0.01] * 3
-    las.xyz = cloud.points + las.header.offsets
+    offset = np.zeros(3) if cloud.offset is None else cloud.offset
+    las.header.offsets = offset
+    las.header.scales = np.full(3, 0.01)
+    las.xyz = cloud.points + offset
     las.classification = np.where(np.asarray(cloud.labels) == 1, 2, NOT_GROUND)
     return las
 

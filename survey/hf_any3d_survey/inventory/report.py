@@ -15,9 +15,9 @@ import numpy as np
 
 from hf_any3d.data.las_classes import FAMILIES
 from hf_any3d.data.options import one_of
-from hf_any3d.tasks.answers import Doubt
 from hf_any3d.utils.atomic_files import write_json, write_text
 from hf_any3d_survey.inventory.checkpoints import Checkpoints, error_statistics
+from hf_any3d_survey.inventory.doubt import Doubt
 from hf_any3d_survey.inventory.place import GROUND, VEGETATION, Seen
 from hf_any3d_survey.inventory.things import TREE, Thing
 from hf_any3d_survey.inventory.tile_files import TileFile
@@ -101,7 +101,7 @@ class PlaceReport:
         self._unit = tiles[0].unit
         boxes = np.array([tile.bounds for tile in tiles]) * self._unit
         self._low, self._high = boxes[:, 0].min(axis=0), boxes[:, 1].max(axis=0)
-        self._num_far = sum(tile.total - tile.count for tile in tiles)
+        self._left_out = _left_out_counts(tiles)
         self._checkpoints = checkpoints
         # (points,) error of the terrain at each checkpoint in meters, and whether it is guessed there
         count = 0 if checkpoints is None else len(checkpoints.points)
@@ -112,13 +112,13 @@ class PlaceReport:
         self._class_counts = np.zeros(256, np.int64)
         self._grid: _Grid | None = None
 
-    def add(self, tile: TileFile, seen: Seen, doubts: Sequence[Doubt] = ()) -> None:
-        """Add a tile, with the reasons why its answer may be wrong as a whole."""
+    def add(self, tile: TileFile, seen: Seen) -> None:
+        """Add a tile."""
         if self._grid is None:
             self._grid = _Grid(self._low, self._high, seen.spacing)
         self._grid.add(seen)
         self._class_counts += np.bincount(seen.classes[: seen.count], minlength=256)
-        self._doubts += [(tile.path, doubt) for doubt in doubts]
+        self._doubts += [(tile.path, doubt) for doubt in seen.doubts]
         is_plant = np.isin(seen.classes, VEGETATION) & (seen.heights >= CANOPY)
         vegetated = seen.terrain.cells_with(seen.points.part(np.flatnonzero(is_plant)))
         above = seen.terrain.held_out_errors(vegetated, seen.bounds)
@@ -147,13 +147,15 @@ class PlaceReport:
         ground = int(self._class_counts[GROUND])
         noise = int(self._class_counts[list(FAMILIES["noise"])].sum())
         total = int(self._class_counts.sum())
+        left_out = self._left_out
         return {
             "version": _versions(),
             **asdict(about),
             "left_out": [{"file": name, "reason": reason} for name, reason in about.left_out.items()],
-            "points": total + self._num_far,
-            "far_points_left_out": self._num_far,
-            "noise_points": noise,
+            "points": total + sum(left_out.values()),
+            "noise_points": noise + left_out["noise"],
+            "withheld_points": left_out["withheld"],
+            "far_points": left_out["far"],
             "ground_points": ground,
             "area_ha": round(area / 1e4, 4),
             "points_per_m2": round((total - noise) / area, 2),
@@ -164,7 +166,7 @@ class PlaceReport:
             "least_checkpoints": LEAST_CHECKPOINTS,
             "trees": self._tree_content(things, area),
             "buildings": _building_content(things),
-            "doubts": [{"file": file, "name": doubt_name(doubt), "text": doubt.text} for file, doubt in self._doubts],
+            "doubts": [{"file": file, "name": doubt.name, "text": doubt.text} for file, doubt in self._doubts],
             "cell_width_m": self._grid.cell,
             "check_by_hand": to_check(cells),
             "cells": cells,
@@ -205,6 +207,19 @@ class PlaceReport:
             }
             found["crown_diameter_m"] = _distribution(np.array([tree.crown_diameter for tree in trees]))
         return found
+
+
+def _left_out_counts(tiles: Sequence[TileFile]) -> dict[str, int]:
+    """Return how many points were left out before the ground was found, by the reason."""
+    found = {"noise": 0, "withheld": 0, "far": 0}
+    for tile in tiles:
+        if tile.left_out is not None:
+            withheld = int(tile.left_out.is_withheld.sum())
+            found["withheld"] += withheld
+            found["noise"] += len(tile.left_out.rows) - withheld
+            if tile.left_out.far is not None:
+                found["far"] += int(tile.left_out.far.is_far.sum())
+    return found
 
 
 class _Grid:
@@ -363,11 +378,6 @@ def to_check(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the cells that a person should check first: those of the highest doubt that are not at the rim."""
     inside = [cell for cell in cells if cell["filled_share"] >= _LEAST_FILLED and cell["doubt"] >= _LEAST_DOUBT]
     return inside[:NUM_TO_CHECK]
-
-
-def doubt_name(doubt: Any) -> str:
-    """Return the name of a doubt; empty where it has none."""
-    return getattr(doubt, "name", "")
 
 
 def _distribution(values: np.ndarray) -> dict[str, float]:
