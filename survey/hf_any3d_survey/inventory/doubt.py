@@ -80,6 +80,8 @@ CONDITIONS = {
 }
 """Conditions by their names. The limits of the first three were chosen by places; water, noise and heights in place of
 elevations are told however right the rest is."""
+# Trees from which on they are doubted as a whole, their mean score, and by which share their number may change
+_FEWEST_TREES, _LEAST_SCORE, _MOST_RECOUNT = 5, 0.55, 0.1
 # Times what was learned beyond which a scan is too sparse, or too dense
 _SPARSER, _DENSER = 0.5, 4.0
 
@@ -115,6 +117,30 @@ def find_doubts(numbers: Mapping[str, float], learned_density: tuple[float, floa
         text = f"{density:.2g} points a square meter ({least:.2g} to {most:.2g} were learned), so that classes may be "
         text += "wrong; label tiles like it" if density < least else "wrong; thin it"
         doubts.append(Doubt("density", text))
+    return doubts
+
+
+def find_tree_doubts(scores: Sequence[float], count: int, recount: int) -> list[Doubt]:
+    """Find reasons to doubt the trees of a place.
+
+    Args:
+        scores: How probable it is that each tree is one.
+        count: How many were found, those around the place among them.
+        recount: How many of these there would be if the place was cut.
+    """
+    if len(scores) < _FEWEST_TREES:
+        return []
+    doubts = []
+    if np.mean(scores) < _LEAST_SCORE:
+        share = 1 - float(np.mean(scores))
+        text = f"about {share:.0%} of the {len(scores):,} trees may be wrong, by their scores; check some of them"
+        doubts.append(Doubt("tree scores", text))
+    if abs(recount - count) > _MOST_RECOUNT * count + 2 * np.sqrt(count):
+        text = (
+            f"the number of trees depends on where the scan is cut: {count:,} were found, and {recount:,} with half "
+        )
+        text += "as much around each; check their crowns"
+        doubts.append(Doubt("tree counts", text))
     return doubts
 
 

@@ -22,7 +22,7 @@ from hf_any3d.utils.atomic_files import reserve_room
 from hf_any3d_survey.inventory.blocks import CELL, Block, BlockCells, keys_of
 from hf_any3d_survey.inventory.crown_points import SQUARE, CrownPoints, CrownStore
 from hf_any3d_survey.inventory.crowns import step_of_density
-from hf_any3d_survey.inventory.doubt import Doubt
+from hf_any3d_survey.inventory.doubt import Doubt, find_tree_doubts
 from hf_any3d_survey.inventory.left_out import LeftOut
 from hf_any3d_survey.inventory.outlines import OutlineCells
 from hf_any3d_survey.inventory.roofs import (
@@ -183,6 +183,10 @@ class Place:
         least_height: Height in meters from which on vegetation is a tree.
         least_area: Square meters from which on roofs are a building.
         folder: Where answers are kept until they are written; None keeps them in memory.
+
+    Attributes:
+        trees: The trees.
+        doubts: Reasons to doubt them.
     """
 
     def __init__(
@@ -198,6 +202,7 @@ class Place:
         paths = [None if folder is None else folder / f"tile{number}" for number in range(len(counts))]
         self.answers = [Answer.empty(count, path) for count, path in zip(counts, paths, strict=True)]
         self.trees: list[Thing] = []
+        self.doubts: list[Doubt] = []
         self.smoothing = smoothing
         self.evenness = evenness
         self.least_height = least_height
@@ -269,6 +274,7 @@ class Place:
         """Give the trees of all tiles their numbers, square by square."""
         density = self._crowns.density
         step = step_of_density(density)
+        counts = np.zeros(2, np.int64)
         for low, high in self._crowns.squares(_region_width(density)):
             near = self._crowns.within(low - BUFFER, high + BUFFER)
             near = near.part(np.isin(self._answers_of("classes", near), VEGETATION))
@@ -280,6 +286,7 @@ class Place:
                 around=near.around,
                 step=step,
             )
+            counts += len(found.tops), found.recount
             # Its top decides which square has a tree.
             tops = near.points[found.tops, :2]
             is_own = ((tops >= low) & (tops < high)).all(axis=1)
@@ -301,6 +308,9 @@ class Place:
             assert self._outlines is not None
             self._outlines.add(near.points[rows, :2], numbers[rows])
             return_free_memory()
+        self.doubts += find_tree_doubts([tree.score for tree in self.trees], *counts.tolist())
+        for doubt in self.doubts:
+            warnings.warn(doubt.text, stacklevel=3)
 
     def _answers_of(self, name: str, points: CrownPoints) -> np.ndarray:
         """Return classes or numbers of points, (points,)."""

@@ -52,12 +52,14 @@ class TreeNumbers(NamedTuple):
         scores: (trees,) float32 in 0 … 1, how probable it is that each is one tree.
         tops: (trees,) int64, the highest point of each.
         smoothing: Meters: the given one, or the median of those at which the trees were found; 0 if there are none.
+        recount: How many there would be if the place was cut: with half as much around each that decides.
     """
 
     numbers: np.ndarray
     scores: np.ndarray
     tops: np.ndarray
     smoothing: float
+    recount: int
 
 
 class TreeChoice(NamedTuple):
@@ -105,12 +107,16 @@ def number_trees(
         raise ValueError(f"smoothing={smoothing}: expected meters above 0")
     if len(points) < LEAST_POINTS:
         numbers = np.zeros(len(points), dtype=np.int32)
-        return TreeNumbers(numbers, np.zeros(0, np.float32), np.zeros(0, np.int64), smoothing or 0.0)
+        return TreeNumbers(numbers, np.zeros(0, np.float32), np.zeros(0, np.int64), smoothing or 0.0, 0)
     canopy = canopy_of(points, heights, around=around, step=step)
     judged = JudgedParts(parts_of(canopy), likeness or packaged_likeness())
     chosen = judged.divide(smoothing, evenness)
-    part = chosen[_finest_of_points(canopy, judged.parts)]
-    return _numbered(points, heights, part, judged.scores(chosen), judged.parts, smoothing)
+    finest = _finest_of_points(canopy, judged.parts)
+    found = _numbered(points, heights, chosen[finest], judged.scores(chosen), judged.parts, smoothing)
+    if smoothing is not None:
+        return found
+    counts = np.bincount(judged.divide(None, evenness, _PLACE / 2)[finest])
+    return found._replace(recount=int((counts >= LEAST_POINTS).sum()))
 
 
 def choose_by(
@@ -327,4 +333,4 @@ def _numbered(
     chosen = found[which[first]]
     if smoothing is None:
         smoothing = float(np.median(SIGMAS[parts.births[chosen]])) if len(chosen) else 0.0
-    return TreeNumbers(number_of[which], score[chosen].astype(np.float32), first, smoothing)
+    return TreeNumbers(number_of[which], score[chosen].astype(np.float32), first, smoothing, len(first))
