@@ -82,7 +82,7 @@ def compare_ground(folder: Path, fastgc: str | None) -> None:
         filters["cloth-simulation-filter"] = lambda cloud: _cloth(_on_map(cloud))
     if fastgc:
         filters["fastgc, ALS"] = partial(_fastgc, fastgc)
-    samples = _samples(folder)
+    samples = read_samples(folder)
     for name, is_ground in filters.items():
         errors = []
         seconds = points = 0.0
@@ -122,7 +122,7 @@ def compare_heights(files: Sequence[Path]) -> None:
         print(f"| {path.stem} | {' | '.join(f'{100 * share:.1f}' for share in shares)} |", flush=True)
 
 
-def _samples(folder: Path) -> dict[str, PointCloudData]:
+def read_samples(folder: Path) -> dict[str, PointCloudData]:
     """Read samples whose labels are 1 for what hands called ground."""
     clouds = {}
     for name in sorted(path.name.removesuffix("-ground.pcd") for path in folder.glob("*-ground.pcd")):

@@ -94,12 +94,13 @@ def _rows_of_layer(path: str | os.PathLike, coordinate_system: str | None) -> li
 
 def _coordinates(path: str | os.PathLike, shape: bytes | None) -> tuple[float, ...]:
     """Return x, y and, if it has one, z of a point in well-known binary."""
-    order = "<" if shape is not None and shape[0] == 1 else ">"
-    (kind,) = struct.unpack_from(f"{order}I", shape, 1) if shape is not None else (None,)
-    if kind == _POINT:
-        return struct.unpack_from(f"{order}2d", shape, 5)
-    if kind in _POINTS_WITH_Z:
-        return struct.unpack_from(f"{order}3d", shape, 5)
+    if shape is not None:
+        order = "<" if shape[0] == 1 else ">"
+        (kind,) = struct.unpack_from(f"{order}I", shape, 1)
+        if kind == _POINT:
+            return struct.unpack_from(f"{order}2d", shape, 5)
+        if kind in _POINTS_WITH_Z:
+            return struct.unpack_from(f"{order}3d", shape, 5)
     raise ValueError(f"{path}: has other shapes than points; expected one point for each checkpoint")
 
 

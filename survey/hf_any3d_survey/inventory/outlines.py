@@ -349,7 +349,8 @@ def _outline(rings: list[_Ring], is_filled: np.ndarray, inset: float, corner: np
     largest = int(np.argmax(areas))
     own = [largest]
     if len(rings) > 1:
-        pieces, _ = ndimage.label(is_filled)
+        pieces = np.zeros(is_filled.shape, np.int32)
+        ndimage.label(is_filled, output=pieces)
         own += [
             at for at, ring in enumerate(rings) if areas[at] < 0 and pieces[ring.cell] == pieces[rings[largest].cell]
         ]

@@ -14,6 +14,7 @@ _CIVIDIS = "#00224e #123570 #3b496c #575d6d #707173 #8a8678 #a59c74 #c3b369 #e1c
 # Layers of the map: key of a cell -> name, and the format of a value
 _LAYERS = {
     "doubt": ("doubt", "percent"),
+    "ground_scatter_m": ("scatter of ground points (m)", "number"),
     "ground_guessed_share": ("share of guessed ground", "percent"),
     "class_score_mean": ("mean probability of the class", "number"),
     "points_per_m2": ("points per m²", "number"),
@@ -148,8 +149,9 @@ def _figures(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Points per m²", f"{content['points_per_m2']:,}"),
         ("Ground points per m²", f"{content['ground_points_per_m2']:,}"),
         ("Guessed ground (no ground point within 5 m)", f"{content['ground_guessed_share']:.1%}"),
-        ("Noise points", f"{content['noise_points']:,}"),
-        ("Points far from all others, left out", f"{content['far_points_left_out']:,}"),
+        ("Noise points, left out", f"{content['noise_points']:,}"),
+        ("Withheld points, left out", f"{content['withheld_points']:,}"),
+        ("Points far from all others, left out", f"{content['far_points']:,}"),
         ("Trees per hectare", f"{trees['trees_per_ha']:,}"),
         ("Crown cover (cells with vegetation of 2 m or more)", f"{trees['crown_cover_share']:.1%}"),
         ("Trees above a guessed ground", f"{trees['guessed_ground_trees']:,}"),
