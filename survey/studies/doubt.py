@@ -29,7 +29,7 @@ from hf_any3d_survey.inventory.doubt import CONDITIONS
 from hf_any3d_survey.inventory.place import Place
 from hf_any3d_survey.tiles.reading import tile_files
 from survey.studies import scenes
-from survey.studies.surfaces import _samples, held_out_places
+from survey.studies.surfaces import held_out_places, read_samples
 
 GROUND, TREE, BUILDING, THING = 2, 5, 6, 1
 CHOSEN = ("hidden ground", "roofs on slopes", "closed crowns")
@@ -82,7 +82,7 @@ def scans(tiles: Sequence[Path], folder: Path) -> Iterator[tuple[str, Any, Point
         if columns:
             truth = np.where(cloud.further["Veg"] == 1, GROUND, TREE)
         yield path.stem, inventory, cloud, truth
-    for name, cloud in _samples(folder / "ground").items():
+    for name, cloud in read_samples(folder / "ground").items():
         yield name, inventory, cloud, np.where(cloud.labels == 1, GROUND, THING)
     for path in sorted((folder / "trees").iterdir()):
         cloud = inventory.open(path, columns=("VegCls",))
