@@ -47,7 +47,7 @@ from hf_any3d.training.segmentation_rows import BlockRows
 from hf_any3d.training.text_rows import readable
 from hf_any3d.training.trainer import PointTrainer
 from hf_any3d.utils.atomic_files import temporary_folder
-from hf_any3d.utils.messages import model_errors
+from hf_any3d.utils.messages import model_errors, percent
 
 # Metrics that are printed as percentages, with their names.
 _SHARES = {
@@ -296,6 +296,6 @@ def _trainer(
 def metric_text(name: str, value: float) -> str:
     """Return a metric with its name and unit: shares in percent, numbers of clouds or codes without decimals."""
     if name in _SHARES:
-        return f"{_SHARES[name]} {100 * value:.2f} %"
+        return f"{_SHARES[name]} {percent(value, 2)} %"
     decimals = 0 if name in _COUNTS else 4
     return f"{name.replace('_', ' ')} {value:.{decimals}f}"

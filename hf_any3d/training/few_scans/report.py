@@ -20,6 +20,7 @@ from hf_any3d.training.few_scans.request import FewScansArguments
 from hf_any3d.training.few_scans.scans import Examples, LabeledScans, Scans
 from hf_any3d.training.trainer import replacing_model
 from hf_any3d.utils.markdown import inline
+from hf_any3d.utils.messages import percent
 
 CROSS_VALIDATION = "cross-validation"
 # Usual scans of a class below which an estimate is too low: by 6 points at two a class, by 2 at five.
@@ -119,8 +120,8 @@ class Estimate:
         """Return accuracy, counts and interval in words."""
         low, high = self.interval
         return (
-            f"{100 * self.accuracy:.0f} % ({self.right} of {self.total} scans; 95 % interval {100 * low:.0f} to "
-            f"{100 * high:.0f} %)"
+            f"{percent(self.accuracy)} % ({self.right} of {self.total} scans; 95 % interval {percent(low)} to "
+            f"{percent(high)} %)"
         )
 
     def confusion_text(self) -> str:
@@ -180,7 +181,7 @@ def how_judged(
     if is_calibrated:
         how += ", which also calibrates the scores"
     if accuracy_of_views is not None:
-        how += f", with {100 * accuracy_of_views:.0f} % of the views right"
+        how += f", with {percent(accuracy_of_views)} % of the views right"
     return how
 
 
@@ -290,8 +291,8 @@ def _how_often_unknown(config: PointFeaturesConfig, estimate: Estimate) -> str:
     """Tell how many scans of the classes are labeled "none of these": a mean, and what so few scans can promise."""
     assert config.unknown.share is not None
     return (
-        f"said of {100 * config.unknown.share:.0f} % of further scans like these on average, and of at most "
-        f"{100 * estimate.refused_at_most:.0f} % with a confidence of 95 %, as {estimate.total} were held out"
+        f"said of {percent(config.unknown.share)} % of further scans like these on average, and of at most "
+        f"{percent(estimate.refused_at_most)} % with a confidence of 95 %, as {estimate.total} were held out"
     )
 
 
