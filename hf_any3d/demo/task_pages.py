@@ -91,8 +91,8 @@ class TaskAnswers:
             if time.monotonic() > end:
                 raise ValueError(f"the answer takes more than {self.seconds:g} seconds; try a smaller cloud")
 
-        def again(axis: str) -> Any:
-            return self.pipe(cloud, **{**arguments, "up_axis": axis})
+        def again(data: PointCloudData, axis: str) -> Any:
+            return self.pipe(data, **{**arguments, "up_axis": axis})
 
         arguments = {**answers.arguments, **answers.for_doubts}
         # Long answers call the model block by block; pipelines offer no way to stop between blocks but a hook.

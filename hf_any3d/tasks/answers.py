@@ -13,8 +13,8 @@ from hf_any3d.tasks.settings import pipeline_arguments
 from hf_any3d.visualization.viewer import CloudView
 
 Row = Mapping[str, Any]
-Again = Callable[[str], Any]
-"""Function from another up axis to the result for the same cloud, None where there is none."""
+Again = Callable[[PointCloudData, str], Any]
+"""Function from a cloud and its up axis to the result of the same pipeline, None where there is none."""
 
 
 @dataclass(frozen=True)
