@@ -105,7 +105,9 @@ def ask(
         size = batch_size or asked.batch_size
     rows = answer_inputs(inputs, answer, answers.line, cells, output, options, size, asked.is_whole)
     if write is None:
-        write_gallery(gallery, f"{answers.column} by {name}")
+        # Whoever gets the page is told the name of a directory, not where it is.
+        shown = Path(name).resolve().name if Path(name).is_dir() else name
+        write_gallery(gallery, f"{answers.column} by {shown}")
     # Tables, which have errors too, are written with the rows already.
     elif output is not None and suffix not in DATA and results:
         write(asked, results, inputs, suffix)
