@@ -99,21 +99,7 @@ def create_app(service: Service, origins: Sequence[str] = (), hosts: Hosts | Non
         entry = {"id": service.name, "object": "model", "created": service.created, "owned_by": "hf_any3d"}
         return {"object": "list", "data": [{**entry, "task": service.task, "routes": service.paths}]}
 
-    for route in service.routes.values():
-        summary = f"{route.path.rpartition('/')[2].capitalize()} clouds"
-        app.post(route.path, summary=summary, openapi_extra=_described(route.settings))(answer_clouds)
-    if SEGMENT_PATH in service.routes:
-        summary = "Return a file with the class of each point"
-        extra = _described(FileSettings, files_only=True)
-        answers = {"response_class": Response, "responses": _answers("application/octet-stream")}
-        app.post(FILE_PATH, summary=summary, openapi_extra=extra, **answers)(answer_file)
-    if service.has_chat:
-        body = {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}, "required": True}
-        extra = {"requestBody": body}
-        answers = {"responses": _answers("application/json", "text/event-stream")}
-        app.post("/v1/chat/completions", summary="Continue a conversation", openapi_extra=extra, **answers)(
-            answer_chat
-        )
+    _add_answers(app, service)
     return app
 
 
@@ -132,6 +118,31 @@ def _add_pages(app: FastAPI, service: Service) -> None:
     # The page of the routes is at both paths that FastAPI has for it.
     for path, page in (("/", front), ("/docs", docs), ("/redoc", docs), ("/favicon.ico", icon)):
         app.get(path, include_in_schema=False)(page)
+
+
+def _add_answers(app: FastAPI, service: Service) -> None:
+    """Add the routes that the model answers."""
+    for route in service.routes.values():
+        summary = f"{route.path.rpartition('/')[2].capitalize()} clouds"
+        app.post(route.path, summary=summary, openapi_extra=_described(route.settings))(answer_clouds)
+    if SEGMENT_PATH in service.routes:
+        add = app.post(
+            FILE_PATH,
+            summary="Return a file with the class of each point",
+            openapi_extra=_described(FileSettings, files_only=True),
+            response_class=Response,
+            responses=_answers("application/octet-stream"),
+        )
+        add(answer_file)
+    if service.has_chat:
+        body = {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}, "required": True}
+        add = app.post(
+            "/v1/chat/completions",
+            summary="Continue a conversation",
+            openapi_extra={"requestBody": body},
+            responses=_answers("application/json", "text/event-stream"),
+        )
+        add(answer_chat)
 
 
 def _answers(*kinds: str) -> dict[int | str, dict[str, Any]]:
