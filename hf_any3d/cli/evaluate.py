@@ -171,9 +171,7 @@ def evaluate(
         unused |= {"voting": voting, "vote-augment": vote_augment, "batch-size": batch_size}
         unused |= {"max-samples": max_samples, "robustness": robustness, "output-dir": output_dir}
         unused |= {"report": report_file, "report-facts": report_facts, "seed": seed}
-        for name, value in unused.items():
-            if value not in (None, False, 0):
-                raise ValueError(f"--{name} has no effect on {model}, which reads whole files; expected DATA alone")
+        _refuse_unused(model, unused)
         # `dataset` and `recipe` were refused above, so that `data` is given.
         given = None if unit is None else unit.value
         asked = {"unit": given, "label_field": label_field, "use_cpu": cpu}
@@ -241,8 +239,13 @@ def evaluate(
             assert trained is not None
             of_data: Any = data_arguments.dataset_options  # a mapping, once the arguments are built
             write_json(report_file, evaluation_report(model, trained, of_data, metrics, len(rows)))
+    from hf_any3d.evaluation.comparison import training_report
+    from hf_any3d.evaluation.scan_scores import to_json
+
     score = _SCORES[command]
-    facts: dict[str, Any] = {"metrics": metrics, f"class_{score}": by_class}
+    facts: dict[str, Any] = {"model": model, "metrics": metrics, f"class_{score}": by_class}
+    facts["scans"] = to_json({name: scores.of_rows(rows) for name, scores in settings.details.scans.items()})
+    facts["training"] = training_report(Path(model))
     if robust is not None:
         facts["robustness"] = robust
     write_results(facts, _table_rows(metrics, by_class, score), output, as_json, as_csv)
@@ -278,6 +281,13 @@ def warn_if_learned(model: str, name: str) -> None:
     if isinstance(trained, dict) and trained.get("name") == name:
         text = f"{model} was trained on data called {name}: of the same clouds, these figures are no test"
         print_note(f"warning: {text}")
+
+
+def _refuse_unused(model: str, options: dict[str, Any]) -> None:
+    """Refuse options that a model of whole files has no use for."""
+    for name, value in options.items():
+        if value not in (None, False, 0):
+            raise ValueError(f"--{name} has no effect on {model}, which reads whole files; expected DATA alone")
 
 
 def _refuse_for_others(model: str, *, robustness: bool, voting: int | None) -> None:

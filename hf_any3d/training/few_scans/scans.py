@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from hf_any3d.data.catalog import up_axis_of
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.near_duplicates import MOST_COMPARED, SAMPLE, near_duplicates
 from hf_any3d.data.numpy_rows import numpy_rows
+from hf_any3d.evaluation.scan_scores import file_names, points_digest
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.few_scans.request import FewScans
@@ -248,8 +248,7 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Labe
     clouds = []
     processor = PointCloudProcessor(num_points=SAMPLE)
     for row in numpy_rows(rows):
-        points = np.ascontiguousarray(to_cloud(row, ("xyz",)).points, dtype=np.float32)
-        digests.append(hashlib.sha256(points.tobytes()).hexdigest()[:32])
+        digests.append(points_digest(to_cloud(row, ("xyz",)).points))
         if len(rows) <= MOST_COMPARED:
             # Repeated points of a smaller cloud make it unlike all but equal ones.
             with warnings.catch_warnings():
@@ -289,13 +288,6 @@ def joined(earlier: LabeledScans, later: LabeledScans) -> tuple[LabeledScans, np
         names=[earlier.names[number] for number in numbers] + later.names,
     )
     return together, kept
-
-
-def file_names(rows: Dataset) -> list[str]:
-    """Return the file of each row, or "row 3"."""
-    if "file" in rows.column_names:
-        return [str(name) for name in rows.with_format(None)["file"][:]]
-    return [f"row {number}" for number in range(len(rows))]
 
 
 def equal(keys: Sequence[Any]) -> list[tuple[int, int]]:

@@ -36,7 +36,9 @@ def evaluate_tiles(
     several tiles of one. `unit` is that of files that say none.
     """
     pipe = open_pipeline(SEGMENTATION.name, model, "cpu" if use_cpu else None)
+    from hf_any3d.evaluation.comparison import training_report
     from hf_any3d.evaluation.labels import comparison_lines
+    from hf_any3d.evaluation.scan_scores import to_json
     from hf_any3d_survey.tiles.evaluation import judge_tiles
     from hf_any3d_survey.tiles.reading import tile_files
 
@@ -61,10 +63,13 @@ def evaluate_tiles(
     figures = judgment.figures()
     # As other evaluations have it: metrics by split, then scores of classes by split.
     facts = {
+        "model": model,
         "metrics": {_SPLIT: {name: figures[name] for name in _SHARES if name in figures}},
         "class_iou": {_SPLIT: {row["name"]: row["iou"] for row in figures["classes"]}},
         **figures,
         "files": judgment.files,
+        "scans": {} if judgment.scans is None else to_json({_SPLIT: judgment.scans}),
+        "training": training_report(Path(model)),
     }
     write_results(facts, figures["classes"], output, as_json, as_csv)
     if not as_json and not as_csv:
