@@ -41,7 +41,10 @@ from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import model_errors, print_json, print_line
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from hf_any3d.evaluation.llm_judge import Judge
+    from hf_any3d.training.saved_models import EvaluationSettings
 
 # Commands of the group that a call without the name of a command stands for.
 _DEFAULT, _LABELS, _NUMBERS = "classifier", "labels", "numbers"
@@ -126,7 +129,12 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the votes.")] = 0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
     unit: UnitOfFiles = None,
-    output: Annotated[Path | None, output_option("Also write the figures (.json, .csv).")] = None,
+    output: Annotated[
+        Path | None,
+        output_option(
+            "Also write a page (.html) of mistakes, classes and the worst clouds, or the figures (.json, .csv)."
+        ),
+    ] = None,
     robustness: Annotated[
         bool,
         typer.Option(
@@ -157,7 +165,7 @@ def evaluate(
     """
     _check_data(data, dataset, recipe, data_dir)
     # What can be refused is refused before torch is loaded and data are read, which takes seconds to minutes.
-    check_output(output, DATA, as_json=as_json, as_csv=as_csv)
+    suffix = check_output(output, (".html", *DATA), as_json=as_json, as_csv=as_csv)
     model = check_model(model, *_SCORES)
     config = read_model_config(model)
     model_type = str(config.get("model_type"))
@@ -249,6 +257,10 @@ def evaluate(
     if robust is not None:
         facts["robustness"] = robust
     write_results(facts, _table_rows(metrics, by_class, score), output, as_json, as_csv)
+    if suffix == ".html":
+        # Names without the folders of this machine
+        name = Path(str(data or data_dir or recipe or dataset)).name
+        _write_page(output, f"{Path(model).name} on {name}", facts, score, rows, settings)
     is_for_people = not as_json and not as_csv
     # Scores of single classes are in --json, --csv and --output alone.
     if is_for_people:
@@ -320,6 +332,41 @@ def _table_rows(metrics: dict[str, Any], by_class: dict[str, Any], score: str) -
             row[f"{score} of {label}"] = share
         rows.append(row)
     return rows
+
+
+def _write_page(
+    output: Path | None, title: str, facts: dict[str, Any], score: str, rows: Dataset, settings: EvaluationSettings
+) -> None:
+    """Write the page of an evaluation."""
+    from hf_any3d.visualization.evaluation_page import write_evaluation_page
+    from hf_any3d.visualization.show import view_of_row
+
+    assert output is not None
+    # Figures of votes have no scores of scans.
+    scans = next((of_split["scans"] for of_split in facts["scans"].values()), [])
+    write_evaluation_page(
+        output,
+        title=title,
+        summary=_accuracy_text(scans) if scans and "answer" in scans[0] else "",
+        metrics=facts["metrics"],
+        class_scores=facts[f"class_{score}"],
+        confusions=settings.details.confusions,
+        scans=scans,
+        cloud=lambda number: view_of_row(rows[number], number),
+        labels_of_points=settings.details.labels_of_points,
+    )
+
+
+def _accuracy_text(scans: list[dict[str, Any]]) -> str:
+    """Return how many answers are right, with an interval."""
+    from hf_any3d.evaluation.statistics import wilson_interval
+
+    right = sum(scan["answer"] == scan["true"] for scan in scans)
+    low, high = wilson_interval(right, len(scans))
+    return (
+        f"{100 * right / len(scans):.0f} % of the answers are right: {right:,} of {len(scans):,} scans (95 % interval "
+        f"{100 * low:.0f} to {100 * high:.0f} %)."
+    )
 
 
 def _write_robustness(robust: dict[str, Any], folder: Path, *, print_table: bool) -> None:

@@ -120,6 +120,8 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
         # With a fixed seed, so that a mesh looks the same each time
         data = data.sample_surface(MESH_POINTS, np.random.default_rng(0))
     note += f" · extent {' × '.join(f'{extent:.3g}' for extent in extents)}"
+    if data.meters_per_unit is not None:
+        note += " m" if data.meters_per_unit == 1 else f" units of {data.meters_per_unit:.6g} m"
     labels = data.labels
     shown_names: list[str] = list(names or ())
     # One label on all points tells no more than a line of text, and would hide their colors.
@@ -179,6 +181,8 @@ def class_colors(names: Sequence[str]) -> np.ndarray:
     """Return colors (names, 3) in [0, 1]: of classes of LAS those that surveyors know, of others the library's."""
     colors = label_colors(len(names))
     color_of = {name: ASPRS_COLORS[code] for code, name in ASPRS_CLASSES.items()}
+    # Heights of vegetation are often joined.
+    color_of["vegetation"] = ASPRS_COLORS[5]
     for number, name in enumerate(names):
         name = name.removesuffix(RESERVED)
         if name in color_of:
@@ -206,7 +210,7 @@ def views_of_rows(
     views = []
     for number in chosen:
         prediction = None if predictions is None else str(predictions[number])
-        views.append(_view_of_row(rows[number], number, classes, prediction))
+        views.append(view_of_row(rows[number], number, classes, prediction))
     # The page has one legend for all its clouds.
     labels = [view.labels for view in views if view.labels is not None and view.labels.min() >= 0]
     if len(labels) < len(views):
@@ -229,7 +233,7 @@ def _names_of_column(rows: Any, column: str) -> list[str]:
     return list(getattr(feature, "names", None) or ())
 
 
-def _view_of_row(row: Any, number: int, classes: Sequence[str], prediction: str | None) -> CloudView:
+def view_of_row(row: Any, number: int, classes: Sequence[str] = (), prediction: str | None = None) -> CloudView:
     """Return how a row of a dataset is shown: its class below it, and what was predicted."""
     cloud = {key: row[key] for key in _OF_CLOUDS if row.get(key) is not None}
     view, _ = view_of_cloud(cloud, title=str(row.get("name") or f"row {number}"))

@@ -159,6 +159,28 @@ def test_bad_files_of_a_folder_are_reported_and_left_out(models, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classifier", "parts"])
+def test_the_page_says_what_goes_wrong_and_shows_the_worst_clouds(kind, models, data, tmp_path):
+    names = LABELS if kind == "classifier" else CATEGORIES
+    page = tmp_path / "page.html"
+    code, out, err = evaluate(models(kind), data(names, PARTS), "--output", page, "--json")
+    assert code == 0, err
+    facts, text = json.loads(out), page.read_text()
+    (scans,) = (of_split["scans"] for of_split in facts["scans"].values())
+    assert len(scans) == 4 and len({scan["digest"] for scan in scans}) == 4
+    assert f"<title>{kind} on data" in text and str(tmp_path) not in text
+    assert "Confusion matrix" in text and "<iframe" in text
+    if kind == "classifier":
+        right = sum(scan["answer"] == scan["true"] for scan in scans)
+        assert f"{right} of 4 scans" in text and f"{scans[0]['true']}" in text
+        assert facts["metrics"]["train"]["accuracy"] == pytest.approx(right / 4)
+    else:
+        values = [scan["value"] for scan in scans]
+        assert facts["metrics"]["train"]["instance_miou"] == pytest.approx(np.mean(values))
+        assert "answers that differ" in text
+
+
+@pytest.mark.slow
 def test_data_are_named_as_for_a_training(models, data, tmp_path):
     for number, label in enumerate(LABELS):
         for split, count in (("train", 2), ("test", 1)):

@@ -72,6 +72,16 @@ def evaluate_tiles(
         "training": training_report(Path(model)),
     }
     write_results(facts, figures["classes"], output, as_json, as_csv)
+    if output is not None and output.suffix.lower() == ".html" and judgment.estimate is not None:
+        from hf_any3d.visualization.evaluation_page import write_evaluation_page
+
+        write_evaluation_page(
+            output,
+            title=f"{Path(model).name} on {Path(data).name}",
+            metrics=facts["metrics"],
+            class_scores=facts["class_iou"],
+            confusions={_SPLIT: (judgment.estimate.matrix, judgment.estimate.classes)},
+        )
     if not as_json and not as_csv:
         not_counted = "without a class that the model has learned"
         for line in comparison_lines(figures, judgment.files, whole, judgment.names, not_counted):
