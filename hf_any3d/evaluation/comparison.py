@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hf_any3d.evaluation.scan_scores import FILE, ScanScores
-from hf_any3d.evaluation.statistics import holm, mcnemar, wilson_interval
+from hf_any3d.evaluation.statistics import (
+    disagreement_interval,
+    expanded_percentiles,
+    holm,
+    mcnemar,
+    wilson_interval,
+)
 from hf_any3d.utils.atomic_files import read_json_object
 
 LEVEL = 0.05
@@ -18,6 +24,8 @@ LEVEL = 0.05
 FEWEST_DISAGREEMENTS = 6
 """Scans that only one of two runs answers correctly, from which on an exact test can tell them apart at `LEVEL`."""
 _DRAWS = 5000
+# Draws that are in memory at a time, each as large as the number of scans.
+_AT_ONCE = 250
 # All ways to exchange the runs of so many scans are tried; of more, `_DRAWS` random ones.
 _ALL_EXCHANGES = 12
 # Figures by which runs are compared, the most telling of each task first.
@@ -178,23 +186,17 @@ def compare_runs(runs: Sequence[EvaluatedRun], split: str | None = None, seed: i
     if counts.shape[1] < 2:
         return _without_test(metric, runs, splits, scores)
     total = len({scan["digest"] for one in known for scan in one.scans})
-    compared = []
     generator = np.random.default_rng(seed)
-    # How often each draw has each unit, the same for all runs: (draws, units)
-    units = counts.shape[1]
-    drawn = generator.multinomial(units, np.full(units, 1 / units), size=_DRAWS).astype(np.float64)
-    resampled = [mean_ratio(np.tensordot(drawn, of_run, axes=1)) for of_run in counts]
+    resampled = _resample(counts, generator)
     differences = [_difference(metric, counts, resampled, number, generator) for number in range(1, len(runs))]
     adjusted = holm([difference.p_value for difference in differences])
+    to_first = [None, *(replace(one, p_value=p) for one, p in zip(differences, adjusted, strict=True))]
+    compared = []
     for number, (run, name) in enumerate(zip(runs, splits, strict=True)):
         value = float(mean_ratio(counts[number].sum(axis=0)))
         low, high = _interval(metric, counts[number], resampled[number])
-        difference = None
-        if number:
-            difference = differences[number - 1]
-            difference = Difference(**{**vars(difference), "p_value": adjusted[number - 1]})
-        compared.append(ComparedRun(run, name, value, low, high, difference))
-    return Comparison(metric, compared, scans, total - len(scans), units=units)
+        compared.append(ComparedRun(run, name, value, low, high, to_first[number]))
+    return Comparison(metric, compared, scans, total - len(scans), units=counts.shape[1])
 
 
 def _without_test(
@@ -312,27 +314,40 @@ def _groups(metric: str, scans: Sequence[tuple[dict[str, Any], ...]]) -> list[st
     return list(names)
 
 
+def _resample(counts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return the metric of each run in units drawn with replacement, the same ones for all runs, (runs, draws)."""
+    units = counts.shape[1]
+    found = []
+    for _ in range(_DRAWS // _AT_ONCE):
+        # How often each draw has each unit: (draws, units)
+        drawn = generator.multinomial(units, np.full(units, 1 / units), size=_AT_ONCE)
+        found.append([mean_ratio(np.tensordot(drawn, of_run, axes=1)) for of_run in counts])
+    return np.concatenate(found, axis=1)
+
+
 def _interval(metric: str, counts: np.ndarray, resampled: np.ndarray) -> tuple[float, float]:
     """Return the 95 % interval of a metric: Wilson's for accuracy, for others percentiles of resampled units."""
     if metric == "accuracy":
         right, total = counts.sum(axis=0)[:, 0].astype(int).tolist()
         return wilson_interval(right, total)
-    low, high = np.quantile(resampled, (0.025, 0.975)).tolist()
-    return low, high
+    return expanded_percentiles(resampled, len(counts))
 
 
 def _difference(
-    metric: str, counts: np.ndarray, resampled: Sequence[np.ndarray], number: int, generator: np.random.Generator
+    metric: str, counts: np.ndarray, resampled: np.ndarray, number: int, generator: np.random.Generator
 ) -> Difference:
     """Return the difference of a run to the first one; its p value is not adjusted."""
     first, run = counts[0], counts[number]
     value = float(mean_ratio(run.sum(axis=0)) - mean_ratio(first.sum(axis=0)))
-    low, high = np.quantile(resampled[number] - resampled[0], (0.025, 0.975)).tolist()
+    low, high = expanded_percentiles(resampled[number] - resampled[0], len(run))
     if metric != "accuracy":
         return Difference(value, low, high, _exchange_test(first, run, generator))
     only_run = int((run[:, 0, 0] > first[:, 0, 0]).sum())
     only_first = int((run[:, 0, 0] < first[:, 0, 0]).sum())
-    return Difference(value, low, high, mcnemar(only_first, only_run), only_run, only_first)
+    # Few disagreements are hardly ever drawn in other proportions, and their exact interval is wider.
+    exact_low, exact_high = disagreement_interval(only_run, only_first, len(run))
+    p_value = mcnemar(only_first, only_run)
+    return Difference(value, min(low, exact_low), max(high, exact_high), p_value, only_run, only_first)
 
 
 def _exchange_test(first: np.ndarray, second: np.ndarray, generator: np.random.Generator) -> float:
@@ -341,16 +356,18 @@ def _exchange_test(first: np.ndarray, second: np.ndarray, generator: np.random.G
     Source: Noreen, "Computer-intensive methods for testing hypotheses", 1989 (approximate randomization).
     """
     units = len(first)
-    is_complete = units <= _ALL_EXCHANGES
-    if is_complete:
-        exchanged = (np.arange(2**units)[:, None] >> np.arange(units)) & 1
-    else:
-        exchanged = generator.integers(2, size=(_DRAWS, units))
-    # (exchanges, 2, groups) that move from the first to the second
-    moved = np.tensordot(exchanged.astype(np.float64), second - first, axes=1)
-    differences = mean_ratio(second.sum(axis=0) - moved) - mean_ratio(first.sum(axis=0) + moved)
+
+    def count_as_large(exchanged: np.ndarray) -> int:
+        # (exchanges, 2, groups), what is exchanged in each
+        moved = np.tensordot(exchanged, second - first, axes=1)
+        differences = mean_ratio(second.sum(axis=0) - moved) - mean_ratio(first.sum(axis=0) + moved)
+        # Equal sums in another order of additions count as equal.
+        return int((np.abs(differences) >= observed - 1e-12).sum())
+
     observed = abs(float(mean_ratio(second.sum(axis=0)) - mean_ratio(first.sum(axis=0))))
-    # Equal sums in another order of additions count as equal.
-    as_large = int((np.abs(differences) >= observed - 1e-12).sum())
-    # The order that was observed is one of the random ones, too.
-    return as_large / len(exchanged) if is_complete else (1 + as_large) / (1 + len(exchanged))
+    if units <= _ALL_EXCHANGES:
+        exchanged = (np.arange(2**units)[:, None] >> np.arange(units)) & 1
+        return count_as_large(exchanged) / len(exchanged)
+    as_large = sum(count_as_large(generator.integers(2, size=(_AT_ONCE, units))) for _ in range(_DRAWS // _AT_ONCE))
+    # The runs as they are count as one more.
+    return (1 + as_large) / (1 + _DRAWS)

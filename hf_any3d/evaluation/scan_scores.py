@@ -66,8 +66,9 @@ class ScanScores:
     def of_values(cls, metric: str, values: Sequence[float], groups: Sequence[str] | None = None) -> ScanScores:
         """Return the scores of a number for each scan, averaged within the groups first if there are any."""
         scans: list[dict[str, Any]] = [{"value": float(value)} for value in values]
-        for scan, group in zip(scans, groups or (), strict=False):
-            scan["group"] = group
+        if groups is not None:
+            for scan, group in zip(scans, groups, strict=True):
+                scan["group"] = group
         return cls(metric, scans)
 
     def of_rows(self, rows: Dataset) -> ScanScores:

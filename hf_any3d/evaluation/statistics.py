@@ -56,6 +56,47 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(binomtest(only_first, disagreements).pvalue) if disagreements else 1.0
 
 
+def disagreement_interval(only_first: int, only_second: int, total: int) -> tuple[float, float]:
+    """Return the 95 % interval of the difference of two accuracies on the same scans, for so many disagreements.
+
+    It has 0 in it exactly if `mcnemar` has a p value of at least 5 %. Without any disagreement it is as wide as their
+    share may be.
+
+    Args:
+        only_first: Scans that only the first classifier answers correctly.
+        only_second: Scans that only the second one answers correctly.
+        total: All scans.
+    """
+    disagreements = only_first + only_second
+    if not disagreements:
+        limit = share_at_most(0, total, 0.975)
+        return -limit, limit
+    # (2,) shares of the disagreements in which the first one is right
+    ends = exact_interval(only_first, disagreements)
+    low, high = ((2 * share - 1) * disagreements / total for share in ends)
+    return low, high
+
+
+def exact_interval(count: int, total: int) -> tuple[float, float]:
+    """Return the exact 95 % interval of the share that `count` of `total` samples stand for (Clopper and Pearson)."""
+    return 1 - share_at_most(total - count, total, 0.975), share_at_most(count, total, 0.975)
+
+
+def expanded_percentiles(resampled: np.ndarray, units: int) -> tuple[float, float]:
+    """Return the 95 % interval of a figure from draws (draws,) of units with replacement.
+
+    Percentiles of few units are too narrow: these are the wider ones of the t distribution.
+
+    Source: Hesterberg, "What teachers should know about the bootstrap", 2015, Sec. 5.3, expanded percentiles.
+    """
+    from scipy.stats import norm, t
+
+    deviations = np.sqrt(units / (units - 1)) * t.ppf(0.975, units - 1)
+    outside = norm.cdf(-deviations)
+    low, high = np.quantile(resampled, (outside, 1 - outside)).tolist()
+    return low, high
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p values for their number.
 
