@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from pkgutil import resolve_name
@@ -220,7 +221,7 @@ def evaluate(
             first_rows,
             with_normals_of_model,
         )
-        from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings
+        from hf_any3d.training.saved_models import EVALUATIONS, EvaluationDetails, EvaluationSettings
 
         data_arguments, protocol = evaluation_arguments(model, arguments, file)
         # Before the evaluation, so that a missing fact is an error at once.
@@ -242,7 +243,9 @@ def evaluate(
             from hf_any3d.training.robustness import evaluate_robustness
 
             # The metrics on the clean clouds are there already; all other conditions are compared with them.
-            robust = evaluate_robustness(model, rows, split, settings, metrics[split], folder)
+            # Details are those of the clean clouds.
+            of_changed = replace(settings, details=EvaluationDetails())
+            robust = evaluate_robustness(model, rows, split, of_changed, metrics[split], folder)
         if report_file is not None:
             assert trained is not None
             of_data: Any = data_arguments.dataset_options  # a mapping, once the arguments are built
