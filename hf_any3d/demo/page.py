@@ -93,7 +93,7 @@ class Page(ABC):
     @contextmanager
     def frame(self, heading: str) -> Iterator[tuple[gr.Blocks, gr.State]]:
         """Build the page around its inputs and outputs; yields it with the state of a visitor."""
-        title = f"{heading} {self.name}"
+        title = f"{heading} · {self.name}"
         # Uploads are looked through at this interval, and deleted at this age.
         with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)) as page:
             # Nothing at first: each visitor's state is made when the page is opened.

@@ -103,10 +103,10 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
 
     Without `names`, classes of LAS and LAZ have the names of ASPRS, others their numbers.
 
-    The view has the extents along x, y and z in the units of the file, colors and labels where the cloud has them, and
-    intensities as values. Labels without `names` are named by their numbers; those that are all equal are named, not
-    shown. On meshes, 20,000 points are sampled. The title is by default the name of the file. A scan that was read
-    with the column `PredInstance` is colored by its numbers, and has no labels.
+    The view has the extents along x, y and z, in meters where the file says its unit, colors and labels where the
+    cloud has them, and intensities as values. Labels without `names` are named by their numbers; those that are all
+    equal are named, not shown. On meshes, 20,000 points are sampled. The title is by default the name of the file. A
+    scan that was read with the column `PredInstance` is colored by its numbers, and has no labels.
     """
     data = to_cloud(cloud)
     if isinstance(cloud, (str, os.PathLike)):
@@ -114,14 +114,17 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
         if names is None:
             names = class_names(data)
     note = f"{len(data):,} points"
-    extents = (data.points.max(axis=0) - data.points.min(axis=0)).tolist()
+    extents = data.points.max(axis=0) - data.points.min(axis=0)
+    unit = ""
+    # Where the unit is known, everybody understands meters.
+    if data.meters_per_axis is not None:
+        extents = extents * data.meters_per_axis
+        unit = " m"
     if data.is_mesh and data.faces is not None:
         note += f", {len(data.faces):,} faces"
         # With a fixed seed, so that a mesh looks the same each time
         data = data.sample_surface(MESH_POINTS, np.random.default_rng(0))
-    note += f" · extent {' × '.join(f'{extent:.3g}' for extent in extents)}"
-    if data.meters_per_unit is not None:
-        note += " m" if data.meters_per_unit == 1 else f" units of {data.meters_per_unit:.6g} m"
+    note += f" · extent {' × '.join(f'{extent:.3g}' for extent in extents.tolist())}{unit}"
     labels = data.labels
     shown_names: list[str] = list(names or ())
     # One label on all points tells no more than a line of text, and would hide their colors.

@@ -103,6 +103,7 @@ class CloudView:
         category: Class number of the whole cloud, by which a grid can be filtered.
         score: Score of the answer about the cloud, by which a grid can be sorted.
         texts: A name for each point, shown under the pointer.
+        legend: Names and their colors (red, green, blue in [0, 1]) that explain its own colors, or None.
         up_axis: "x", "y" or "z" for a cloud with another axis up than the others; None for that of the page.
         boxes: Boxes in the frame of the points, or None.
     """
@@ -117,6 +118,7 @@ class CloudView:
     category: int | None = None
     score: float | None = None
     texts: Sequence[str] | None = None
+    legend: Mapping[str, Sequence[float]] | None = None
     up_axis: str | None = None
     boxes: Sequence[BoxView] | None = None
 
@@ -213,6 +215,9 @@ def viewer_data(
     if any(cloud.boxes is not None for cloud in shown):
         colors = list(map(hex_color, label_colors(len(box_names))))
         data["boxes"] = {"names": list(box_names), "colors": colors, "edges": _EDGES, "threshold": threshold}
+    # Names of one cloud may be those of others in another color.
+    if len(shown) == 1 and legend is None:
+        legend = shown[0].legend
     data["colorings"] = _colorings(shown, names, label_name, value_name, legend, palette)
     if any(cloud.category is not None for cloud in shown):
         data["classes"] = {"names": list(categories), "colors": list(map(hex_color, label_colors(len(categories))))}

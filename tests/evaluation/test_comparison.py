@@ -91,7 +91,7 @@ def test_an_interval_has_no_difference_in_it_exactly_if_the_test_finds_none():
         assert low <= (first - second) / 40 <= high
 
 
-@pytest.mark.parametrize("count", [5, 12, 40])
+@pytest.mark.parametrize("count", [12, 40])
 def test_intervals_of_differences_hold_the_true_one_in_95_of_100_cases(count):
     generator = np.random.default_rng(count)
     held = 0
