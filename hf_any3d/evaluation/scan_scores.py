@@ -108,7 +108,7 @@ def record_scans(trainer: Trainer, split: str, scores: ScanScores) -> None:
     vars(trainer).setdefault("scan_scores", {})[split] = scores
 
 
-def recorded_scans(trainer: Trainer, splits: Mapping[str, Dataset]) -> dict[str, ScanScores]:
+def recorded_scans(trainer: Trainer, splits: Mapping[Any, Dataset]) -> dict[str, ScanScores]:
     """Return what `record_scans` kept, with the names of the scans, which are the rows of the splits."""
     recorded: dict[str, ScanScores] = getattr(trainer, "scan_scores", {})
     return {split: scores.of_rows(splits[split]) for split, scores in recorded.items()}

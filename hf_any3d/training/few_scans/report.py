@@ -49,7 +49,7 @@ class Estimate:
         The model calls the rows where `refused` (rows,) is true none of its classes.
         """
         # Rows that no fold holds out have no answer.
-        counted = ~np.isnan(logits).any(axis=1)
+        counted = np.asarray(~np.isnan(logits).any(axis=1))
         logits, labels, answers = logits[counted], labels[counted], logits[counted].argmax(axis=1)
         if refused is not None and refused[counted].any():
             # A refusal is an answer of its own, in a last column.
