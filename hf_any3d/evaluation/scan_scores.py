@@ -115,8 +115,11 @@ def recorded_scans(trainer: Trainer, splits: Mapping[Any, Dataset]) -> dict[str,
 
 
 def save_scan_scores(folder: str | os.PathLike, scores: Mapping[str, ScanScores]) -> None:
-    """Write the scores of the scans of each split into the output directory of a run."""
-    write_json(Path(folder) / FILE, to_json(scores))
+    """Write the scores of the scans of each split into the output directory of a run; those of an earlier run go."""
+    if scores:
+        write_json(Path(folder) / FILE, to_json(scores))
+    else:
+        (Path(folder) / FILE).unlink(missing_ok=True)
 
 
 def to_json(scores: Mapping[str, ScanScores]) -> dict[str, Any]:
