@@ -71,7 +71,7 @@ _COUNTS = ("codes_used", "none_of_these")
 
 @dataclass
 class EvaluationDetails:
-    """What an evaluation found besides metrics and scores of classes, for each split."""
+    """Results of an evaluation besides metrics and scores of classes, by split."""
 
     scans: dict[str, ScanScores] = field(default_factory=dict)
     confusions: dict[str, tuple[np.ndarray, list[str]]] = field(default_factory=dict)
