@@ -111,6 +111,11 @@ class Answers:
         del row
         return ""
 
+    def best(self, row: Row) -> tuple[str | None, float] | None:
+        """Return the best label of a cloud, None for none of the classes, and its score; None if it has no such."""
+        del row
+        return None
+
     def plain(self, result: Any, cloud: PointCloudData) -> dict[str, Any]:
         """Return a result as JSON of the service."""
         del cloud

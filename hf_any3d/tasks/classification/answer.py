@@ -85,6 +85,12 @@ class ClassificationAnswers(Answers):
         best = row[self.column][0]
         return f"{best['label']}, {percent(best['score'])} %" if best["label"] else NONE_OF_THESE
 
+    def best(self, row: Row) -> tuple[str | None, float] | None:
+        """Return the best label and its score; of a regression there is none."""
+        if self.is_regression:
+            return None
+        return row[self.column][0]["label"], row[self.column][0]["score"]
+
     def _numbers(self, predictions: list[dict[str, Any]]) -> str:
         # Numbers of any unit, of which six digits tell enough.
         return ", ".join(f"{number['label']} {number['score']:.6g}" for number in predictions)

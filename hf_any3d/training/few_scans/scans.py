@@ -24,6 +24,7 @@ from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.learned_scans import STORE, checksum_of_points
 from hf_any3d.data.near_duplicates import MOST_COMPARED, SAMPLE, near_duplicates
 from hf_any3d.data.numpy_rows import numpy_rows
+from hf_any3d.evaluation.scan_scores import file_names
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.few_scans.request import FewScans
@@ -286,13 +287,6 @@ def joined(earlier: LabeledScans, later: LabeledScans) -> tuple[LabeledScans, np
         names=[earlier.names[number] for number in numbers] + later.names,
     )
     return together, kept
-
-
-def file_names(rows: Dataset) -> list[str]:
-    """Return the file of each row, or "row 3"."""
-    if "file" in rows.column_names:
-        return [str(name) for name in rows.with_format(None)["file"][:]]
-    return [f"row {number}" for number in range(len(rows))]
 
 
 def equal(keys: Sequence[Any]) -> list[tuple[int, int]]:
