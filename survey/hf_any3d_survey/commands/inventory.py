@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from hf_any3d.cli.common import (
     option,
     output_option,
     print_note,
+    status,
 )
 from hf_any3d.cli.inputs import Files, find_inputs, split_model
 from hf_any3d.cli.outputs import VIEWS, check_output, write_gallery, write_rows
@@ -126,7 +128,7 @@ def inventory(
     classes = "none" if copies.keep_classes else "all" if copies.reclassify else "unclassified"
     paths = [file.name for file in inputs.files]
     if suffix in VIEWS:
-        with file_errors(paths[0]):
+        with status(f"finding the things of {paths[0]}"), file_errors(paths[0]):
             result = pipe(paths[0], **answers.arguments)
         things = result["things"]
         gallery = Gallery(output, 1, "z")
@@ -149,7 +151,8 @@ def inventory(
         # The tile in work is told where there are several.
         tell = print_note if len(paths) > 1 else lambda _: None
         command = shlex.join(["hf-any3d", *sys.argv[1:]])
-        found = take_inventory(pipe, paths, outputs, progress=tell, command=command, **answers.arguments)
+        with status(f"finding the things of {paths[0]}") if len(paths) == 1 else nullcontext():
+            found = take_inventory(pipe, paths, outputs, progress=tell, command=command, **answers.arguments)
         things = found.things
         count = sum(found.points)
         targets = [target for path, target in zip(paths, targets or (), strict=False) if path in found.files]
