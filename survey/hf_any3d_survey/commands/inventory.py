@@ -7,7 +7,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,9 @@ from hf_any3d.registry import TASKS
 from hf_any3d.utils.messages import print_line
 from hf_any3d.visualization.gallery import Gallery
 from hf_any3d_survey.about import SCENE_MODEL
+
+if TYPE_CHECKING:
+    from hf_any3d_survey.inventory.trees import TreeChoice
 
 TASK = TASKS["point-cloud-inventory"]
 InventoryOptions = Annotated[Any, options_of(TASK.settings)]
@@ -66,8 +69,8 @@ class CopyOptions:
     learn_from: Annotated[
         Path | None,
         option(
-            "A scan whose column of numbers was corrected by hand, twenty trees are enough: it chooses how trees are "
-            "told apart.",
+            "A scan in which you numbered some 20 trees, and all other points are 0. If other settings find more of "
+            "them, these are used.",
             "--from",
         ),
     ] = None
@@ -122,9 +125,7 @@ def inventory(
         answers.arguments |= {"evenness": chosen.evenness}
         if chosen.smoothing is not None:
             answers.arguments["smoothing"] = chosen.smoothing
-        print_note(
-            f"{copies.learn_from}: its trees are found with a mean intersection over union of {chosen.agreement:.2f}"
-        )
+        print_note(f"{copies.learn_from}: {_words_of(chosen)}")
     classes = "none" if copies.keep_classes else "all" if copies.reclassify else "unclassified"
     paths = [file.name for file in inputs.files]
     if suffix in VIEWS:
@@ -164,3 +165,13 @@ def inventory(
     print_line(answers.line(row))
     for target in targets or ():
         print_note(f"{target}: heights, numbers and classes of {', '.join(paths) if len(paths) == 1 else 'its tile'}")
+
+
+def _words_of(chosen: TreeChoice) -> str:
+    """Return what numbered trees have chosen."""
+    overlap = f"mean intersection over union with your trees {chosen.agreement:.2f}"
+    if chosen.is_default:
+        return f"no other settings find surely more of its trees; the defaults are used ({overlap})"
+    if chosen.smoothing is not None:
+        return f"crowns are told apart in a canopy smoothed by {chosen.smoothing:.2g} m ({overlap})"
+    return f"neighboring crowns may differ {'more' if chosen.evenness == 0 else 'less'} in size ({overlap})"
