@@ -72,7 +72,7 @@ class BlockCells:
         shapes = self._shapes_of(keys)
         found = _components(keys)
         self._keys, self._block_of_cell = keys, found
-        corners = (np.stack(np.divmod(keys, 2 * _HALF), axis=1) - _HALF) * CELL
+        corners = corners_of(keys)
         # Block by block, from low to high
         order = np.lexsort((highest, found))
         starts = np.searchsorted(found[order], np.arange(found.max() + 1))
@@ -111,6 +111,11 @@ def keys_of(points: np.ndarray) -> np.ndarray:
     """Return one whole number for the cell of each point, (points,)."""
     cells = np.floor(points[:, :2] / CELL).astype(np.int64) + _HALF
     return cells[:, 0] * (2 * _HALF) + cells[:, 1]
+
+
+def corners_of(keys: np.ndarray) -> np.ndarray:
+    """Return the lower corners (cells, 2) of cells on the map, in meters."""
+    return (np.stack(np.divmod(keys, 2 * _HALF), axis=1) - _HALF) * CELL
 
 
 def shift_of(right: int, up: int) -> int:

@@ -268,7 +268,10 @@ class Place:
                 self._outlines.add(places[:, :2], -1 - keys[part])
                 self._guessed_roofs.append(np.unique(keys[part][seen.terrain.guessed_at(places)]))
             self._roof_points[tile] = (roofs.astype(np.int32), keys, lies)
-            self._roofs.add_shapes(*describe_cells(seen))
+            cells, shapes = describe_cells(seen)
+            # Those of other tiles are described there, with more of what is around them.
+            is_own = np.isin(cells, keys)
+            self._roofs.add_shapes(cells[is_own], shapes[is_own])
 
     def _number_trees(self) -> None:
         """Give the trees of all tiles their numbers, square by square."""

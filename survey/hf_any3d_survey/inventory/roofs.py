@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from hf_any3d_survey.inventory.blocks import Block, find_cells, keys_of, shift_of
+from hf_any3d_survey.inventory.blocks import CELL, Block, corners_of, find_cells, keys_of, shift_of
 from hf_any3d_survey.local_features.map_index import Points, blocks
 
 if TYPE_CHECKING:
@@ -63,33 +63,6 @@ BLOCK_COLUMNS = (*CELL_COLUMNS[_OF_PLANES], *CELL_COLUMNS[_OF_NEIGHBORS], *CELL_
 """Numbers of a block: means over its cells, neighbors a cell, and the mean probability of its points."""
 
 
-class Moments(NamedTuple):
-    """Sums over the points of each cell: how many there are, x, y and z, and the products of two of these."""
-
-    sums: np.ndarray
-
-    @classmethod
-    def of(cls, x: np.ndarray, y: np.ndarray, z: np.ndarray, cell_of: np.ndarray, cells: int) -> Moments:
-        """Add up points (points,), each in a cell by its number."""
-        terms = (None, x, y, z, x * x, x * y, y * y, x * z, y * z, z * z)
-        return cls(np.stack([np.bincount(cell_of, term, cells) for term in terms], axis=1))
-
-    def planes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Fit planes; returns the root mean square distance in z, and the rise over run, (cells,) each."""
-        counts = np.maximum(self.sums[:, 0], 1)
-        x, y, z, xx, xy, yy, xz, yz, zz = (self.sums[:, 1:] / counts[:, None]).T
-        var_x = xx - x * x + _LEAST_VARIANCE
-        var_y = yy - y * y + _LEAST_VARIANCE
-        cov_xy, cov_xz, cov_yz = xy - x * y, xz - x * z, yz - y * z
-        determinant = var_x * var_y - cov_xy**2
-        along_x = (cov_xz * var_y - cov_yz * cov_xy) / determinant
-        along_y = (cov_yz * var_x - cov_xz * cov_xy) / determinant
-        rest = zz - z * z - along_x * cov_xz - along_y * cov_yz
-        # A plane has three free numbers.
-        rest *= counts / np.maximum(counts - 3, 1)
-        return np.sqrt(np.maximum(rest, 0)), np.hypot(along_x, along_y)
-
-
 def describe_cells(seen: Seen) -> tuple[np.ndarray, np.ndarray]:
     """Describe the cells of a tile, and of what lies around it, that have points of roofs.
 
@@ -110,10 +83,8 @@ def describe_cells(seen: Seen) -> tuple[np.ndarray, np.ndarray]:
     several = np.zeros(len(keys))
     if seen.returns is not None:
         several = np.bincount(cell_of, seen.returns[roofs] > 1, len(keys)) / counts
-    slopes = np.zeros(len(keys))
-    for part in blocks(len(roofs)):
-        slopes += np.bincount(cell_of[part], seen.ground.slope_at(seen.points[roofs[part]]), len(keys))
-    columns += [several, np.minimum(slopes / counts, _STEEPEST_GROUND)]
+    slopes = seen.ground.slope_at(corners_of(keys) + CELL / 2)
+    columns += [several, np.minimum(slopes, _STEEPEST_GROUND)]
     return keys, np.stack(columns, axis=1).astype(np.float32)
 
 
@@ -137,8 +108,31 @@ def _shells(points: Points, roofs: np.ndarray, cell_of: np.ndarray, cells: int) 
     for part in blocks(len(roofs)):
         xyz = points[roofs[part]]
         is_upper = xyz[:, 2] >= tops[cell_of[part]] - _SHELL
-        moments += Moments.of(*(xyz[is_upper] - origin).T, cell_of[part][is_upper], cells).sums
+        moments += _moments(xyz[is_upper] - origin, cell_of[part][is_upper], cells)
     return moments, moments[:, 3] / moments[:, 0] + origin[2]
+
+
+def _moments(points: np.ndarray, cell_of: np.ndarray, cells: int) -> np.ndarray:
+    """Return how many points (points, 3) each cell has, and sums of x, y and z and of their products, (cells, 10)."""
+    x, y, z = points.T
+    terms = (None, x, y, z, x * x, x * y, y * y, x * z, y * z, z * z)
+    return np.stack([np.bincount(cell_of, term, cells) for term in terms], axis=1)
+
+
+def _fit_planes(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit planes; returns the root mean square distance in z, and the rise over run, (cells,) each."""
+    counts = np.maximum(moments[:, 0], 1)
+    x, y, z, xx, xy, yy, xz, yz, zz = (moments[:, 1:] / counts[:, None]).T
+    var_x = xx - x * x + _LEAST_VARIANCE
+    var_y = yy - y * y + _LEAST_VARIANCE
+    cov_xy, cov_xz, cov_yz = xy - x * y, xz - x * z, yz - y * z
+    determinant = var_x * var_y - cov_xy**2
+    along_x = (cov_xz * var_y - cov_yz * cov_xy) / determinant
+    along_y = (cov_yz * var_x - cov_xz * cov_xy) / determinant
+    rest = zz - z * z - along_x * cov_xz - along_y * cov_yz
+    # A plane has three free numbers.
+    rest *= counts / np.maximum(counts - 3, 1)
+    return np.sqrt(np.maximum(rest, 0)), np.hypot(along_x, along_y)
 
 
 def _planes(keys: np.ndarray, moments: np.ndarray) -> list[np.ndarray]:
@@ -148,7 +142,7 @@ def _planes(keys: np.ndarray, moments: np.ndarray) -> list[np.ndarray]:
         few = np.flatnonzero(around[:, 0] < least)
         around[few] = _box_sums(keys, moments, few, reach)
     has_plane = around[:, 0] >= _LEAST
-    distances, rise = Moments(around).planes()
+    distances, rise = _fit_planes(around)
     steepness = np.minimum(np.degrees(np.arctan(rise)), _STEEPEST)
     columns = [distances < _FLAT, distances < _NEARLY_FLAT, steepness / 45]
     return [has_plane, *(np.where(has_plane, column, 0) for column in columns)]
