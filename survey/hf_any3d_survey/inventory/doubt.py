@@ -80,7 +80,7 @@ CONDITIONS = {
 }
 """Conditions by their names. The limits of the first three were chosen by places; water, noise and heights in place of
 elevations are told however right the rest is."""
-# Trees from which on they are doubted as a whole, their mean score, and by how much their number may change
+# Trees from which on they are doubted as a whole, their mean score, and by which share their number may change
 _FEWEST_TREES, _LEAST_SCORE, _MOST_RECOUNT = 5, 0.55, 0.1
 # Times what was learned beyond which a scan is too sparse, or too dense
 _SPARSER, _DENSER = 0.5, 4.0
@@ -135,7 +135,7 @@ def find_tree_doubts(scores: Sequence[float], count: int, recount: int) -> list[
         share = 1 - float(np.mean(scores))
         text = f"about {share:.0%} of the {len(scores):,} trees may be wrong, by their scores; check some of them"
         doubts.append(Doubt("tree scores", text))
-    if abs(recount / count - 1) > _MOST_RECOUNT:
+    if abs(recount - count) > _MOST_RECOUNT * count + 2 * np.sqrt(count):
         text = (
             f"the number of trees depends on where the scan is cut: {count:,} were found, and {recount:,} with half "
         )
