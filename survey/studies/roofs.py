@@ -123,7 +123,9 @@ def blocks_of(inventory: Any, cloud: PointCloudData, place: str, kind: str) -> B
     blocks = cells.blocks()
     block_of = cells.of_keys(keys_of(seen.points[roofs]))
     labels = cloud.labels[roofs]
-    known = np.isin(labels, (2, 3, 4, 5, 6)) | (not np.isin(cloud.labels, (2, 6)).any())
+    # Of generated places, and of those without a building, all points are known.
+    is_whole = place.startswith("generated") or not np.isin(cloud.labels, (2, 6)).any()
+    known = np.isin(labels, (2, 3, 4, 5, 6)) | is_whole
     count = np.bincount(block_of[known], minlength=len(blocks))
     buildings = np.bincount(block_of[known], labels[known] == 6, len(blocks))
     areas = np.array([len(block.cells) for block in blocks], np.float64)
