@@ -68,11 +68,11 @@ def test_a_disk_that_is_full_is_an_error_that_names_the_file(tmp_path):
     assert names_below(tmp_path) == []
 
 
-def killed_while(code):
+def killed_while(code, by=signal.SIGKILL):
     """Run code in a process that is killed at its signal; return its number."""
     child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
     assert child.stdout.readline() == b"here\n"
-    child.send_signal(signal.SIGKILL)
+    child.send_signal(by)
     child.wait()
     child.stdout.close()
     return child.pid
@@ -161,6 +161,12 @@ def test_folders_of_temporary_files_go_with_the_next_one_after_a_kill(tmp_path, 
     assert len(list(tmp_path.iterdir())) == 1
     with temporary_folder() as folder:
         assert list(tmp_path.iterdir()) == [folder]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_of_temporary_files_go_when_a_process_is_terminated(tmp_path):
+    code = f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}; {OPEN}"
+    killed_while(f"{code}\nwith w.temporary_folder() as f:\n (f / 'edge').touch(); {WAIT}", signal.SIGTERM)
     assert list(tmp_path.iterdir()) == []
 
 

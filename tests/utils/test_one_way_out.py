@@ -116,7 +116,7 @@ if HAS_SURVEY:
 
     def write_map(path: Path) -> None:
         with open_mosaic(path, (0, 0, 3, 200), 1) as mosaic:
-            mosaic.add(Raster(POINTS, (0, 200), 1))
+            mosaic.add(Raster(POINTS[None], (0, 200), 1))
 
     WRITERS |= {
         "Mosaic.add": (write_map, "a.tif"),

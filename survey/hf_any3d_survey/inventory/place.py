@@ -466,7 +466,8 @@ def joined(cloud: PointCloudData, around: Sequence[Around], columns: Sequence[st
     units |= {"offset": cloud.offset, "in_degrees": cloud.in_degrees}
     whole = PointCloudData(**arrays, further=further or None, **units)
     # Codes of a byte, which the constructor would make eight.
-    whole.labels = np.concatenate([part.labels for part in (cloud, *others)], dtype=np.uint8, casting="unsafe")
+    labels = [part.labels for part in (cloud, *others) if part.labels is not None]
+    whole.labels = np.concatenate(labels, dtype=np.uint8, casting="unsafe")
     return whole
 
 

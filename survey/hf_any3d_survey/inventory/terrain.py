@@ -19,7 +19,7 @@ from hf_any3d_survey.local_features.map_index import Points, blocks, bounds_of_a
 GUESSED = 5.0
 """Meters from the next ground point beyond which the terrain is guessed."""
 # Meters from the terrain within which points are ground, and those for each unit of slope.
-_TOLERANCE, _OF_SLOPE = 0.5, 0.5
+_TOLERANCE, _OF_SLOPE = 0.5, 1.0
 _LEAST_CELL = 0.5  # meters
 _SWEEPS = 8
 # Of spikes: meters above or below, cells around that are compared, and the share of them that may be alike.
@@ -215,7 +215,7 @@ def _from_coarse(sums: np.ndarray, scale: int) -> np.ndarray:
     padded = np.pad(sums, ((0, 0), (0, shape[0] % 2), (0, shape[1] % 2)))
     pairs = padded[:, ::2] + padded[:, 1::2]
     coarse = _from_coarse(pairs[..., ::2] + pairs[..., 1::2], 2 * scale)
-    heights = ndimage.zoom(coarse, 2, order=1, mode="nearest", grid_mode=True)[: shape[0], : shape[1]]
+    heights = np.asarray(ndimage.zoom(coarse, 2, order=1, mode="nearest", grid_mode=True))[: shape[0], : shape[1]]
     # The height at the center by that of the points beside it
     known = sums[1:, is_known] / counts[is_known]
     level = known[0]

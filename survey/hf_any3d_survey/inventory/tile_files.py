@@ -223,7 +223,7 @@ def look_at_tiles(
         cloud, left_out = split_left_out(whole, pipe.feature_extractor.split_far, Path(path).stem)
         del whole
         if cloud is None:
-            empty[path] = "all of its points are noise or withheld"
+            empty[path] = "has no points but noise and withheld ones"
             continue
         bounds = bounds_of_all(_on_map(cloud))[:, :2]
         cloud.labels = codes_of_file(cloud)
@@ -320,7 +320,7 @@ def _tell_of_empty(paths: Sequence[str], empty: Mapping[str, str]) -> list[str]:
         names = first if len(empty) == 1 else f"{first} and {len(empty) - 1} more"
         raise PointCloudFileError(f"{names}: {why}; expected a tile with points")
     for path, why in empty.items():
-        warnings.warn(printable(f"{path}: {why}; it is left out"), stacklevel=4)
+        warnings.warn(printable(f"{path}: {why}, and is left out"), stacklevel=4)
     return [path for path in paths if path not in empty]
 
 
