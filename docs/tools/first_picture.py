@@ -159,19 +159,19 @@ def draw(axes: Any, view: View) -> None:
     places, depths = projected(view.points, view.turn, center, extent)
     # The view fills its panel above the text.
     low, high = places.min(axis=0), places.max(axis=0)
-    scale = (np.array([1.12, 0.60]) / (high - low)).min()
+    scale = (np.array([1.12, 0.58]) / (high - low)).min()
     middle = (low + high) / 2
     places = (places - middle) * scale
     order = np.argsort(-depths)
     fog = np.clip(1.05 - 0.55 * (depths + 0.5), 0.45, 1)[:, None]
     axes.scatter(*places[order].T, s=view.size, c=np.clip(view.colors * fog, 0, 1)[order], linewidths=0)
     axes.set_xlim(-0.62, 0.62)
-    axes.set_ylim(-0.58, 0.32)
+    axes.set_ylim(-0.59, 0.31)
     axes.set_aspect("equal")
     axes.axis("off")
     style: dict[str, Any] = {"transform": axes.transAxes, "verticalalignment": "top"}
-    axes.text(0.03, 0.285, view.answer, color=INK, fontsize=27, fontweight="bold", **style)
-    axes.text(0.03, 0.155, view.command, color=ACCENT, fontsize=21, family="monospace", linespacing=1.15, **style)
+    axes.text(0.03, 0.315, view.answer, color=INK, fontsize=27, fontweight="bold", **style)
+    axes.text(0.03, 0.19, view.command, color=ACCENT, fontsize=20, family="monospace", linespacing=1.15, **style)
 
 
 def main() -> None:

@@ -224,85 +224,48 @@ def licenses_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-_LOADED = """## Load a .ply, a LAS or any other file
+_LOADED = """You read any of these files with one function or command, and write labels back into most of them.
 
 ```python
 import hf_any3d
 
 cloud = hf_any3d.read_point_cloud(hf_any3d.example_file("chair.ply"))
 print(cloud.points.shape, cloud.is_mesh)  # (964, 3) True
-points = cloud.sample_surface(1024).points  # of a mesh; a cloud has its points already
+points = cloud.sample_surface(1024).points  # of a mesh; a point cloud has its points already
 ```
 
-Colors, normals, labels and intensities are read if a file has them: `cloud.colors` (points, 3) from 0 to 1,
-`cloud.normals`, `cloud.labels` and `cloud.intensity`; otherwise they are None. `hf-any3d data check FILE` prints the
-same.
+`cloud.colors` (points, 3) from 0 to 1, `cloud.normals`, `cloud.labels` and `cloud.intensity` are None if the file has
+none. `hf-any3d data check FILE` prints what was read.
+
+## iPhone, Android, CAD and other programs
+
+`.usdz`, `.fbx`, `.dae`, `.blend` and `.dxf` are not read: export GLB, OBJ or PLY. The error names the step that helps,
+such as `scan.usdz: is a USD scene; export it as .glb, .obj or .ply`. [What CloudCompare, PDAL, PCL, Open3D and others
+write and show](other_programs.md).
 
 ## All file types
 """
-_LEFT_OUT = """## What a cloud has no place for
+_WRITE = """## Convert, write and label files
 
-A cloud has points, colors, normals, labels, intensities, rings, faces with colors and labels, and an offset. It has an
-up axis, a unit and the place of the scanner if the format states them. Whatever else a file has is left out, with a
-warning that names it:
+| you want | use |
+|---|---|
+| another format | `hf-any3d data convert scan.e57 --to ply --output FOLDER`; .ply, .obj and .npz |
+| the same in Python | `write_point_cloud("scan.ply", cloud)` of `hf_any3d.data.files` |
+| classes in a copy of the file | `hf-any3d segment`, or `write_labels(file, copy, labels)`: [labeled copies](segmentation.md#labeled-copies-of-files) |
 
-- fields, properties and columns of other names, and arrays of an archive;
-- extra dimensions of LAS that are not [asked for](label_your_laz.md#2-train-on-tiles-with-classes), near infrared
-  of LAS, fields of extensions of E57;
-- elements and lists of PLY, statements of OBJ, lines and textures;
-- points beyond the number that a header declares.
+`.npz` keeps every attribute. `.ply` too, with colors in 8 bits, and up axis and unit as comments. `.obj` keeps points,
+colors, normals, faces, up axis and unit.
 
-`warnings.simplefilter("error", UserWarning)` turns these warnings into errors. Only what nearly every file of a format
-has is left out without a warning:"""
-_WRITTEN = """Writers do the same, and all write coordinates with their offset:
+## Unusual endings
 
-- `.npz` keeps every field.
-- `.ply` keeps every field, colors in 8 bits. Up axis and unit are comments (`comment up_axis z`,
-  `comment meters_per_unit 0.3048`), which the reader knows.
-- `.obj` keeps points, colors, normals, faces, up axis and unit. A warning names labels, intensities, rings and colors
-  of faces.
+A file with an unknown ending is read by its content, such as PLY in `scan.dat`. Text has no signature: pass
+`file_type="txt"` or `--file-type txt`. For a known ending with other content, the error names the type to pass.
 
-Labels are read from a column with a usual name, from words as well as from numbers. `label_field="mine"`, in commands
-`--label-field mine`, names another column, property, field, array or extra dimension; of text without names its
-number, such as `--label-field 7`. A file `scan.label`, `.labels` or `.seg` beside a cloud without labels has them,
-too, as in SemanticKITTI and Semantic3D; `label_file="_labels.npy"` names any other file with one label for each
-point. A warning says so. Such a file is an `.npy`, an `.npz` of one array or with an array `labels`, text with a label
-in each line or a column of such a name, or numbers of 1, 2, 4 or 8 bytes without a header, as nuScenes'
-`_lidarseg.bin` has them.
+## What is left out
 
-Readers of all formats know the same names of columns, in any capitals, with CloudCompare's `scalar_` before them:
-
-- labels: `class`, `classification` and `semantic` come before `label`, which may be the number of an object; a warning
-  names the column that is not used;
-- rings: `ring`, `ring_index`, `channel`, `laser_id`, `laser_number`, `line` or `beam`;
-- intensities: `intensity`, `strength`, `reflectance`, `remission`, `amplitude` or `i`;
-- coordinates: x, y and z, also as `cartesianX`, `POINT_X` or `pos_x`, or easting, northing and elevation (or height);
-- colors: `red green blue`, `r g b`, `colorRed colorGreen colorBlue`, or a packed `rgb`;
-- normals: `nx ny nz` or `normal_x normal_y normal_z`.
-
-A unit in names of coordinates is that of the cloud: `X (mm)`, `x_m`, `x[ft]`. Two units of x and y are an error, and
-so are latitude and longitude, which have to be projected. What counts the points is no intensity and no ring,
-whatever its name, and colors that are zero everywhere are none; a warning says so.
-
-An OFF may have the prefixes `ST`, `C`, `N`, `4` and `n` in any order, as text and binary.
-
-## Files under other endings, and of other programs
-
-A file whose ending is not in the table is read as what its content is by its signature, such as PLY in `scan.dat`.
-Rows of numbers as text have none: `file_type="txt"`, in commands `--file-type txt`, reads them. For a known ending
-with other content, the error names the type to pass. Files of other programs are told in the same words everywhere,
-with the step that helps: `scan.usdz: is a USD scene; export it as .glb, .obj or .ply`.
-
-A glTF file gives what its scene shows at rest, as section 3.7 of the specification says: the joints of a skin place
-its mesh, morph targets count by their weights, and instances (EXT_mesh_gpu_instancing) come one after the other.
-Hidden nodes (KHR_node_visibility) are left out, and the center of CESIUM_RTC is the offset of the cloud. Extensions
-that a file requires are refused by name if they change shapes or their encoding, such as Draco; those of materials,
-textures, lights or metadata are not.
-
-The unit of a LAS is that of its coordinate system: well-known text of OGC, Esri or ISO 19162, or keys of GeoTIFF with
-the numbers of EPSG, in records before or after the points. Without one the cloud has no unit (`meters_per_unit` is
-None). Heights in another unit than x and y are told, and stand in `meters_per_height`. `in_degrees` is true of
-longitude and latitude."""
+A point cloud has points, colors, normals, labels, intensities, rings, returns, faces with colors and labels, an
+offset, an up axis and a unit. Anything else in a file is left out with a warning that names it, unless you
+[ask for it](reading_files.md#names-of-attributes). What nearly every file of a format has is left out silently:"""
 
 
 def formats_page() -> str:
@@ -315,24 +278,16 @@ def formats_page() -> str:
         reader = importlib.import_module(f"hf_any3d.data.files.{module}")
         endings = ", ".join(f"`.{name}`" for name in sorted(file_types))
         back = ", ".join(f"`.{name}`" for name in sorted(file_types) if copy_endings(f"a.{name}")) or "–"
-        rows.append((endings, first_line(reader), back, f"`data/files/{module}.py`"))
-        # What a format has in every file, and of which no warning tells.
+        rows.append((endings, first_line(reader), back))
+        # What every file of a format has, so that no warning names it.
         if (standard := getattr(reader, "NOT_READ", None)) is not None:
             not_read.append((endings, standard))
-    lines = ["# File formats", "", _LOADED, _NOTE, "", f"{len(FORMATS)} file types, in lower or upper case:", ""]
-    lines += markdown_table(("ending", "content", "labels back in the file", "read by"), sorted(rows))
-    lines += [
-        "",
-        "`read_point_cloud` reads one file; [data](data.md) describes folders, limits and columns of files. Every",
-    ]
-    lines += [
-        "reader gives arrays, or one error that names the file. Clouds are written as .ply, .obj and .npz. For",
-        "formats that take labels back, `write_labels` writes a copy of the file with the class of each point:",
-        "[labels in the file that went in](segmentation.md#labels-in-the-file-that-went-in).",
-    ]
-    lines += ["", _LEFT_OUT, ""]
-    lines += markdown_table(("ending", "not read, without a warning"), sorted(not_read))
-    lines += ["", _WRITTEN]
+    lines = ["# File formats: LAS, LAZ, PLY, OBJ, STL, GLB, E57, PCD and others", "", _LOADED, _NOTE, ""]
+    lines += [f"{len(FORMATS)} file types, in lower or upper case:", ""]
+    lines += markdown_table(("ending", "content", "labeled copy"), sorted(rows))
+    lines += ["", _WRITE, ""]
+    lines += markdown_table(("ending", "left out without a warning"), sorted(not_read))
+    lines += ["", "Names of attributes, units, map coordinates, limits: [how files are read](reading_files.md)."]
     return "\n".join(lines) + "\n"
 
 
