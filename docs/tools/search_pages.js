@@ -10,10 +10,10 @@
   // Common verbs and fillers tell less than nouns: "write a new task" is about a task.
   const COMMON = 0.25
   const COMMON_WORDS = (
-    "add allow apply begin bring build call change check choose come compute create cut delete do does done edit end " +
-    "find fix free get give go happen help keep kind know let like list look lot made make mean my need new off open " +
-    "own part possible print put rate read remove replace run say see set show start stop support take tell thing " +
-    "think time too try turn type understand use user want way what which without work write"
+    "add allow apply begin bring build call change check choose come compute create cut delete do does done edit " +
+    "end find fix free get give go happen help keep kind know let like list look lot made make mean my need new off " +
+    "open own part possible print put rate read remove replace run say see set show start stop support take tell " +
+    "thing think time too try turn type understand use user want way what which without work write"
   ).split(" ")
   // Words that people type, and those that the pages use for the same.
   const SAME = [
@@ -91,7 +91,8 @@
   // Returns a word of the question as words of the site: itself, its two parts ("floorplan", "4bit"), or those that it
   // begins, as while somebody types.
   function known(word) {
-    const same = (SAME.find((words) => words.map(stem).includes(stem(word))) ?? []).map(stem).filter((one) => spread.has(one))
+    const group = SAME.map((words) => words.map(stem)).find((words) => words.includes(stem(word))) ?? []
+    const same = group.filter((one) => spread.has(one))
     if (spread.has(stem(word)) || same.length) return [{word, stems: [...new Set([stem(word), ...same])]}]
     for (let end = word.length - 1; end > 0; end -= 1) {
       const parts = [word.slice(0, end), word.slice(end)]
@@ -115,7 +116,8 @@
 
   // Returns the question in the language of lunr: whole stems, and beginnings or misspelled words where there is none.
   function inLunr({word, stems}) {
-    if (stems.includes(stem(word)) || stems.some((one) => !one.startsWith(word))) return stems.map((one) => `${one}^1`).join(" ")
+    const isWhole = stems.includes(stem(word)) || stems.some((one) => !one.startsWith(word))
+    if (isWhole) return stems.map((one) => `${one}^1`).join(" ")
     return stems.length ? `${word}*` : `${word}~1`
   }
 

@@ -34,19 +34,16 @@ PUBLISHED_CHECKS = Path(__file__).with_name("published_checks.json")
 _NOTE = "This page is written by `python -m docs.tools.tables` from the registries."
 _RULE = """## How an encoder is understood
 
-A copy of the encoder's structure with random weights runs on a few words, an image or a recording of its own kind, and
-is watched; it takes seconds at most, and no weights are downloaded for it.
+A small copy with random weights runs on a few words, an image or a recording while its forward pass is watched. This
+takes seconds and downloads no weights.
 
-- The largest list of modules that are called once each, in order, with tokens `(batch, tokens, width)` are its layers.
-- What reaches them without any words is the table of positions: rows of one of its tensors.
-- Arguments that rotate are fitted: a frequency for each channel, along the line, or along rows and columns of patches.
-  So it does not matter whether halves or neighboring channels are rotated, or how they are scaled.
-- Masks hide nothing. Triangles in buffers are filled, and causal flags are cleared.
+- The longest list of modules called once each, in order, on tokens `(batch, tokens, width)` is its layer stack.
+- What reaches the layers without any input is its position table; rotary arguments are fitted.
+- Causal masks are cleared, so all tokens attend to each other.
 - The module whose output is added last is the branch that guided adapters extend.
 
-Then the layers are compared with the copy's own pass at its own places, and tokens are exchanged together with their
-places: every output must be exchanged. What fails is refused, since an encoder must not answer otherwise than its own
-pass.
+Then the layers must reproduce the copy's own outputs, and exchanging two tokens with their positions must exchange
+their outputs. Encoders that fail are refused.
 """
 _POSITIONS = """## Positions at continuous coordinates
 
@@ -90,39 +87,32 @@ def _any_encoders() -> list[str]:
     """Return the section about all types of transformers, from the stored sweep."""
     with ANY_ENCODERS.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    right = sum(row["verdict"] == "right" for row in rows)
-    lines = [f"Of {len(rows)} text, vision and audio encoders of transformers, made small, {right} work. With a newer"]
-    lines += ["release, or for a checkpoint of your own, ask: `hf-any3d encoder NAME`.", ""]
-    lines += markdown_table(
-        ("`model_type`", "tower", "works", "positions, or the reason"),
-        (
-            (
-                f"`{row['model_type']}`",
-                row["tower"] or "–",
-                {"right": "yes", "refused": "no"}.get(row["verdict"], "not tried"),
-                row["positions"] or row["reason"],
-            )
-            for row in rows
-        ),
-    )
-    return lines
+    working: dict[str, list[str]] = {}
+    refused: dict[str, list[str]] = {}
+    for row in rows:
+        kinds, said = (working, row["positions"]) if row["verdict"] == "right" else (refused, row["reason"])
+        tower = f" ({row['tower']})" if row["tower"] in ("vision", "audio") else ""
+        kinds.setdefault(said or "not tried", []).append(f"`{row['model_type']}`{tower}")
+    right = sum(len(names) for names in working.values())
+    lines = [f"{right} of {len(rows)} text, vision and audio encoders of transformers work (text unless noted). For"]
+    lines += ["a newer release, or a checkpoint of your own: `hf-any3d encoder NAME`.", ""]
+    for title, kinds in (("positions", working), ("why it does not work", refused)):
+        ordered = sorted(kinds.items(), key=lambda item: -len(item[1]))
+        lines += [*markdown_table((title, "`model_type`"), ((said, ", ".join(names)) for said, names in ordered)), ""]
+    return lines[:-1]
 
 
 def encoders_page() -> str:
     """Return the page of encoders: families, checkpoints with several encoders, and unsupported encoders."""
     lines = [
-        "# Encoders",
+        "# Encoders: which BERT, ViT, CLIP, DINOv2, Whisper or LLaMA can read point clouds",
         "",
-        "Any2Point encodes point clouds with the frozen layers of pretrained encoders. Tokens are",
+        "You can put any of these pretrained encoders into Any2Point: its layers stay frozen and process point",
+        "tokens, at positions found by [virtual projection](concepts/virtual_projection.md). To ask for a name:",
+        "`hf-any3d encoder facebook/dinov2-small`.",
     ]
-    lines += [
-        "projected into six views ([virtual projection](concepts/virtual_projection.md)). An encoder is understood"
-    ]
-    lines += ["by its own forward pass, or, where that does not show everything, declared.", "", _NOTE, "", _RULE]
-    lines += _any_encoders()
-    lines += ["", "## Declared families", ""]
-    lines += ["The positions that each encoder has learned, and how they are evaluated at the tokens' continuous"]
-    lines += ["coordinates in the views:", ""]
+    lines += ["", _NOTE, "", "## Encoders of transformers", "", *_any_encoders(), "", _RULE.rstrip()]
+    lines += ["", "## Declared families", "", "Encoders that the rule does not serve, or that were declared before it:", ""]
     order = {"text": 0, "vision": 1, "audio": 2}
     families = sorted(encoder_families().items(), key=lambda item: order[item[1].tower])
     lines += markdown_table(
@@ -163,7 +153,7 @@ def models_page() -> str:
             opens = f"`{auto.__name__}`" if auto else "`AutoModel`"
             task = f"`{tasks[auto]}`" if auto in tasks else "`point-cloud-feature-extraction`" if not auto else ""
             rows.append((f"`{model.__name__}`", f"`{config.model_type}`", first_line(model), opens, task))
-    lines = ["# Models, pipelines, adapters", "", _NOTE, "", "## Models", ""]
+    lines = ["# Models, pipelines and adapter classes", "", _NOTE, "", "## Models", ""]
     lines += markdown_table(("class", "`model_type`", "what it is", "opens with", "pipeline"), rows)
     lines += [
         "",
@@ -197,7 +187,7 @@ def models_page() -> str:
 
 def licenses_page() -> str:
     """Return the page of datasets with their terms and sources."""
-    lines = ["# Datasets and their licenses", "", _NOTE, ""]
+    lines = ["# Data set licenses: terms and where to get them", "", _NOTE, ""]
     lines += [
         "`load_point_dataset(name)` opens these datasets. It downloads nothing, and this package contains no data"
     ]
@@ -291,15 +281,14 @@ def formats_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-_ASKED = """Each task says once what it can be asked for, and every door is made of that: arguments of the pipeline,
-options of the command and of its [runs over many files](command_line.md#runs-over-many-files), settings of
-`many_files.ask`, fields of the [service](serve.md) and inputs of the page of `hf-any3d demo`. A dash is a default of
-the model or of its processor."""
+_ASKED = """You can set these in every interface of a task: as arguments of the pipeline, options of the command and of its
+[jobs](command_line.md#jobs-over-many-files), arguments of `many_files.ask`, fields of the [service](serve.md) and
+inputs of the demo page. A dash means a default of the model or processor."""
 
 
 def settings_page() -> str:
     """Return the page of the settings of tasks."""
-    lines = ["# What can be asked", "", _ASKED, _NOTE]
+    lines = ["# Settings of tasks: parameters, defaults, limits", "", _ASKED, "", _NOTE]
     for name, task in TASKS.items():
         if task.settings is None:
             continue
@@ -323,18 +312,15 @@ def settings_page() -> str:
 
 def published_page() -> str:
     """Return the page of published checkpoints, with their licenses and text towers."""
-    lines = ["# Published checkpoints", "", _NOTE, ""]
-    lines += ["These names open with `open_published`, `from_pretrained`, pipelines and commands:"]
-    lines += ["[open published encoders](open_encoders.md). Names and sizes are those that the authors state. What a"]
-    lines += [
-        "file has is compared with them, and every tensor is accounted for. Repositories of `torch-pointcloud` hold"
-    ]
-    lines += ["copies of the authors' files, and figures that were measured with them; others are the authors' own."]
+    lines = ["# Published checkpoints: model zoo, names and licenses", "", _NOTE, ""]
+    lines += ["You can open these names with pipelines, commands, `from_pretrained` and `open_published`"]
+    lines += ["([how](open_encoders.md)). Every tensor of a file is accounted for. Figures are the authors', or, for"]
+    lines += ["`torch-pointcloud`, that library's."]
     runs = json.loads(PUBLISHED_CHECKS.read_text(encoding="utf-8"))["runs"]
     count = sum(len(published.files) for published in PUBLISHED.values())
     lines += [
-        f"Of {count} names, {len(runs)} were [opened for real](#opened-for-real) here; the others are tested with",
-        "files of the layout that their programs write. None of the figures was repeated.",
+        f"Of {count} names, {len(runs)} were [opened with real weights](#opened-for-real) here; the others are tested",
+        "with files of the layout that their programs write. No figure was repeated.",
         "",
     ]
     rows = []
@@ -351,12 +337,11 @@ def published_page() -> str:
                     f"`{opened}`",
                     ", ".join([f"`{file.path}`", *others]),
                     f"`{file.model_class or published.system.model_class}`",
-                    runs[opened]["date"] if opened in runs else "no",
                     texts or "",
                     "; ".join(filter(None, (file.remark, file.reported))),
                 )
             )
-    lines += markdown_table(("name", "files", "opens with", "opened here", "texts are encoded by", "remark"), rows)
+    lines += markdown_table(("name", "files", "opens with", "texts are encoded by", "remark"), rows)
     lines += ["", "## Opened for real", ""]
     lines += ["What the recorded runs saw. `tests/published/judging.py` defines chance and what is expected. With a"]
     lines += [
