@@ -20,7 +20,7 @@
     "annotate annotation label", "cite citation bibtex", "commercial company license", "docker container",
     "embedding feature vector", "forest tree", "gpu cuda graphics nvidia vram", "http rest api", "iphone ipad usdz",
     "jupyter notebook colab", "las laz lidar", "mac macos apple m1 m2 m3", "memory oom ram", "mistake wrong",
-    "picture plot visualize", "quickstart tutorial", "floor ground",
+    "picture plot visualize", "quickstart tutorial",
   ].map((words) => words.split(" "))
   // Of a word that counts so much, more would add as much again at most (k of BM25).
   const ENOUGH = 8

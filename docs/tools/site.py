@@ -37,7 +37,7 @@ BOOST = {
     "Reference": 1.6,
     "Concepts": 1.2,
     "API": 0.05,
-    "Project": 0.8,
+    "Project": 1.0,
     "Studies": 0.05,
     "Timings": 0.05,
 }

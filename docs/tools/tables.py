@@ -272,7 +272,7 @@ def formats_page() -> str:
         # What every file of a format has, so that no warning names it.
         if (standard := getattr(reader, "NOT_READ", None)) is not None:
             not_read.append((endings, standard))
-    lines = ["# File formats: LAS, LAZ, PLY, OBJ, STL, GLB, E57, PCD and others", "", _LOADED, _NOTE, ""]
+    lines = ["# File formats: load LAS, LAZ, PLY, OBJ, STL, GLB, E57, PCD and other files", "", _LOADED, _NOTE, ""]
     lines += [f"{len(FORMATS)} file types, in lower or upper case:", ""]
     lines += markdown_table(("ending", "content", "labeled copy"), sorted(rows))
     lines += ["", _WRITE, ""]
@@ -288,7 +288,7 @@ inputs of the demo page. A dash means a default of the model or processor."""
 
 def settings_page() -> str:
     """Return the page of the settings of tasks."""
-    lines = ["# Settings of tasks: parameters, defaults, limits", "", _ASKED, "", _NOTE]
+    lines = ["# Settings: parameters, defaults, limits", "", _ASKED, "", _NOTE]
     for name, task in TASKS.items():
         if task.settings is None:
             continue
