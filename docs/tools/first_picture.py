@@ -82,7 +82,7 @@ def stairs(folder: Path) -> View:
 
 
 def tile(folder: Path) -> View:
-    """Number the trees and buildings of a tile."""
+    """Take an inventory of a tile."""
     import hf_any3d
 
     run(folder, "data", "example", "new.las")

@@ -20,6 +20,8 @@ from docs.tools.site import ROOT
 PARTS = ("Start", "Guides")
 """Parts of the navigation whose pages must be found by their headings."""
 
+_CODE = re.compile(r"^```.*?^```$", flags=re.MULTILINE | re.DOTALL)
+
 
 def found_pages(site: Path, questions: list[str]) -> dict[str, list[str]]:
     """Return for each question the pages that the search of a built site finds, best first, without their ending.
@@ -41,9 +43,9 @@ def headings() -> dict[str, set[str]]:
     for part in navigation:
         for title, below in part.items():
             for page in _pages(below) if title in PARTS else ():
-                path = ROOT / (page if page == "README.md" else f"docs/{page}")
-                if path.exists() and page != "README.md":
-                    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+                path = ROOT / "docs" / page
+                if path.exists():  # the home and notebooks are elsewhere
+                    text = _CODE.sub("", path.read_text(encoding="utf-8"))
                     for heading in re.findall(r"^#{1,2} (.+)$", text, flags=re.MULTILINE):
                         found.setdefault(heading, set()).add(page.removesuffix(".md"))
     return found

@@ -112,7 +112,7 @@ def encoders_page() -> str:
         "`hf-any3d encoder facebook/dinov2-small`.",
     ]
     lines += ["", _NOTE, "", "## Encoders of transformers", "", *_any_encoders(), "", _RULE.rstrip()]
-    lines += ["", "## Declared families", "", "Encoders that the rule does not serve, or that were declared before it:", ""]
+    lines += ["", "## Declared families", "", "Encoders that the rule does not serve:", ""]
     order = {"text": 0, "vision": 1, "audio": 2}
     families = sorted(encoder_families().items(), key=lambda item: order[item[1].tower])
     lines += markdown_table(
@@ -241,7 +241,7 @@ _WRITE = """## Convert, write and label files
 |---|---|
 | another format | `hf-any3d data convert scan.e57 --to ply --output FOLDER`; .ply, .obj and .npz |
 | the same in Python | `write_point_cloud("scan.ply", cloud)` of `hf_any3d.data.files` |
-| classes in a copy of the file | `hf-any3d segment`, or `write_labels(file, copy, labels)`: [labeled copies](segmentation.md#labeled-copies-of-files) |
+| a [labeled copy](segmentation.md#labeled-copies-of-files) | `hf-any3d segment`, or `write_labels(file, copy, labels)` |
 
 `.npz` keeps every attribute. `.ply` too, with colors in 8 bits, and up axis and unit as comments. `.obj` keeps points,
 colors, normals, faces, up axis and unit.
@@ -281,7 +281,7 @@ def formats_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-_ASKED = """You can set these in every interface of a task: as arguments of the pipeline, options of the command and of its
+_ASKED = """You can set these in every interface of a task: as arguments of the pipeline, options of the command and its
 [jobs](command_line.md#jobs-over-many-files), arguments of `many_files.ask`, fields of the [service](serve.md) and
 inputs of the demo page. A dash means a default of the model or processor."""
 
