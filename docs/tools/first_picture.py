@@ -171,7 +171,7 @@ def draw(axes: Any, view: View) -> None:
     axes.axis("off")
     style: dict[str, Any] = {"transform": axes.transAxes, "verticalalignment": "top"}
     axes.text(0.03, 0.315, view.answer, color=INK, fontsize=27, fontweight="bold", **style)
-    axes.text(0.03, 0.19, view.command, color=ACCENT, fontsize=20, family="monospace", linespacing=1.15, **style)
+    axes.text(0.03, 0.195, view.command, color=ACCENT, fontsize=22, family="monospace", linespacing=1.15, **style)
 
 
 def main() -> None:

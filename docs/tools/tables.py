@@ -241,7 +241,7 @@ _WRITE = """## Convert, write and label files
 |---|---|
 | another format | `hf-any3d data convert scan.e57 --to ply --output FOLDER`; .ply, .obj and .npz |
 | the same in Python | `write_point_cloud("scan.ply", cloud)` of `hf_any3d.data.files` |
-| a [labeled copy](segmentation.md#labeled-copies-of-files) | `hf-any3d segment`, or `write_labels(file, copy, labels)` |
+| a [labeled copy](segmentation.md#labeled-copies-of-files) | `hf-any3d segment`, `write_labels(file, copy, labels)` |
 
 `.npz` keeps every attribute. `.ply` too, with colors in 8 bits, and up axis and unit as comments. `.obj` keeps points,
 colors, normals, faces, up axis and unit.
@@ -281,7 +281,7 @@ def formats_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-_ASKED = """You can set these in every interface of a task: as arguments of the pipeline, options of the command and its
+_ASKED = """Set these in every interface of a task: as arguments of the pipeline, options of the command and its
 [jobs](command_line.md#jobs-over-many-files), arguments of `many_files.ask`, fields of the [service](serve.md) and
 inputs of the demo page. A dash means a default of the model or processor."""
 
