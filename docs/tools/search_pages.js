@@ -18,7 +18,7 @@
   // Words that people type, and those that the pages use for the same.
   const SAME = [
     "annotate annotation label", "cite citation bibtex", "commercial company license", "docker container",
-    "embedding feature vector", "forest tree", "gpu cuda graphics nvidia vram", "http rest api", "iphone ipad usdz",
+    "embedding feature vector", "forest tree", "gpu cuda graphics nvidia vram", "http rest api", "iphone ipad usdz polycam",
     "jupyter notebook colab", "las laz lidar", "mac macos apple m1 m2 m3", "memory oom ram", "mistake wrong",
     "picture plot visualize", "quickstart tutorial",
   ].map((words) => words.split(" "))

@@ -227,7 +227,7 @@ points = cloud.sample_surface(1024).points  # of a mesh; a point cloud has its p
 `cloud.colors` (points, 3) from 0 to 1, `cloud.normals`, `cloud.labels` and `cloud.intensity` are None if the file has
 none. `hf-any3d data check FILE` prints what was read.
 
-## iPhone, Android, CAD and other programs
+## iPhone LiDAR apps, CAD and other programs
 
 `.usdz`, `.fbx`, `.dae`, `.blend` and `.dxf` are not read: export GLB, OBJ or PLY. The error names the step that helps,
 such as `scan.usdz: is a USD scene; export it as .glb, .obj or .ply`. [What CloudCompare, PDAL, PCL, Open3D and others
