@@ -255,7 +255,7 @@ A file with an unknown ending is read by its content, such as PLY in `scan.dat`.
 
 A point cloud has points, colors, normals, labels, intensities, rings, returns, faces with colors and labels, an
 offset, an up axis and a unit. Anything else in a file is left out with a warning that names it, unless you
-[ask for it](reading_files.md#attributes-and-extra-bytes). What nearly every file of a format has is left out silently:"""
+[ask for it](reading_files.md#attributes-and-extra-bytes). What nearly every file has is left out silently:"""
 
 
 def formats_page() -> str:
