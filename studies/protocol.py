@@ -42,6 +42,7 @@ from hf_any3d import (
     load_point_dataset,
     read_point_cloud,
 )
+from hf_any3d.evaluation.statistics import holm
 from hf_any3d.pipelines import default_model
 from hf_any3d.utils.atomic_files import write_text
 from studies.donors.any2point import augmented
@@ -347,16 +348,6 @@ def paired(one: _Answers, other: _Answers) -> tuple[float, float, float, float]:
     return mean, float(low), float(high), float(chance)
 
 
-def adjusted(chances: Sequence[float]) -> list[float]:
-    """Adjust p values for their number (Holm)."""
-    order = np.argsort(chances)
-    found, largest = [0.0] * len(chances), 0.0
-    for place, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(chances) - place) * chances[index]))
-        found[index] = largest
-    return found
-
-
 def page(settings: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     """Return the page of the rows, in Markdown."""
     sets = sorted({row["shapes"] for row in rows})
@@ -390,7 +381,7 @@ def page(settings: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> str:
             continue
         others = [method for method in found if method != "linear"]
         tests = {method: paired(found[method], found["linear"]) for method in others}
-        chances = dict(zip(others, adjusted([tests[method][3] for method in others]), strict=True))
+        chances = dict(zip(others, holm([tests[method][3] for method in others]), strict=True))
         lines += ["", f"## Start: {start}", ""]
         head = ["method", "balanced accuracy, %", *sets, "against the head alone", "p", "trained", "CPU s", "MB saved"]
         lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]

@@ -84,7 +84,7 @@ def program(page: str) -> str:
 
 
 def notebooks(quick: bool = False) -> dict[str, str]:
-    """Return the program of each notebook, by its path in the repository.
+    """Return the program of each notebook, by its path in the repository, without lines for the notebook itself.
 
     Args:
         quick: Replace the numbers in cells with the tag "parameters" by 2, for a test.
@@ -94,7 +94,7 @@ def notebooks(quick: bool = False) -> dict[str, str]:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         texts = []
         for cell in cells:
-            text = "".join(cell["source"])
+            text = re.sub(r"^%.*", "", "".join(cell["source"]), flags=re.MULTILINE)
             is_parameter = "parameters" in cell["metadata"].get("tags", [])
             if cell["cell_type"] == "code":
                 texts.append(re.sub(r"= \d+", "= 2", text) if quick and is_parameter else text)

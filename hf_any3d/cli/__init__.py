@@ -15,6 +15,7 @@ from hf_any3d.cli.annotations import convert_annotations
 from hf_any3d.cli.ask import command_of
 from hf_any3d.cli.chat import chat
 from hf_any3d.cli.common import CommandLine, ModelCommand, with_groups
+from hf_any3d.cli.compare import compare
 from hf_any3d.cli.convert import convert
 from hf_any3d.cli.convert_clouds import convert_clouds
 from hf_any3d.cli.data import data, show
@@ -61,6 +62,7 @@ for command in (demo, serve):
 _words = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.command(cls=TrainCommand, context_settings=_words, rich_help_panel=_LEARN)(train)
 app.add_typer(evaluation, name="evaluate", rich_help_panel=_LEARN)
+app.command(cls=ModelCommand, rich_help_panel=_LEARN)(compare)
 # These belong to the data, but have a file each.
 data.command("from-depth")(from_depth)
 data.command("annotations")(convert_annotations)

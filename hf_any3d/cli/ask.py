@@ -13,9 +13,10 @@ from hf_any3d.cli.runs import RunOptions, run_task
 from hf_any3d.cli.task_options import doubt_in_words, options_of
 from hf_any3d.data.input_files import Cloud
 from hf_any3d.registry import TASKS
+from hf_any3d.tasks.answers import Answers
 from hf_any3d.tasks.asking import Asked
 from hf_any3d.tasks.records import Task
-from hf_any3d.visualization.gallery import Gallery
+from hf_any3d.visualization.gallery import Gallery, Mark
 
 Output = Annotated[
     Path | None,
@@ -87,11 +88,12 @@ def ask(
                 results[cloud.name] = result["result"]
             # Without a page or picture the cloud need not be read again.
             if gallery.output is not None and write is None:
+                mark = _mark(answers, row, cloud.name, gallery.is_page)
                 title = titles[cloud.name]
                 caption = answers.caption(row)
-                if caption:
+                if caption and not mark.note:
                     title = f"{title}: {caption}"
-                gallery.add_view(answers.view(cloud.data, result["result"]), cloud.data, title)
+                gallery.add_view(answers.view(cloud.data, result["result"]), cloud.data, title, mark)
             rows.append(row)
         return rows
 
@@ -105,11 +107,28 @@ def ask(
         size = batch_size or asked.batch_size
     rows = answer_inputs(inputs, answer, answers.line, cells, output, options, size, asked.is_whole)
     if write is None:
-        write_gallery(gallery, f"{answers.column} by {name}")
+        # Whoever gets the page is told the name of a directory, not where it is.
+        shown = Path(name).resolve().name if Path(name).is_dir() else name
+        write_gallery(gallery, f"{answers.column} by {shown}")
     # Tables, which have errors too, are written with the rows already.
     elif output is not None and suffix not in DATA and results:
         write(asked, results, inputs, suffix)
     finish(rows)
+
+
+def _mark(answers: Answers, row: Row, file: str, is_page: bool) -> Mark:
+    """Return how a page marks an answer: as right or wrong where the folder of the file names a class of the model."""
+    best = answers.best(row)
+    if best is None or not is_page:
+        return Mark()
+    label, score = best
+    truth = Path(file).absolute().parent.name
+    classes = (answers.config.id2label or {}).values()
+    if truth not in classes:
+        return Mark(answers.caption(row), "", score)
+    if label == truth:
+        return Mark(f"✓ {answers.caption(row)}", "right", score)
+    return Mark(f"✗ {answers.caption(row)}; expected {truth}", "wrong", score)
 
 
 def command_of(task: Task) -> Callable[..., None]:

@@ -275,7 +275,9 @@ def show(
         view.up_axis = up_axis or page.up_axis or view.up_axis
     # Without a view no file could be read, which `finish` tells.
     if page.views:
-        write_views(output, page.views, title=", ".join(what), columns=columns, **page.settings)
+        # Names without their folders, as a page may be shared
+        title = listed([Path(word).name or word for word in what], most=3)
+        write_views(output, page.views, title=title, columns=columns, **page.settings)
         _tell(output, browser)
     finish(page.rows)
 

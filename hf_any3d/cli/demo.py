@@ -57,6 +57,7 @@ def demo(
     need_packages("demo", "gradio")
     from hf_any3d.data.example_shapes import ExampleShapes
 
+    is_packaged = model is None
     model = packaged_classifier() if model is None else find_model(model)
     # A folder without shapes is an error before the model is loaded.
     shapes = ExampleShapes(examples)
@@ -71,6 +72,8 @@ def demo(
 
     # Visitors are told the name of a directory, not where it is.
     name = Path(model).resolve().name if Path(model).is_dir() else model
+    if is_packaged:
+        name = "the classifier of household objects of hf-any3d"
     # Each visitor gets a conversation of their own; other models remember nothing of what they were asked.
     if task_name == CHAT:
         demo_page = DemoPage(name, shapes, partial(Conversation, pipe, template, context))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from pkgutil import resolve_name
@@ -41,7 +42,10 @@ from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import model_errors, print_json, print_line
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from hf_any3d.evaluation.llm_judge import Judge
+    from hf_any3d.training.saved_models import EvaluationSettings
 
 # Commands of the group that a call without the name of a command stands for.
 _DEFAULT, _LABELS, _NUMBERS = "classifier", "labels", "numbers"
@@ -126,7 +130,12 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the votes.")] = 0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
     unit: UnitOfFiles = None,
-    output: Annotated[Path | None, output_option("Also write the figures (.json, .csv).")] = None,
+    output: Annotated[
+        Path | None,
+        output_option(
+            "Also write a page (.html) of mistakes, classes and the worst clouds, or the figures (.json, .csv)."
+        ),
+    ] = None,
     robustness: Annotated[
         bool,
         typer.Option(
@@ -157,7 +166,7 @@ def evaluate(
     """
     _check_data(data, dataset, recipe, data_dir)
     # What can be refused is refused before torch is loaded and data are read, which takes seconds to minutes.
-    check_output(output, DATA, as_json=as_json, as_csv=as_csv)
+    suffix = check_output(output, (".html", *DATA), as_json=as_json, as_csv=as_csv)
     model = check_model(model, *_SCORES)
     config = read_model_config(model)
     model_type = str(config.get("model_type"))
@@ -171,9 +180,7 @@ def evaluate(
         unused |= {"voting": voting, "vote-augment": vote_augment, "batch-size": batch_size}
         unused |= {"max-samples": max_samples, "robustness": robustness, "output-dir": output_dir}
         unused |= {"report": report_file, "report-facts": report_facts, "seed": seed}
-        for name, value in unused.items():
-            if value not in (None, False, 0):
-                raise ValueError(f"--{name} has no effect on {model}, which reads whole files; expected DATA alone")
+        _refuse_unused(model, unused)
         # `dataset` and `recipe` were refused above, so that `data` is given.
         given = None if unit is None else unit.value
         asked = {"unit": given, "label_field": label_field, "use_cpu": cpu}
@@ -214,7 +221,7 @@ def evaluate(
             first_rows,
             with_normals_of_model,
         )
-        from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings
+        from hf_any3d.training.saved_models import EVALUATIONS, EvaluationDetails, EvaluationSettings
 
         data_arguments, protocol = evaluation_arguments(model, arguments, file)
         # Before the evaluation, so that a missing fact is an error at once.
@@ -236,16 +243,27 @@ def evaluate(
             from hf_any3d.training.robustness import evaluate_robustness
 
             # The metrics on the clean clouds are there already; all other conditions are compared with them.
-            robust = evaluate_robustness(model, rows, split, settings, metrics[split], folder)
+            # Details are those of the clean clouds.
+            of_changed = replace(settings, details=EvaluationDetails())
+            robust = evaluate_robustness(model, rows, split, of_changed, metrics[split], folder)
         if report_file is not None:
             assert trained is not None
             of_data: Any = data_arguments.dataset_options  # a mapping, once the arguments are built
             write_json(report_file, evaluation_report(model, trained, of_data, metrics, len(rows)))
+    from hf_any3d.evaluation.comparison import training_report
+    from hf_any3d.evaluation.scan_scores import to_json
+
     score = _SCORES[command]
-    facts: dict[str, Any] = {"metrics": metrics, f"class_{score}": by_class}
+    facts: dict[str, Any] = {"model": model, "metrics": metrics, f"class_{score}": by_class}
+    facts["scans"] = to_json({name: scores.of_rows(rows) for name, scores in settings.details.scans.items()})
+    facts["training"] = training_report(Path(model))
     if robust is not None:
         facts["robustness"] = robust
     write_results(facts, _table_rows(metrics, by_class, score), output, as_json, as_csv)
+    if suffix == ".html":
+        # Names without the folders of this machine
+        name = Path(str(data or data_dir or recipe or dataset)).name
+        _write_page(output, f"{Path(model).name} on {name}", facts, score, rows, settings)
     is_for_people = not as_json and not as_csv
     # Scores of single classes are in --json, --csv and --output alone.
     if is_for_people:
@@ -280,6 +298,13 @@ def warn_if_learned(model: str, name: str) -> None:
         print_note(f"warning: {text}")
 
 
+def _refuse_unused(model: str, options: dict[str, Any]) -> None:
+    """Refuse options that a model of whole files has no use for."""
+    for name, value in options.items():
+        if value not in (None, False, 0):
+            raise ValueError(f"--{name} has no effect on {model}, which reads whole files; expected DATA alone")
+
+
 def _refuse_for_others(model: str, *, robustness: bool, voting: int | None) -> None:
     """Refuse options that only classifiers have."""
     option = None
@@ -310,6 +335,41 @@ def _table_rows(metrics: dict[str, Any], by_class: dict[str, Any], score: str) -
             row[f"{score} of {label}"] = share
         rows.append(row)
     return rows
+
+
+def _write_page(
+    output: Path | None, title: str, facts: dict[str, Any], score: str, rows: Dataset, settings: EvaluationSettings
+) -> None:
+    """Write the page of an evaluation."""
+    from hf_any3d.visualization.evaluation_page import write_evaluation_page
+    from hf_any3d.visualization.show import view_of_row
+
+    assert output is not None
+    # Figures of votes have no scores of scans.
+    scans = next((of_split["scans"] for of_split in facts["scans"].values()), [])
+    write_evaluation_page(
+        output,
+        title=title,
+        summary=_accuracy_text(scans) if scans and "answer" in scans[0] else "",
+        metrics=facts["metrics"],
+        class_scores=facts[f"class_{score}"],
+        confusions=settings.details.confusions,
+        scans=scans,
+        cloud=lambda number: view_of_row(rows[number], number),
+        labels_of_points=settings.details.labels_of_points,
+    )
+
+
+def _accuracy_text(scans: list[dict[str, Any]]) -> str:
+    """Return how many answers are right, with an interval."""
+    from hf_any3d.evaluation.statistics import wilson_interval
+
+    right = sum(scan["answer"] == scan["true"] for scan in scans)
+    low, high = wilson_interval(right, len(scans))
+    return (
+        f"{100 * right / len(scans):.0f} % of the answers are right: {right:,} of {len(scans):,} scans (95 % interval "
+        f"{100 * low:.0f} to {100 * high:.0f} %)."
+    )
 
 
 def _write_robustness(robust: dict[str, Any], folder: Path, *, print_table: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from hf_any3d.cli.common import (
     packaged_classifier,
 )
 from hf_any3d.hub.models import find_model
+from hf_any3d.serving.logs import LogFormat, configure_logs, logger
 from hf_any3d.tasks.settings import ESTIMATE_NORMALS
 from hf_any3d.utils.http_hosts import Hosts
 from hf_any3d.utils.messages import print_line, printable
@@ -50,18 +50,20 @@ def serve(
         list[str] | None, option("Origin whose pages may ask, such as https://example.org, or *; may be repeated.")
     ] = None,
     allowed_host: AllowedHost = None,
+    log_format: Annotated[LogFormat, typer.Option(help="Lines of the log.")] = LogFormat.TEXT,
     template: Template = None,
     estimate_normals: Annotated[bool, typer.Option("--estimate-normals", help=ESTIMATE_NORMALS)] = False,
     device: Device = None,
 ) -> None:
     """Serve a model over HTTP: classes, features, parts, boxes, or chat in the form of OpenAI's API.
 
-    Requests that arrive together are processed together. `/docs` describes the routes. SIGTERM or Ctrl-C finishes the
-    accepted requests, then stops; a second signal stops at once.
+    Requests that arrive together are processed together. `/` is a page to try a file, `/docs` describes the routes.
+    While the model is being loaded, requests get 503. SIGTERM or Ctrl-C finishes the accepted requests, then stops; a
+    second signal stops at once.
     """
     need_packages("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
     from hf_any3d.serving.limits import ServeLimits
-    from hf_any3d.serving.server import serve as serve_until_signal
+    from hf_any3d.serving.starting import answers_while_starting
 
     # In bytes and seconds; the options have megabytes and milliseconds.
     limits = ServeLimits(
@@ -78,23 +80,28 @@ def serve(
     model = packaged_classifier() if model is None else find_model(model)
     hosts = Hosts(host, allowed_host or ())
     listening = listen(host, port)  # before the model is loaded
-    from hf_any3d.serving.service import Service
-    from hf_any3d.serving.tasks import SERVED
+    configure_logs(log_format)
+    name = name or Path(model).resolve().name
+    bound = listening.getsockname()[1]
+    logger.info("port %d: loading %s; until it is, /ready answers 503", bound, printable(name))
+    with answers_while_starting(listening):
+        # Here, since these imports take seconds themselves.
+        from hf_any3d.serving.server import serve as serve_until_signal
+        from hf_any3d.serving.service import Service
+        from hf_any3d.serving.tasks import SERVED
 
-    task, pipe = open_any_model(model, device, template, SERVED)
-    if estimate_normals:
-        if getattr(pipe, "feature_extractor", None) is None:
-            raise ValueError(f"--estimate-normals: {model} reads no normals; leave it out")
-        # Of all requests, also those that do not ask for it.
-        pipe.feature_extractor.with_estimated_normals()
-    service = Service(name or Path(model).resolve().name, task, pipe, limits, template)
-    # The log has each request, and of other libraries warnings and errors.
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("hf_any3d.serving").setLevel(logging.INFO)
+        task, pipe = open_any_model(model, device, template, SERVED)
+        if estimate_normals:
+            if getattr(pipe, "feature_extractor", None) is None:
+                raise ValueError(f"--estimate-normals: {model} reads no normals; leave it out")
+            # Of all requests, also those that do not ask for it.
+            pipe.feature_extractor.with_estimated_normals()
+        service = Service(name, task, pipe, limits, template)
     # IPv6 addresses are in brackets in URLs.
     address = f"[{host}]" if ":" in host else host
-    url = f"http://{address}:{listening.getsockname()[1]}"
+    url = f"http://{address}:{bound}"
     print_line(f"{printable(service.name)}: {url} ({', '.join(service.paths)}); Ctrl-C stops")
+    print_line(f"try a file at {url}/")
     unanswered = serve_until_signal(service, listening, drain_seconds, cors_origin or (), hosts)
     # The exit below skips what Python does at its end.
     sys.stdout.flush()

@@ -17,11 +17,13 @@ from hf_any3d.cli.common import (
     option,
     print_note,
     read_model_config,
+    status,
     use_writable_cache,
     with_groups,
 )
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.train_options import TrainOptions
+from hf_any3d.hub.models import packaged_model
 from hf_any3d.hub.names import skip_hub_if_offline
 from hf_any3d.training.sources import Task, Way, find_source
 from hf_any3d.utils.messages import print_line, printable
@@ -149,6 +151,10 @@ def train(
     # What names no model, or contradicts itself, is refused before torch is loaded.
     if source.files:
         source.check_way(way, options.earlier)
+    command = _COMMANDS[source.task]
+    # Named by its command, a packaged model leads back to that command.
+    if options.earlier is not None and packaged_model(str(options.earlier)) is not None:
+        command = str(options.earlier)
     options = options.with_models_found(way)
     if not source.files:
         source.check_way(way, options.earlier)
@@ -159,7 +165,8 @@ def train(
     from hf_any3d.training.few_scans.training import learn_scans
     from hf_any3d.training.requests import FilesRequest
 
-    with _output_on_stderr() as left_out:
+    # The bars of a network that is trained tell more; features of few scans have none.
+    with status("learning"), _output_on_stderr() as left_out:
         request, rows = build_request(source, options.settings(), words, way, read_model_config)
         if isinstance(request, FilesRequest):
             learned = request.learn(source.files)
@@ -185,7 +192,6 @@ def train(
             store_facts(model_facts(folder), folder, Path(folder))
     for line in learned.lines:
         print_line(printable(line))
-    command = _COMMANDS[source.task]
     print_line(f"{folder}: model, card and metrics.json; try: hf-any3d {command} FILE --model {folder}")
     left_out.finish()
 

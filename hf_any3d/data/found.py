@@ -71,6 +71,12 @@ def find_dataset(name: str) -> FoundDataset:
         return FoundDataset("parquet", file=path)
     if name in DATASETS:
         return FoundDataset(name)
+    if path.is_file() and path.suffix[1:].lower() not in FORMATS:
+        from hf_any3d.data.files.contents import Look, type_under_other_ending
+
+        _, refusal = type_under_other_ending(Look.into(path), path.name)
+        if refusal:
+            raise ValueError(f"{name}: {refusal}")
     # Whatever looks like a path is not looked for on the hub, whose answer would be about a repository.
     if path.is_file() or is_path_like(name, needs_owner=True):
         raise FileNotFoundError(f"no folder, .parquet file or dataset {name}{_hint_for(name, path)}")

@@ -42,7 +42,7 @@ ASPRS_COLORS: dict[int, str] = {
     1: "#b0b0b0",
     2: "#d2b48c",
     3: "#a6d96a",
-    4: "#4caf3a",
+    4: "#208648",
     5: "#06553f",
     6: "#e6550d",
     7: "#ff00ff",
@@ -64,7 +64,7 @@ ASPRS_COLORS: dict[int, str] = {
 }
 """Code of a class -> the color that surveyors know it by: brown ground, green plants, red buildings, blue water.
 
-Ground, high vegetation and buildings differ by 30 in Lab for people with any color blindness, too.
+Ground, vegetation of any height and buildings differ by more than 20 in Lab for people who cannot tell red from green.
 """
 
 UNCLASSIFIED = (0, 1)

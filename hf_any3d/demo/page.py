@@ -31,6 +31,7 @@ STYLE = """
 #view iframe { display: block; width: 100%; height: 480px; border: 1px solid var(--border-color-primary);
   border-radius: 8px; }
 #view .html-container, #note .html-container, #notice .html-container { padding: 0; }
+@media (max-width: 640px) { #view iframe { height: 34vh; } }
 #note p, #notice p { margin: 0; font-size: 0.9em; color: var(--body-text-color); }
 #note p.error, #notice p.error { color: #b42318; font-weight: 600; }
 #ask { align-items: center; }
@@ -44,6 +45,7 @@ STYLE = """
 #answer li:first-child span { font-weight: 600; }
 footer { display: none !important; }
 """
+GUIDES = "https://github.com/hf-any3d/hf_any3d/blob/main/docs/guides.md"
 TERMS = """
 File types: {types}. The model gets a fixed number of points: larger clouds are sampled, smaller ones repeat some
 points, meshes are sampled on their surface. Shapes without colors are black.
@@ -91,12 +93,12 @@ class Page(ABC):
     @contextmanager
     def frame(self, heading: str) -> Iterator[tuple[gr.Blocks, gr.State]]:
         """Build the page around its inputs and outputs; yields it with the state of a visitor."""
-        title = f"{heading} {self.name}"
+        title = f"{heading} · {self.name}"
         # Uploads are looked through at this interval, and deleted at this age.
         with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)) as page:
             # Nothing at first: each visitor's state is made when the page is opened.
             visitor = gr.State(None, time_to_live=CONVERSATIONS_KEPT)
-            gr.Markdown(f"## {heading}\nwith {html.escape(self.name)}")
+            gr.Markdown(f"## {heading}\nwith {html.escape(self.name)} · [guides]({GUIDES})")
             yield page, visitor
             with gr.Accordion("Files and terms of use", open=False):
                 gr.Markdown(TERMS.format(types=", ".join(supported_file_types())))

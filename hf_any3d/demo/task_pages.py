@@ -30,6 +30,8 @@ MOST_POINTS = 100_000
 """Points that a model gets at most; of larger clouds a random sample is taken, which bounds time and memory."""
 SECONDS = 120.0
 """Time limit of an answer."""
+_QUESTIONS = ("labels", "category")
+"""Settings that say what is asked."""
 LONGEST_WORDS, MOST_WORDS = 1000, 50
 """Characters and labels of a question."""
 
@@ -91,8 +93,8 @@ class TaskAnswers:
             if time.monotonic() > end:
                 raise ValueError(f"the answer takes more than {self.seconds:g} seconds; try a smaller cloud")
 
-        def again(axis: str) -> Any:
-            return self.pipe(cloud, **{**arguments, "up_axis": axis})
+        def again(data: PointCloudData, axis: str) -> Any:
+            return self.pipe(data, **{**arguments, "up_axis": axis})
 
         arguments = {**answers.arguments, **answers.for_doubts}
         # Long answers call the model block by block; pipelines offer no way to stop between blocks but a hook.
@@ -146,7 +148,9 @@ class TaskPage(Page):
                     example, file, view, note = shape_column(self.examples)
                 # Without anything to ask for, the view is the answer.
                 with gr.Column(scale=5, visible=bool(self.answers.settings)):
-                    asked = [self._widget(declared) for declared in self.answers.settings.values()]
+                    # On a phone the answer is on the first screen, below what is asked and above settings of the file.
+                    settings = self.answers.settings
+                    widgets = {name: self._widget(settings[name]) for name in settings if name in _QUESTIONS}
                     again = gr.Button(
                         "Compare",
                         variant="primary",
@@ -154,6 +158,10 @@ class TaskPage(Page):
                         elem_id="again",
                     )
                     answer = gr.HTML(elem_id="answer", label=self.answers.task.heading)
+                    for name, declared in settings.items():
+                        if name not in widgets:
+                            widgets[name] = self._widget(declared)
+            asked = [widgets[name] for name in settings]
 
             # Requests to the model share one queue; files are read in another one, so that slow ones delay nobody.
             in_turn = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}

@@ -14,8 +14,8 @@ from hf_any3d.evaluation.confusion import (
     overall_accuracy,
     record_confusion,
 )
+from hf_any3d.evaluation.scan_scores import ScanScores, probabilities, record_scans
 from hf_any3d.evaluation.unknown import predicted_classes
-from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.layers.unknown_score import unknown_settings
 from hf_any3d.registry import NONE_OF_THESE
 
@@ -28,37 +28,6 @@ def refuse_nan(scores: Any) -> None:
     """Refuse an array or tensor of scores with NaN, which `argmax` would take for the largest."""
     if (scores != scores).any():
         raise ValueError("scores have NaN; the model has diverged or its input was not finite")
-
-
-def wilson_interval(right: int, total: int, deviations: float = 1.96) -> tuple[float, float]:
-    """Return the interval of the share that `right` of `total` samples stand for, 95 % with 1.96 deviations.
-
-    Unlike the share plus and minus its standard error, it holds for few samples and for shares of 0 and 1.
-
-    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
-    """
-    check_numbers(0, total, right=right)
-    check_numbers(0, deviations=deviations)
-    share = right / total
-    spread = deviations**2 / total
-    center = (share + spread / 2) / (1 + spread)
-    half = deviations / (1 + spread) * float(np.sqrt(share * (1 - share) / total + spread / (4 * total)))
-    return max(0.0, center - half), min(1.0, center + half)
-
-
-def share_at_most(count: int, total: int, confidence: float = 0.95) -> float:
-    """Return the share that `count` of `total` samples allow at most, with this confidence: 12 % for 0 of 24.
-
-    Source: C. J. Clopper, E. S. Pearson, "The use of confidence or fiducial limits illustrated in the case of the
-    binomial", 1934; the upper limit alone.
-    """
-    check_numbers(0, total, count=count)
-    check_numbers(0, 1, confidence=confidence)
-    if count == total:
-        return 1.0
-    from scipy.special import betaincinv
-
-    return float(betaincinv(count + 1, total - count, confidence))
 
 
 def by_name(names: Sequence[str], scores: np.ndarray) -> dict[str, float]:
@@ -139,6 +108,10 @@ def evaluate_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Se
         metrics[split] = {key: float(value) for key, value in kept.items() if value is not None}
         matrix, names = confusion_of(output.predictions, output.label_ids, classes, trainer)
         record_confusion(trainer, split, matrix, names)
+        answers = predicted_classes(output.predictions, getattr(trainer.model, "config", None))
+        # Without the column of the unknown score
+        scores = probabilities(output.predictions[:, : len(classes)]).max(axis=1)
+        record_scans(trainer, split, ScanScores.of_classes(answers, output.label_ids, scores, names))
         by_class[split] = by_name(names, class_accuracies(matrix))
     return metrics, by_class
 

@@ -15,7 +15,7 @@ import numpy as np
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.las_classes import class_name
 from hf_any3d.data.units import length_of_unit
-from hf_any3d.utils.messages import counted
+from hf_any3d.utils.messages import counted, percent
 
 # Distance within which two points are one, in meters; without a unit a share of the extent.
 _TOLERANCE, _TOLERANCE_SHARE = 0.01, 1e-4
@@ -222,7 +222,7 @@ def not_counted_labels(whole: LabelComparison, names: dict[int, str]) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "     -" if share is None else f"{100 * share:6.2f}"
+    return "     -" if share is None else f"{percent(share, 2):>6}"
 
 
 def comparison_lines(

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer
 
 from hf_any3d.evaluation.classification import Judgment, refuse_nan
+from hf_any3d.evaluation.scan_scores import ScanScores, record_scans
 from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.point_ops import reconstruction_scores
 
@@ -130,8 +131,11 @@ def evaluate_reconstruction(
             output: Any = trainer.predict(rows, ignore_keys=ignore_keys, metric_key_prefix=split)
         trainer.log_metrics(split, output.metrics)
         metrics[split] = {name: float(output.metrics[f"{split}_{name}"]) for name in (*METRICS, *CODE_METRICS, "loss")}
+        # (rows, measures); the codes come second.
+        measured = output.predictions[0]
+        groups = None if numbers is None else [names[number] for number in numbers]
+        record_scans(trainer, split, ScanScores.of_values(METRICS[0], measured[:, 0].tolist(), groups))
         if numbers is not None:
-            # (rows, measures); the codes come second.
-            means_of_categories = category_means(output.predictions[0], np.asarray(numbers))
+            means_of_categories = category_means(measured, np.asarray(numbers))
             by_category[split] = {names[number]: float(means[0]) for number, means in means_of_categories.items()}
     return metrics, by_category

@@ -13,12 +13,14 @@ from hf_any3d.evaluation.classification import Judgment, by_name, refuse_nan
 from hf_any3d.evaluation.confusion import confusion_matrix, overall_accuracy, record_confusion
 from hf_any3d.evaluation.detection import check_lengths
 from hf_any3d.evaluation.labels import class_ious, mean_iou
+from hf_any3d.evaluation.scan_scores import ScanScores, record_scans
 from hf_any3d.modeling.layers.tasks import part_mask
 
 IGNORED = -100
 """Label of points that do not count."""
 # Blocks whose logits are in memory at a time, rounded up to complete clouds.
 _BLOCKS_PER_STEP = 64
+_MOST_SHOWN = 4
 
 
 def counted(predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -172,15 +174,27 @@ def evaluate_segmentation(
             references.append(counted_labels(row["labels"]))
             categories.append(None if category is None else int(category))
             losses.append(loss)
+        matrices = []
+        for predicted, true in zip(predictions, references, strict=True):
+            matrices.append(point_confusion(predicted, true, len(names)))
         # One matrix of all clouds, so that each point counts the same
-        matrix = point_confusion(np.concatenate(predictions), np.concatenate(references), len(names))
+        matrix = np.sum(matrices, axis=0)
         figures = {"accuracy": overall_accuracy(matrix), "loss": float(np.mean(losses))}
         # Parts are judged object by object, all other classes over all points together.
         if category_parts is None:
             figures = {"mean_iou": mean_iou(matrix), **figures}
+            scans = ScanScores.of_points(matrices, names)
         else:
             ious = part_ious(predictions, references, categories, category_parts)
             figures = {**part_means(ious), **figures}
+            parts = zip(predictions, references, categories, strict=True)
+            of_objects = [shape_iou(predicted, true, category_parts[number]) for predicted, true, number in parts]
+            scans = ScanScores.of_values("instance_miou", of_objects)
+        record_scans(trainer, split, scans)
+        # A page shows the clouds with the most wrong points; those of all splits would fill the memory.
+        accuracies = [overall_accuracy(of_cloud) if of_cloud.any() else 1.0 for of_cloud in matrices]
+        worst = np.argsort(accuracies, kind="stable")[:_MOST_SHOWN].tolist()
+        vars(trainer)["labels_of_points"] = {cloud: (references[cloud], predictions[cloud]) for cloud in worst}
         trainer.log_metrics(split, {f"{split}_{key}": value for key, value in figures.items()})
         metrics[split] = figures
         record_confusion(trainer, split, matrix, names)

@@ -114,7 +114,6 @@ def compute_zero_shot_metrics(unseen: Sequence[int]) -> Callable[[EvalPrediction
     return compute
 
 
-@torch.inference_mode()
 def evaluate_class_names(
     model: Any, rows: Any, names: Sequence[str], templates: Sequence[str] | None = None, batch_size: int = 32
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -123,8 +122,23 @@ def evaluate_class_names(
     Returns:
         `accuracy` and `mean_class_accuracy`; and the accuracy of each class that occurs.
     """
+    cosines, labels = compare_with_names(model, rows, names, templates, batch_size)
+    return scores_of_matrix(confusion_matrix(cosines.argmax(axis=1), labels, len(names)), names)
+
+
+def scores_of_matrix(matrix: np.ndarray, names: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the accuracies that a confusion matrix (classes, classes) has, and the accuracy of each class."""
+    figures = {"accuracy": overall_accuracy(matrix), "mean_class_accuracy": mean_class_accuracy(matrix)}
+    return figures, by_name(names, class_accuracies(matrix))
+
+
+@torch.inference_mode()
+def compare_with_names(
+    model: Any, rows: Any, names: Sequence[str], templates: Sequence[str] | None = None, batch_size: int = 32
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cosines of clouds with the names of classes, (clouds, classes), and the labels (clouds,)."""
     texts = model.encode_labels(names, templates).float()  # (classes, width)
-    predictions: list[np.ndarray] = []
+    found: list[np.ndarray] = []
     labels: list[int] = []
     for start in tqdm(range(0, len(rows), batch_size), desc="clouds", leave=False):
         batch = rows.__getitems__(list(range(start, min(start + batch_size, len(rows)))))
@@ -132,11 +146,9 @@ def evaluate_class_names(
         with evaluation_mode(model):
             cosines = model.get_point_features(points).float() @ texts.T  # (batch, classes)
         refuse_nan(cosines)
-        predictions.append(cosines.argmax(dim=1).cpu().numpy())
+        found.append(cosines.cpu().numpy())
         labels += [int(row["label"]) for row in batch]
-    matrix = confusion_matrix(np.concatenate(predictions), np.array(labels), len(names))
-    figures = {"accuracy": overall_accuracy(matrix), "mean_class_accuracy": mean_class_accuracy(matrix)}
-    return figures, by_name(names, class_accuracies(matrix))
+    return np.concatenate(found), np.array(labels)
 
 
 def evaluate_zero_shot(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hf_any3d.extensions import EXTENSIONS
 from hf_any3d.hub.names import check_path, offline_reason, similar_path, skip_hub_if_offline
 from hf_any3d.hub.published_table import find_published, is_published
-from hf_any3d.registry import FORMATS
+from hf_any3d.registry import FORMATS, TASKS
 
 CONFIG = "config.json"
 """File with the configuration of a model."""
@@ -28,10 +29,21 @@ def find_model(name: str, revision: str | None = None) -> str:
         # A file of points in the place of the model, which is no name on the hub.
         what = "a file" if path.exists() else f"no such file{similar_path(path)}"
         raise FileNotFoundError(f"{name}: {what}; expected the directory or hub name of a model")
+    elif (packaged := packaged_model(name)) is not None:
+        return packaged
     else:
         check_path(name, revision, needs_owner=True)
     skip_hub_if_offline()
     return name
+
+
+def packaged_model(name: str) -> str | None:
+    """Return the directory of the model that a command of an installed package opens by default, by its name."""
+    for extension in EXTENSIONS.values():
+        for task, folder in extension.default_models.items():
+            if TASKS[task].command == name:
+                return folder
+    return None
 
 
 def is_model(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport, package_vers
 from hf_any3d.model_card.subject import Subject, hub_name
 from hf_any3d.model_card.tasks import CardTask
 from hf_any3d.utils.markdown import code, inline, literal, one_line
-from hf_any3d.utils.messages import listed
+from hf_any3d.utils.messages import listed, percent
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -234,7 +234,7 @@ def _results_of_run(report: RunReport, task: CardTask) -> dict[str, Any]:
                 **{f"start, {key}": value for key, value in report.start.items()},
                 "adapter": report.adapter.get("method", "none"),
                 "adapter settings": report.adapter.get("settings"),
-                "trained parameters": f"{trained:,} of {total:,} ({100 * trained / max(1, total):.2f} %)",
+                "trained parameters": f"{trained:,} of {total:,} ({percent(trained / max(1, total), 2)} %)",
                 **report.training,
                 **{f"seconds, {part}": f"{seconds:,.0f}" for part, seconds in report.seconds.items()},
                 **{f"peak memory, {where}": f"{size / 1e6:,.0f} MB" for where, size in report.peak_memory.items()},
@@ -270,7 +270,7 @@ def _cell(key: str, value: float, task: CardTask) -> str:
     """Format a metric: of the task in percent or by its own factor, others as they are."""
     if key not in task.metrics:
         return f"{value:.4g}"
-    return f"{task.factors[key] * value:.2f}" if key in task.factors else f"{100 * value:.1f} %"
+    return f"{task.factors[key] * value:.2f}" if key in task.factors else f"{percent(value, 1)} %"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

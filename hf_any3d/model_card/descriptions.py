@@ -7,6 +7,7 @@ from hf_any3d.modeling.layers.unknown_score import unknown_settings
 from hf_any3d.modeling.point_encoders.pretrained_base import PretrainedBaseMixin
 from hf_any3d.modeling.records import Method
 from hf_any3d.registry import MODEL_TYPES
+from hf_any3d.utils.messages import percent
 
 METHODS: dict[str, Method] = {}
 """By the `model_type` of a config, or the name of a class whose method is another one."""
@@ -61,7 +62,7 @@ def describe(subject: Subject) -> Description:
         share = subject.config.unknown.share
         if share is not None:
             description.what += (
-                f" Above 0.5 a cloud gets no label, as of none of the classes: {100 * share:.0f} % of further known "
+                f" Above 0.5 a cloud gets no label, as of none of the classes: {percent(share)} % of further known "
                 "clouds on average, by clouds that were held out, and part of the others."
             )
     return description

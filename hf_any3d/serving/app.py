@@ -16,11 +16,11 @@ from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from hf_any3d.serving.docs_page import docs_page
 from hf_any3d.serving.inputs import CloudInput, Upload, upload_of, validated
 from hf_any3d.serving.labeled_files import FileSettings, LabeledFile
 from hf_any3d.serving.limits import CLIENT_IS_GONE, Refused
-from hf_any3d.serving.middleware import AdmissionMiddleware, as_json, json_response, logger, refused
+from hf_any3d.serving.logs import logger
+from hf_any3d.serving.middleware import AdmissionMiddleware, as_json, json_response, refused
 from hf_any3d.serving.openai_chat import (
     DONE,
     ChatRequest,
@@ -30,6 +30,7 @@ from hf_any3d.serving.openai_chat import (
     conversation_of,
     uploads_of,
 )
+from hf_any3d.serving.pages import docs_page, front_page
 from hf_any3d.serving.requests import check_count, check_texts, is_form, parse_json, read_form, read_json
 from hf_any3d.serving.service import Service
 from hf_any3d.serving.tasks import FILE_PATH, SEGMENT_PATH, Settings
@@ -37,6 +38,7 @@ from hf_any3d.tasks.chat.batches import Conversation
 from hf_any3d.utils.http_hosts import Hosts
 from hf_any3d.utils.messages import cut, one_line, printable
 from hf_any3d.version import __version__
+from hf_any3d.visualization.html_pages import ICON
 
 # Threads that read files and prepare answers, besides the one of the model.
 _READERS = 4
@@ -74,12 +76,7 @@ def create_app(service: Service, origins: Sequence[str] = (), hosts: Hosts | Non
     app.add_exception_handler(Refused, refused)  # pyright: ignore[reportArgumentType] as FastAPI documents it
     app.add_exception_handler(HTTPException, _http_error)  # pyright: ignore[reportArgumentType]
 
-    # The page of the routes, at the paths that FastAPI has for it.
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(docs_page(app.openapi()))
-
-    for path in ("/docs", "/redoc"):
-        app.get(path, include_in_schema=False)(docs)
+    _add_pages(app, service)
 
     @app.get("/health", summary="Whether the process answers")
     async def health() -> dict[str, str]:
@@ -91,7 +88,9 @@ def create_app(service: Service, origins: Sequence[str] = (), hosts: Hosts | Non
         is_ready = service.batcher.is_alive and not service.is_draining
         return JSONResponse({"status": "ready" if is_ready else "stopping"}, 200 if is_ready else 503)
 
-    @app.get("/metrics", summary="Figures for Prometheus")
+    described = _answers("text/plain")
+
+    @app.get("/metrics", summary="Figures for Prometheus", response_class=Response, responses=described)
     async def metrics() -> Response:
         return Response(service.metrics.text(), headers={"content-type": service.metrics.content_type})
 
@@ -100,18 +99,55 @@ def create_app(service: Service, origins: Sequence[str] = (), hosts: Hosts | Non
         entry = {"id": service.name, "object": "model", "created": service.created, "owned_by": "hf_any3d"}
         return {"object": "list", "data": [{**entry, "task": service.task, "routes": service.paths}]}
 
+    _add_answers(app, service)
+    return app
+
+
+def _add_pages(app: FastAPI, service: Service) -> None:
+    """Add the pages for people, which the description of the routes leaves out."""
+
+    async def front() -> HTMLResponse:
+        return HTMLResponse(front_page(service))
+
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app.openapi()))
+
+    async def icon() -> Response:
+        return Response(ICON, media_type="image/svg+xml")
+
+    # The page of the routes is at both paths that FastAPI has for it.
+    for path, page in (("/", front), ("/docs", docs), ("/redoc", docs), ("/favicon.ico", icon)):
+        app.get(path, include_in_schema=False)(page)
+
+
+def _add_answers(app: FastAPI, service: Service) -> None:
+    """Add the routes that the model answers."""
     for route in service.routes.values():
         summary = f"{route.path.rpartition('/')[2].capitalize()} clouds"
         app.post(route.path, summary=summary, openapi_extra=_described(route.settings))(answer_clouds)
     if SEGMENT_PATH in service.routes:
-        summary = "Return a file with the class of each point"
-        extra = _described(FileSettings, files_only=True)
-        app.post(FILE_PATH, summary=summary, openapi_extra=extra)(answer_file)
+        add = app.post(
+            FILE_PATH,
+            summary="Return a file with the class of each point",
+            openapi_extra=_described(FileSettings, files_only=True),
+            response_class=Response,
+            responses=_answers("application/octet-stream"),
+        )
+        add(answer_file)
     if service.has_chat:
         body = {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}, "required": True}
-        extra = {"requestBody": body}
-        app.post("/v1/chat/completions", summary="Continue a conversation", openapi_extra=extra)(answer_chat)
-    return app
+        add = app.post(
+            "/v1/chat/completions",
+            summary="Continue a conversation",
+            openapi_extra={"requestBody": body},
+            responses=_answers("application/json", "text/event-stream"),
+        )
+        add(answer_chat)
+
+
+def _answers(*kinds: str) -> dict[int | str, dict[str, Any]]:
+    """Describe answers that are no JSON, or not only."""
+    return {200: {"description": "Successful Response", "content": {kind: {} for kind in kinds}}}
 
 
 def in_time(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 import time
 import uuid
@@ -17,11 +16,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hf_any3d.serving.limits import CLIENT_IS_GONE, Refused
+from hf_any3d.serving.logs import logger
 from hf_any3d.serving.service import Service
 from hf_any3d.utils.http_hosts import Hosts
 from hf_any3d.utils.messages import printable
 
-logger = logging.getLogger("hf_any3d.serving")
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -191,12 +190,13 @@ class AdmissionMiddleware:
             route = getattr(scope.get("route"), "path", "other")
             service.metrics.requests.labels(route, str(status)).inc()
             service.metrics.seconds.labels(route).observe(seconds)
-            logger.info(
-                "request %s: %s %s %d, %d bytes, %.1f ms",
-                request_id,
-                scope["method"],
-                printable(scope["path"])[:200],
-                status,
-                0 if body is None else body.size,
-                1000 * seconds,
-            )
+            figures = {
+                "request_id": request_id,
+                "method": scope["method"],
+                "path": printable(scope["path"])[:200],
+                "status": status,
+                "bytes": 0 if body is None else body.size,
+                "milliseconds": round(1000 * seconds, 1),
+            }
+            line = "request %(request_id)s: %(method)s %(path)s %(status)d, %(bytes)d bytes, %(milliseconds).1f ms"
+            logger.info(line, figures, extra={"request": figures})

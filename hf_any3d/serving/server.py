@@ -16,10 +16,10 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hf_any3d.serving.app import create_app
+from hf_any3d.serving.logs import logger
 from hf_any3d.serving.service import Service
 from hf_any3d.utils.http_hosts import Hosts
 
-logger = logging.getLogger("hf_any3d.serving")
 # Seconds in which new requests get 503 at least, so that a load balancer sees `/ready` change.
 LEAST_DRAIN = 1.0
 _HEADERS_LIMIT = 32 << 10
@@ -40,6 +40,7 @@ class Server(uvicorn.Server):
         self.service = service
         self.drain = drain
         self.stopping_since: float | None = None
+        self.has_told_stop = False
         self.unanswered = 0
         # Connection -> what it has been waiting for, and since when.
         self.waiting: dict[Any, tuple[Any, float]] = {}
@@ -74,6 +75,10 @@ class Server(uvicorn.Server):
             self.close_late(time.monotonic())
             if self.stopping_since is None:
                 continue
+            # Not in the handler of the signal, which may have interrupted another line of the log.
+            if not self.has_told_stop:
+                self.has_told_stop = True
+                logger.info("stopping: %d requests to answer, within %g s", self.service.unfinished, self.drain)
             passed = time.monotonic() - self.stopping_since
             # Checked in turns, since work is counted in the event loop that this runs in.
             if (passed >= LEAST_DRAIN and not self.service.unfinished) or passed >= self.drain - _END_SECONDS:
@@ -171,4 +176,6 @@ def serve(
     asyncio.run(run())
     if server.unanswered:
         logger.warning("stopped with %d requests unanswered", server.unanswered)
+    else:
+        logger.info("stopped; all requests are answered")
     return server.unanswered

@@ -114,10 +114,10 @@ class Route:
         if isinstance(result, Exception):
             return result
 
-        def again(up_axis: str) -> Any:
+        def again(data: PointCloudData, up_axis: str) -> Any:
             arguments = {**answers.arguments, **answers.for_doubts, "up_axis": up_axis}
-            (turned,) = run_each(self.pipe, [cloud], 1, arguments)
-            return None if isinstance(turned, Exception) else turned
+            (other,) = run_each(self.pipe, [data], 1, arguments)
+            return None if isinstance(other, Exception) else other
 
         try:
             shown = answers.plain(result, cloud)

@@ -13,8 +13,8 @@ from hf_any3d.tasks.settings import pipeline_arguments
 from hf_any3d.visualization.viewer import CloudView
 
 Row = Mapping[str, Any]
-Again = Callable[[str], Any]
-"""Function from another up axis to the result for the same cloud, None where there is none."""
+Again = Callable[[PointCloudData, str], Any]
+"""Function from a cloud and its up axis to the result of the same pipeline, None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,11 @@ class Answers:
         """Return what stands below the cloud in a page, behind its name; nothing by default."""
         del row
         return ""
+
+    def best(self, row: Row) -> tuple[str | None, float] | None:
+        """Return the best label of a cloud, None for none of the classes, and its score; None if it has no such."""
+        del row
+        return None
 
     def plain(self, result: Any, cloud: PointCloudData) -> dict[str, Any]:
         """Return a result as JSON of the service."""

@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_any3d.data.input_files import FILE_ERRORS, Cloud, with_name
+from hf_any3d.data.learned_scans import checksum_of_points, learned_checksums
 from hf_any3d.tasks.records import Task
 from hf_any3d.utils.messages import model_errors, one_line
 
 if TYPE_CHECKING:
+    from hf_any3d.data.files import PointCloudData
     from hf_any3d.tasks.answers import Doubt
+
+LEARNED = "the model has learned this scan; how well it does on new ones is on its card"
 
 
 class Asked:
@@ -51,6 +55,7 @@ class Asked:
         if words_of_doubt is not None:
             self.arguments |= self.answers.for_doubts
         self._run = self._runner(self.arguments)
+        self._learned = learned_checksums(model)
 
     @property
     def batch_size(self) -> int:
@@ -70,6 +75,8 @@ class Asked:
             try:
                 row = self.answers.row(result)
                 self._tell_doubt(cloud, result)
+                if self._learned and checksum_of_points(cloud.data.points) in self._learned:
+                    cloud.warnings.append(f"{cloud.name}: {LEARNED}")
             except FILE_ERRORS as error:
                 # Of several clouds the others keep their answers.
                 if len(clouds) == 1:
@@ -87,10 +94,10 @@ class Asked:
         if self.words_of_doubt is None:
             return
 
-        def again(up_axis: str) -> Any:
+        def again(data: PointCloudData, up_axis: str) -> Any:
             # A cloud of its own, so that a note is not told for each axis.
-            (turned,) = self._runner(self.arguments | {"up_axis": up_axis})([Cloud(cloud.name, cloud.data)])
-            return None if isinstance(turned, dict) and "error" in turned else turned
+            (other,) = self._runner(self.arguments | {"up_axis": up_axis})([Cloud(cloud.name, data)])
+            return None if isinstance(other, dict) and "error" in other else other
 
         doubt = self.answers.doubt(cloud.data, result, again)
         text = None if doubt is None else f"{cloud.name}: {self.words_of_doubt(doubt)}"

@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from hf_any3d.data.normals import NEIGHBORS
 from hf_any3d.evaluation.classification import Judgment
+from hf_any3d.evaluation.scan_scores import recorded_scans, save_scan_scores
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import (
     RunReport,
@@ -231,6 +232,8 @@ def train(task: TrainingTask, rows: DatasetDict | None = None) -> RunReport:
         task.fit(trainer, checkpoint)
     with stopwatch.part("evaluation"):
         scores = task.evaluate(trainer, splits, processor)
+    if trainer.is_world_process_zero():
+        save_scan_scores(arguments.output_dir, recorded_scans(trainer, splits))
     report, name = save_and_push(
         trainer,
         stopwatch,

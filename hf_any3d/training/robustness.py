@@ -29,6 +29,7 @@ from hf_any3d.training.rows import PreparedRows
 from hf_any3d.training.saved_models import EvaluationSettings, classifier_trainer
 from hf_any3d.utils.atomic_files import atomic_write, read_json, write_json, write_text
 from hf_any3d.utils.markdown import inline
+from hf_any3d.utils.messages import percent
 from hf_any3d.visualization.figures import new_figure
 
 if TYPE_CHECKING:
@@ -251,13 +252,13 @@ def robustness_table(report: Mapping[str, Any]) -> str:
     """Format a report as Markdown: a table of the corruptions, one of the other conditions, and what they are."""
     summary = report["summary"]
     settings = report["settings"]
-    shown = ", ".join(f"{family} {_percent(summary[family])}" for family in FAMILIES)
+    shown = ", ".join(f"{family} {percent(summary[family], 1)}" for family in FAMILIES)
     # Reports that are made in Python may lack these names.
     data = " of ".join(inline(settings[key]) for key in ("split", "dataset") if settings.get(key))
     lines = [
         f"Overall accuracy in percent on {settings['clouds']} clouds{f' ({data})' if data else ''}, "
-        f"{settings['points']} points each: **{_percent(summary['clean'])}** on clean clouds, "
-        f"**{_percent(summary['corrupted'])}** on average over 15 corruptions at 5 severities ({shown}).",
+        f"{settings['points']} points each: **{percent(summary['clean'], 1)}** on clean clouds, "
+        f"**{percent(summary['corrupted'], 1)}** on average over 15 corruptions at 5 severities ({shown}).",
         "",
         f"| corruption | family | {' | '.join(map(str, SEVERITIES))} | mean |",
         "|---|---|" + "---|" * (len(SEVERITIES) + 1),
@@ -265,13 +266,13 @@ def robustness_table(report: Mapping[str, Any]) -> str:
     for family, members in FAMILIES.items():
         for name in (member.__name__ for member in members):
             values = _levels(report, name)
-            cells = [*map(_percent, values), _percent(float(np.mean(values)))]
+            cells = [*(percent(value, 1) for value in values), percent(float(np.mean(values)), 1)]
             lines.append(f"| {name} | {family} | {' | '.join(cells)} |")
     lines += ["", "| other condition | accuracy | mean class accuracy |", "|---|---|---|"]
-    lines.append(f"| clean | {' | '.join(_percent(report['clean'][name]) for name in _METRICS)} |")
+    lines.append(f"| clean | {' | '.join(percent(report['clean'][name], 1) for name in _METRICS)} |")
     for row in report["rows"]:
         if row["family"] not in FAMILIES:
-            lines.append(f"| {_title(row)} | {' | '.join(_percent(row[name]) for name in _METRICS)} |")
+            lines.append(f"| {_title(row)} | {' | '.join(percent(row[name], 1) for name in _METRICS)} |")
     lines += [
         "",
         "Corruptions are those of ModelNet40-C (arXiv 2201.12296), made from these clouds with one seed; the figures "
@@ -343,7 +344,3 @@ def _title(row: Mapping[str, Any]) -> str:
     if row["name"] == "any axis":
         return "rotated about any axis"
     return f"rotated about the {row['name']} by up to {row['level']}°"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"

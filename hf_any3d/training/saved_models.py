@@ -6,26 +6,29 @@ the hub such as `revision`. Classes that are not the model's are errors.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
+import numpy as np
 from datasets import ClassLabel, Dataset, List
 from transformers import PreTrainedModel, default_data_collator
 
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.data.missing_rows import are_labeled
 from hf_any3d.evaluation.classification import Judgment, compute_classification_metrics, evaluate_splits
+from hf_any3d.evaluation.confusion import confusion_matrix
 from hf_any3d.evaluation.reconstruction import (
     CompareWithClouds,
     ComputeReconstructionMetrics,
     evaluate_reconstruction,
     ignored_outputs,
 )
+from hf_any3d.evaluation.scan_scores import ScanScores
 from hf_any3d.evaluation.segmentation import evaluate_segmentation
 from hf_any3d.evaluation.unknown import logits_with_unknown
 from hf_any3d.evaluation.voting import evaluate_by_voting
-from hf_any3d.evaluation.zero_shot import evaluate_class_names
+from hf_any3d.evaluation.zero_shot import compare_with_names, scores_of_matrix
 from hf_any3d.extensions import EXTENSIONS
 from hf_any3d.integration.auto import (
     AutoModelForPointCloudClassification,
@@ -47,7 +50,7 @@ from hf_any3d.training.segmentation_rows import BlockRows
 from hf_any3d.training.text_rows import readable
 from hf_any3d.training.trainer import PointTrainer
 from hf_any3d.utils.atomic_files import temporary_folder
-from hf_any3d.utils.messages import model_errors
+from hf_any3d.utils.messages import model_errors, percent
 
 # Metrics that are printed as percentages, with their names.
 _SHARES = {
@@ -66,6 +69,17 @@ _SHARES = {
 _COUNTS = ("codes_used", "none_of_these")
 
 
+@dataclass
+class EvaluationDetails:
+    """Results of an evaluation besides metrics and scores of classes, by split."""
+
+    scans: dict[str, ScanScores] = field(default_factory=dict)
+    confusions: dict[str, tuple[np.ndarray, list[str]]] = field(default_factory=dict)
+    """Counts of points or clouds (classes, classes), a row for each true class, and the names of the classes."""
+    labels_of_points: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    """True and predicted labels (points,) of the worst clouds, by their rows."""
+
+
 @dataclass(frozen=True)
 class EvaluationSettings:
     """Settings of an evaluation: votes by `protocol`, and by the transforms of `data` if it has none."""
@@ -76,6 +90,8 @@ class EvaluationSettings:
     """Clouds per batch; None for 32, or 1 if predictions depend on the other clouds of a batch."""
     seed: int = 0
     use_cpu: bool = False
+    details: EvaluationDetails = field(default_factory=EvaluationDetails)
+    """Filled by the evaluation."""
 
 
 def evaluate_classifier(
@@ -175,12 +191,17 @@ def evaluate_zero_shot(
     model, processor = _open(AutoModelForZeroShotPointCloudClassification, model_name, hub)
     names = class_names(rows, f"split {split}")
     with _trainer(model, settings) as trainer:
-        accuracies, by_class = evaluate_class_names(
+        cosines, labels = compare_with_names(
             trainer.model,  # on the device of the trainer
             evaluation_rows(rows, processor),
             [readable(name) for name in names],
             batch_size=trainer.args.per_device_eval_batch_size,
         )
+    answers = cosines.argmax(axis=1)
+    matrix = confusion_matrix(answers, labels, len(names))
+    settings.details.confusions[split] = (matrix, names)
+    settings.details.scans[split] = ScanScores.of_classes(answers, labels, cosines.max(axis=1), names)
+    accuracies, by_class = scores_of_matrix(matrix, names)
     return {split: accuracies}, {split: by_class}
 
 
@@ -290,12 +311,16 @@ def _trainer(
             label_names=list(label_names),
         )
         # Further arguments win over this collator.
-        yield trainer_class(model, arguments, **{"data_collator": PointCloudCollator(), **further})
+        trainer = trainer_class(model, arguments, **{"data_collator": PointCloudCollator(), **further})
+        yield trainer
+        settings.details.scans.update(getattr(trainer, "scan_scores", {}))
+        settings.details.confusions.update(getattr(trainer, "confusions", {}))
+        settings.details.labels_of_points.update(getattr(trainer, "labels_of_points", {}))
 
 
 def metric_text(name: str, value: float) -> str:
     """Return a metric with its name and unit: shares in percent, numbers of clouds or codes without decimals."""
     if name in _SHARES:
-        return f"{_SHARES[name]} {100 * value:.2f} %"
+        return f"{_SHARES[name]} {percent(value, 2)} %"
     decimals = 0 if name in _COUNTS else 4
     return f"{name.replace('_', ' ')} {value:.{decimals}f}"

@@ -60,6 +60,15 @@ def listed(names: Sequence[object], most: int = 5, separator: str = ", ") -> str
     return f"{shown}{joint}and {len(names) - most:,} more"
 
 
+def percent(share: float, decimals: int = 0) -> str:
+    """Return a share as a number in percent; only the whole is 100, as "100 %" tells that nothing is wrong."""
+    shown = f"{100 * share:.{decimals}f}"
+    # The upper end of an interval may be 1 up to rounding.
+    if share < 1 - 1e-9 and float(shown) >= 100:
+        shown = f"{100 - 10**-decimals:.{decimals}f}"
+    return shown
+
+
 def cut(text: str, most: int) -> str:
     """Return a text of about `most` characters at most; a longer one ends with a whole word and an ellipsis."""
     if len(text) <= most:

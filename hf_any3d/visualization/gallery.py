@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,6 +36,21 @@ class Shown(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Mark:
+    """Mark of an answer about a cloud.
+
+    Attributes:
+        note: Answer, in words.
+        status: "right", "wrong", or "" if nobody knows.
+        score: Score of the answer, by which a page sorts; None without one.
+    """
+
+    note: str = ""
+    status: str = ""
+    score: float | None = None
+
+
 class Gallery:
     """The clouds of a page (.html) or picture (.png), thinned so that it stays small; other outputs show nothing."""
 
@@ -45,6 +60,7 @@ class Gallery:
         self.clouds: list[np.ndarray] = []
         self.boxes: list[Sequence[BoxView]] = []
         self.titles: list[str] = []
+        self.marks: list[Mark] = []
         self.left_out = 0
         self.legend: dict[str, list[float]] = {}
         self.settings: dict[str, Any] = {}  # of pages with boxes: their names, and the lowest score
@@ -56,7 +72,14 @@ class Gallery:
         """True for a page, False for a picture or nothing."""
         return self.output is not None and self.output.suffix.lower() == ".html"
 
-    def add(self, points: np.ndarray, colors: np.ndarray | None, title: str, boxes: Sequence[BoxView] = ()) -> None:
+    def add(
+        self,
+        points: np.ndarray,
+        colors: np.ndarray | None,
+        title: str,
+        boxes: Sequence[BoxView] = (),
+        mark: Mark | None = None,
+    ) -> None:
         """Add a cloud (points, 3) with colors (points, 3) in [0, 1] or None, which colors it by height."""
         if self.output is None or len(self.clouds) >= _MOST_CLOUDS:
             self.left_out += self.output is not None
@@ -69,9 +92,10 @@ class Gallery:
         cloud = np.asarray(points, dtype=np.float32)[kept]
         self.clouds.append(cloud if colors is None else np.concatenate([cloud, np.asarray(colors)[kept]], axis=1))
         self.titles.append(title)
+        self.marks.append(mark or Mark())
         self.boxes.append(boxes)
 
-    def add_file(self, data: PointCloudData, title: str) -> None:
+    def add_file(self, data: PointCloudData, title: str, mark: Mark | None = None) -> None:
         """Add a cloud or mesh in its own colors; labeled points are colored by label."""
         if self.output is None:
             return
@@ -84,14 +108,14 @@ class Gallery:
             palette = label_colors(int(max(data.labels.max(), 0)) + 1)
             gray = (0.6, 0.6, 0.6)  # of points without a class
             colors = np.where(data.labels[:, None] < 0, gray, palette[np.maximum(data.labels, 0)])
-        self.add(data.points, colors, title)
+        self.add(data.points, colors, title, mark=mark)
 
-    def add_view(self, view: Shown, data: PointCloudData, title: str) -> None:
+    def add_view(self, view: Shown, data: PointCloudData, title: str, mark: Mark | None = None) -> None:
         """Add what a page shows of an answer about a cloud; `data` is the cloud itself."""
         if self.output is None:
             return
         if not view.clouds:
-            self.add_file(data, title)
+            self.add_file(data, title, mark)
         for cloud in view.clouds:
             # Relative to the smallest coordinates, which float32 can hold.
             points = np.asarray(cloud.points, dtype=np.float64)
@@ -150,6 +174,11 @@ class Gallery:
             shown = self.boxes if self.settings else None
             # Files of scans have offsets and sizes of their own.
             settings |= {"title": title, "boxes": shown, "rows_share_frame": False, **self.settings}
+            right = sum(mark.status == "right" for mark in self.marks)
+            judged = right + sum(mark.status == "wrong" for mark in self.marks)
+            if judged:
+                settings["note"] = f"{right:,} of {judged:,} clouds shown are right, by the names of their folders"
+            settings["marks"] = [(mark.note, mark.status, mark.score) for mark in self.marks]
             write_clouds_page(self.output, self.clouds, **settings)
         else:
             from hf_any3d.visualization.figures import plot_point_clouds

@@ -13,6 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16" fill="none" stroke="#1f5fd0">'
+    '<path d="M8 1.5 14 5v6l-6 3.5L2 11V5zM2 5l6 3.5L14 5M8 8.5v6"/></svg>'
+)
+"""Picture of a cube, which tells the pages from others in a browser."""
+
 
 def html_page(template: str, *, folder: Path | None = None, **values: Any) -> str:
     """Return the text of a page: a file in `templates`, or in `folder`, filled in with escaped texts.
@@ -38,6 +44,7 @@ def _templates(folder: Path | None = None) -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    templates.globals["icon"] = ICON
     # Legends keep their order. What could end a script is escaped in any case.
     templates.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     return templates

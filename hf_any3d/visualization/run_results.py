@@ -150,8 +150,25 @@ def _page(
     table: list[list[str]],
     confusions: Mapping[str, tuple[np.ndarray, Sequence[str]]],
 ) -> str:
+    return html_page(
+        "results.html",
+        title=title,
+        metrics=metrics_table(metrics),
+        charts=[chart_of(name, lines) for name, lines in curves.items()],
+        classes=table,
+        matrices=matrices_of(confusions),
+    )
+
+
+def metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+    """Return the table of the metrics of each split, its head first; empty without metrics."""
     names = list(dict.fromkeys(name for scores in metrics.values() for name in scores))
     rows = [[split, *(_number(scores.get(name)) for name in names)] for split, scores in metrics.items()]
+    return [["split", *names], *rows] if metrics else []
+
+
+def matrices_of(confusions: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> list[dict[str, Any]]:
+    """Return what a page shows of confusion matrices: counts, and their shares of the true class."""
     matrices = []
     for split, (matrix, labels) in confusions.items():
         # For each class its counts, and their shares of the row. A class without samples has a row of zeros.
@@ -160,18 +177,13 @@ def _page(
         cells = [list(zip(*row, strict=True)) for row in zip(counts.tolist(), shares.tolist(), strict=True)]
         shown = {"names": list(map(str, labels)), "rows": list(zip(map(str, labels), cells, strict=True))}
         matrices.append({"split": split, "is_small": len(labels) > _MOST_COUNTS, **shown})
-    return html_page(
-        "results.html",
-        title=title,
-        metrics=[["split", *names], *rows] if metrics else [],
-        charts=[_chart(name, lines) for name, lines in curves.items()],
-        classes=table,
-        matrices=matrices,
-    )
+    return matrices
 
 
-def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> dict[str, Any]:
-    """Return the places of lines over steps in a drawing."""
+def chart_of(
+    name: str, lines: Mapping[str, tuple[list[float], list[float]]], step_text: str = "step {}"
+) -> dict[str, Any]:
+    """Return the places of lines over steps in a drawing; `step_text` is how the first and last step are written."""
     # In units of the drawing, with its margins
     width = 480
     height = 270
@@ -216,7 +228,10 @@ def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> d
         "left": left,
         "right": width - right,
         "ticks": [(place(x0, value)[1], value) for value in ticks],
-        "ends": [(place(step, y0)[0], f"{step:,.0f}", anchor) for step, anchor in ((x0, "start"), (x1, "end"))],
+        "ends": [
+            (place(step, y0)[0], step_text.format(f"{step:,.0f}"), anchor)
+            for step, anchor in ((x0, "start"), (x1, "end"))
+        ],
         "lines": drawn,
     }
 

@@ -103,10 +103,10 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
 
     Without `names`, classes of LAS and LAZ have the names of ASPRS, others their numbers.
 
-    The view has the extents along x, y and z in the units of the file, colors and labels where the cloud has them, and
-    intensities as values. Labels without `names` are named by their numbers; those that are all equal are named, not
-    shown. On meshes, 20,000 points are sampled. The title is by default the name of the file. A scan that was read
-    with the column `PredInstance` is colored by its numbers, and has no labels.
+    The view has the extents along x, y and z, in meters where the file says its unit, colors and labels where the
+    cloud has them, and intensities as values. Labels without `names` are named by their numbers; those that are all
+    equal are named, not shown. On meshes, 20,000 points are sampled. The title is by default the name of the file. A
+    scan that was read with the column `PredInstance` is colored by its numbers, and has no labels.
     """
     data = to_cloud(cloud)
     if isinstance(cloud, (str, os.PathLike)):
@@ -114,12 +114,17 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
         if names is None:
             names = class_names(data)
     note = f"{len(data):,} points"
-    extents = (data.points.max(axis=0) - data.points.min(axis=0)).tolist()
+    extents = data.points.max(axis=0) - data.points.min(axis=0)
+    unit = ""
+    # Where the unit is known, everybody understands meters.
+    if data.meters_per_axis is not None:
+        extents = extents * data.meters_per_axis
+        unit = " m"
     if data.is_mesh and data.faces is not None:
         note += f", {len(data.faces):,} faces"
         # With a fixed seed, so that a mesh looks the same each time
         data = data.sample_surface(MESH_POINTS, np.random.default_rng(0))
-    note += f" · extent {' × '.join(f'{extent:.3g}' for extent in extents)}"
+    note += f" · extent {' × '.join(f'{extent:.3g}' for extent in extents.tolist())}{unit}"
     labels = data.labels
     shown_names: list[str] = list(names or ())
     # One label on all points tells no more than a line of text, and would hide their colors.
@@ -179,6 +184,8 @@ def class_colors(names: Sequence[str]) -> np.ndarray:
     """Return colors (names, 3) in [0, 1]: of classes of LAS those that surveyors know, of others the library's."""
     colors = label_colors(len(names))
     color_of = {name: ASPRS_COLORS[code] for code, name in ASPRS_CLASSES.items()}
+    # Heights of vegetation are often joined.
+    color_of["vegetation"] = ASPRS_COLORS[5]
     for number, name in enumerate(names):
         name = name.removesuffix(RESERVED)
         if name in color_of:
@@ -206,7 +213,7 @@ def views_of_rows(
     views = []
     for number in chosen:
         prediction = None if predictions is None else str(predictions[number])
-        views.append(_view_of_row(rows[number], number, classes, prediction))
+        views.append(view_of_row(rows[number], number, classes, prediction))
     # The page has one legend for all its clouds.
     labels = [view.labels for view in views if view.labels is not None and view.labels.min() >= 0]
     if len(labels) < len(views):
@@ -229,7 +236,7 @@ def _names_of_column(rows: Any, column: str) -> list[str]:
     return list(getattr(feature, "names", None) or ())
 
 
-def _view_of_row(row: Any, number: int, classes: Sequence[str], prediction: str | None) -> CloudView:
+def view_of_row(row: Any, number: int, classes: Sequence[str] = (), prediction: str | None = None) -> CloudView:
     """Return how a row of a dataset is shown: its class below it, and what was predicted."""
     cloud = {key: row[key] for key in _OF_CLOUDS if row.get(key) is not None}
     view, _ = view_of_cloud(cloud, title=str(row.get("name") or f"row {number}"))

@@ -13,6 +13,7 @@ from hf_any3d.visualization.viewer import CloudView, label_colors
 NUMBERS, HEIGHTS = "PredInstance", "HeightAboveGround"
 """Columns with the number of each point's thing, 0 for none, and with its height above the ground in meters."""
 _CLEARLY_DISTINCT = 64
+_MOST_NAMED = 40
 _NO_THING = 0.75  # light gray
 
 
@@ -52,10 +53,16 @@ def with_things(view: CloudView, data: PointCloudData, names: Sequence[str] | No
             parts.append(f"{height:.1f} m")
         texts.append(", ".join(parts))
     count = int((present > 0).sum())
+    # The highest things first, as far as a page has room for their names.
+    order = np.argsort(-np.nan_to_num(heights[present > 0]), kind="stable")[:_MOST_NAMED]
+    numbered = np.flatnonzero(present > 0)[order]
+    colors = number_colors(present[numbered]).tolist()
+    legend = {texts[place]: color for place, color in zip(numbered.tolist(), colors, strict=True)}
     return replace(
         view,
         colors=number_colors(numbers),
         labels=None,
         texts=np.array(texts, object)[thing],
+        legend=legend,
         note=f"{view.note} · {count:,} numbered things",
     )

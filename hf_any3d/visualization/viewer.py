@@ -101,7 +101,9 @@ class CloudView:
         note: A second line, in gray.
         status: "right" and "wrong" print the note in green and red.
         category: Class number of the whole cloud, by which a grid can be filtered.
+        score: Score of the answer about the cloud, by which a grid can be sorted.
         texts: A name for each point, shown under the pointer.
+        legend: Names and their colors (red, green, blue in [0, 1]) that explain its own colors, or None.
         up_axis: "x", "y" or "z" for a cloud with another axis up than the others; None for that of the page.
         boxes: Boxes in the frame of the points, or None.
     """
@@ -114,7 +116,9 @@ class CloudView:
     note: str = ""
     status: str = ""
     category: int | None = None
+    score: float | None = None
     texts: Sequence[str] | None = None
+    legend: Mapping[str, Sequence[float]] | None = None
     up_axis: str | None = None
     boxes: Sequence[BoxView] | None = None
 
@@ -211,6 +215,9 @@ def viewer_data(
     if any(cloud.boxes is not None for cloud in shown):
         colors = list(map(hex_color, label_colors(len(box_names))))
         data["boxes"] = {"names": list(box_names), "colors": colors, "edges": _EDGES, "threshold": threshold}
+    # Names of one cloud may be those of others in another color.
+    if len(shown) == 1 and legend is None:
+        legend = shown[0].legend
     data["colorings"] = _colorings(shown, names, label_name, value_name, legend, palette)
     if any(cloud.category is not None for cloud in shown):
         data["classes"] = {"names": list(categories), "colors": list(map(hex_color, label_colors(len(categories))))}
@@ -227,6 +234,7 @@ def clouds_page(
     *,
     titles: Sequence[str] | None = None,
     boxes: Sequence[Sequence[BoxView]] | None = None,
+    marks: Sequence[tuple[str, str, float | None]] | None = None,
     columns: int = 3,
     rows_share_frame: bool = True,
     up_axis: str = "y",
@@ -235,8 +243,9 @@ def clouds_page(
     """Return the text of a page that shows clouds, arrays (points, 3 or 6), in a grid; turning one turns all.
 
     Channels 4 to 6 are colors in [0, 1]; without them, height colors points. There is a title and a list of boxes for
-    each cloud. With `rows_share_frame` the clouds of a row are drawn in one frame and with one range of heights, to
-    compare them. Further arguments are those of `viewer_page`.
+    each cloud, and of `marks` the note, the status and the score, see `CloudView`. With `rows_share_frame` the clouds
+    of a row are drawn in one frame and with one range of heights, to compare them. Further arguments are those of
+    `viewer_page`.
     """
     clouds = [np.asarray(cloud, dtype=np.float64) for cloud in clouds]
     # In a row of clouds with and without colors, those without are colored by height.
@@ -246,14 +255,25 @@ def clouds_page(
     views = []
     titles = titles or [""] * len(clouds)
     boxes_of_clouds = boxes or [None] * len(clouds)
-    for number, (cloud, title, cloud_boxes) in enumerate(zip(clouds, titles, boxes_of_clouds, strict=True)):
+    marks = marks or [("", "", None)] * len(clouds)
+    of_clouds = zip(clouds, titles, boxes_of_clouds, marks, strict=True)
+    for number, (cloud, title, cloud_boxes, (note, status, score)) in enumerate(of_clouds):
         # All clouds of this one's frame, which are colored by one range of heights.
         row = np.concatenate([each[:, up] for each in clouds[number // width * width :][:width]])
-        colors = cloud[:, 3:6] if cloud.shape[1] >= 6 else height_colors(cloud[:, up], row.min(), row.max())
-        views.append(CloudView(cloud[:, :3], colors if with_colors else None, title=title, boxes=cloud_boxes))
+        colors = cloud[:, 3:6] if cloud.shape[1] >= 6 else height_colors(cloud[:, up], *color_range(row))
+        view = CloudView(cloud[:, :3], colors if with_colors else None, title=title, boxes=cloud_boxes)
+        views.append(replace(view, note=note, status=status, score=score))
     return viewer_page(views, columns=columns, rows_share_frame=rows_share_frame, up_axis=up_axis, **arguments)
 
 
+def color_range(values: np.ndarray) -> tuple[float, float]:
+    """Return the values (points,) of the darkest and the brightest color: few outliers would make all others alike."""
+    low = float(np.quantile(values, _OUTLIERS, method="lower"))
+    return low, float(np.quantile(values, 1 - _OUTLIERS, method="higher"))
+
+
+# Share of the points at each end that may be brighter or darker than a color range tells.
+_OUTLIERS = 0.01
 # Colors from low to high points, for clouds without colors: viridis, as in templates/viewer.js.
 _HEIGHTS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]) / 255
 
@@ -261,7 +281,7 @@ _HEIGHTS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], 
 def height_colors(height: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return colors (points, 3) from dark at `low` to bright at `high` for heights or other values (points,)."""
     # Where all are equal, the range is 0.
-    relative = (height - low) / max(high - low, np.finfo(np.float32).tiny)
+    relative = np.clip((height - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
     stops = np.linspace(0, 1, len(_HEIGHTS))
     return np.stack([np.interp(relative, stops, channel) for channel in _HEIGHTS.T], axis=1)
 
@@ -324,6 +344,7 @@ def _panels(
         sidewards = np.abs(moved[:, 0]) if is_flat else np.linalg.norm(moved[:, [0, 2]], axis=1)
         # With these the page can draw flat or narrow clouds larger than the ball around them allows.
         fit = [round(float(sidewards.max() / radius), 4), round(float((high - low)[1] / 2 / radius), 4)]
+        lowest, highest = color_range(moved[:, 1] / radius)
         for cloud, points in zip(row, points_of_row, strict=True):
             panel = {
                 "start": start,
@@ -331,12 +352,13 @@ def _panels(
                 "title": cloud.title,
                 "note": cloud.note,
                 "up": cloud.up_axis or up_axis,
-                "low": round((low[1] - center[1]) / radius, 4),
-                "high": round((high[1] - center[1]) / radius, 4),
+                "low": round(lowest, 4),
+                "high": round(highest, 4),
                 "fit": fit,
                 "flat": cloud.points.shape[1] == 2,
                 "status": cloud.status,
                 "class": cloud.category,
+                "score": cloud.score,
                 "texts": None if cloud.texts is None else list(map(str, cloud.texts)),
             }
             if cloud.boxes is not None:

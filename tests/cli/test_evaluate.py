@@ -159,6 +159,38 @@ def test_bad_files_of_a_folder_are_reported_and_left_out(models, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "categories", "names"),
+    [
+        ("classifier", LABELS, PARTS),
+        ("parts", CATEGORIES, PARTS),
+        ("scenes", CATEGORIES, ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        ("zero-shot", CATEGORIES, PARTS),
+        ("autoencoder", CATEGORIES, PARTS),
+    ],
+)
+def test_the_page_says_what_goes_wrong_and_shows_the_worst_clouds(kind, categories, names, models, data, tmp_path):
+    page = tmp_path / "page.html"
+    code, out, err = evaluate(models(kind), data(categories, names), "--output", page, "--json")
+    assert code == 0, err
+    facts, text = json.loads(out), page.read_text()
+    (of_split,) = facts["scans"].values()
+    scans = of_split["scans"]
+    assert len(scans) == 4 and len({scan["digest"] for scan in scans}) == 4
+    assert f"<title>{kind} on data" in text and str(tmp_path) not in text
+    # Figures that follow from the scans are those of the evaluation.
+    figure = facts["metrics"]["train"][of_split["metric"]]
+    if of_split["metric"] == "accuracy":
+        right = sum(scan["answer"] == scan["true"] for scan in scans)
+        assert figure == pytest.approx(right / 4) and f"{right} of 4 scans" in text
+    elif of_split["metric"] == "instance_miou":
+        assert figure == pytest.approx(np.mean([scan["value"] for scan in scans]))
+    # A reconstruction has no mistakes to show.
+    assert ("Confusion matrix" in text) == ("<iframe" in text) == (kind != "autoencoder")
+    assert ("answers that differ" in text) == (kind in ("parts", "scenes"))
+
+
+@pytest.mark.slow
 def test_data_are_named_as_for_a_training(models, data, tmp_path):
     for number, label in enumerate(LABELS):
         for split, count in (("train", 2), ("test", 1)):

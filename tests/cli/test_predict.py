@@ -1,9 +1,14 @@
-"""Which word is the model; others test the commands."""
+"""Which word is the model, and the page of the answers; others test the commands."""
 
 import importlib
+import json
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.cli.conftest import run
 from tests.errors import raises
 
 inputs = importlib.import_module("hf_any3d.cli.inputs")
@@ -37,3 +42,30 @@ def test_the_first_word_may_be_the_model(files, model, found, tmp_path, monkeypa
             inputs.split_model(files, model, "segment")
     with pytest.raises(ValueError, match="MODEL is a model; expected files too"):
         inputs.split_model(["MODEL"], None)
+
+
+@pytest.mark.slow
+def test_a_page_marks_answers_where_folders_are_classes_and_names_no_folder_of_the_machine(
+    models, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    for folder in ("bottle", "chair", "misc"):
+        (tmp_path / "scans" / folder).mkdir(parents=True)
+        np.save(tmp_path / "scans" / folder / "0.npy", generator.normal(size=(60, 3)))
+    code, out, err = run(
+        "predict", tmp_path / "scans", "--model", models("classifier"), "--json", "--output", "a.html"
+    )
+    assert code == 0, err
+    text = Path("a.html").read_text()
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+    assert data["title"] == "predictions by classifier" and str(tmp_path) not in text
+    right = 0
+    for panel, row in zip(data["panels"], json.loads(out), strict=True):
+        best = row["predictions"][0]
+        folder = panel["title"].split("/")[0]
+        assert panel["score"] == pytest.approx(best["score"]) and best["label"] in panel["note"]
+        expected = {True: "right", False: "wrong"}[best["label"] == folder] if folder != "misc" else ""
+        assert panel["status"] == expected and panel["note"].startswith({"right": "✓", "wrong": "✗"}.get(expected, ""))
+        right += expected == "right"
+    assert data["note"] == f"{right} of 2 clouds shown are right, by the names of their folders"

@@ -26,6 +26,7 @@ from hf_any3d.cli import app
 from hf_any3d.cli.outputs import output_options
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from tests.cli.conftest import FILES, run
+from tests.cli.test_compare import write_evaluation
 from tests.extensions import HAS_SURVEY
 
 pytestmark = pytest.mark.slow
@@ -99,7 +100,10 @@ ROWS = (
     Row("data convert --output", "data convert {chair} --to npz", ("",)),
     Row("evaluate labels --output", "evaluate labels {labeled} {labeled}", TABLES, also="--page"),
     Row("evaluate labels --page", "evaluate labels {labeled} {labeled}", (".html",), also="--output"),
-    Row("evaluate classifier --output", "evaluate classifier {classifier} {classes} --split train", TABLES),
+    Row(
+        "evaluate classifier --output", "evaluate classifier {classifier} {classes} --split train", (*TABLES, ".html")
+    ),
+    Row("compare --output", "compare {first_run} {second_run}", (*TABLES, ".html")),
     Row(
         "evaluate classifier --report",
         "evaluate classifier {classifier} {splits} --report-facts {facts}",
@@ -192,6 +196,8 @@ def inputs(models, tmp_path_factory) -> dict[str, str]:
         "splits": str(folder / "splits"),
         "labeled": str(folder / "labeled"),
         "numbered": str(folder / "numbered.txt"),
+        "first_run": str(write_evaluation(folder / "first.json", ["ball", "cone"])),
+        "second_run": str(write_evaluation(folder / "second.json", ["ball", "ball"])),
         "depth": str(folder / "depth.png"),
         "facts": '{"dataset":"shapes","encoder":"mine","seed":0,"selected_on_test":false}',
         "camera": str(folder / "camera.json"),

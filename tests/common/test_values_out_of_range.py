@@ -11,7 +11,16 @@ from transformers import EvalPrediction
 import hf_any3d
 from hf_any3d import ActConfig, ActForPointCloudClassification, PointCloudProcessor, PointTransformerV3Processor
 from hf_any3d.data import transforms
-from hf_any3d.evaluation import classification, detection, layouts, reconstruction, segmentation, voting, zero_shot
+from hf_any3d.evaluation import (
+    classification,
+    detection,
+    layouts,
+    reconstruction,
+    segmentation,
+    statistics,
+    voting,
+    zero_shot,
+)
 from hf_any3d.modeling import point_ops
 from hf_any3d.modeling.act import ActForSemanticSegmentation
 from hf_any3d.modeling.layers import boxes, unknown_score
@@ -56,7 +65,7 @@ CALLS = {
     "share": [lambda value: unknown_score.conformal_level(torch.rand(9), value)],
     "temperature": [lambda value: ClassificationHead(4, 2).calibrate(value)],
     "lovasz_weight": [lambda value: point_loss(torch.zeros(1, 3, 2), torch.zeros(1, 3, dtype=torch.long), value)],
-    "right": [lambda value: classification.wilson_interval(value, 10)],
+    "right": [lambda value: statistics.wilson_interval(value, 10)],
     "votes": [lambda value: voting.vote_logits(None, None, value)],
     "num_points": [
         lambda value: PointCloudProcessor(num_points=value),

@@ -1,11 +1,14 @@
 """What codes of LAS mean in point formats 0 to 5 and 6 to 10: tables 9 and 17 of LAS 1.4 R15."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from hf_any3d.data.class_rule import ClassRule
 from hf_any3d.data.files import read_point_cloud
-from hf_any3d.data.las_classes import CURRENT, LEGACY, Kind, kind_of, names_object, names_of
+from hf_any3d.data.las_classes import ASPRS_COLORS, CURRENT, LEGACY, Kind, kind_of, names_object, names_of
+from hf_any3d.visualization.viewer import parse_color
 
 laspy = pytest.importorskip("laspy")
 
@@ -69,3 +72,40 @@ def test_numbers_outside_of_las_are_those_of_the_user():
     for words in (("8", ["ground=2,8"]), (None, ["a=2:3,4"]), (None, ["a=2:"]), (None, ["=2"])):
         with pytest.raises(ValueError):
             ClassRule.parse(*words)
+
+
+# Simulations of people without one kind of cone, of linear RGB. Source: Machado, Oliveira and Fernandes, "A
+# physiologically-based model for simulation of color vision deficiency", 2009, severity 1.
+VISIONS = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+}
+# CIE 1931 from linear sRGB, and its white (D65).
+TO_XYZ = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+WHITE = (0.9505, 1.0, 1.089)
+
+
+def lab(color: str, vision: str) -> np.ndarray:
+    """CIELAB of a color as people of a vision see it."""
+    values = parse_color(color).astype(float)
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.array(VISIONS[vision]) @ linear, 0, 1)
+    x, y, z = np.cbrt(TO_XYZ @ seen / WHITE)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+@pytest.mark.parametrize("plants", [3, 4, 5])
+def test_ground_plants_and_buildings_have_different_colors_for_everybody(vision, plants):
+    for one, other in itertools.combinations((2, plants, 6), 2):
+        apart = np.linalg.norm(lab(ASPRS_COLORS[one], vision) - lab(ASPRS_COLORS[other], vision))
+        assert apart >= 20, f"{one} and {other}: {apart:.0f}"

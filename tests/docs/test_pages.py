@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -102,8 +103,8 @@ def test_the_first_screen_of_a_guide_is_read_at_once(name):
 
 
 def test_the_page_on_containers_shows_the_dockerfile():
-    lines = (ROOT / "examples" / "Dockerfile").read_text(encoding="utf-8").splitlines()
-    shown = "\n".join(lines[2:])  # the first two say how to build and run it
+    lines = (ROOT / "examples" / "container" / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    shown = "\n".join(lines[3:])  # the first three say how to build and run it
     assert f"```dockerfile\n{shown}\n```" in (ROOT / "docs" / "container.md").read_text(encoding="utf-8")
 
 
@@ -134,6 +135,15 @@ def options_of(command, words: list[str]) -> tuple[str, set[str]]:
 def main():
     """The program with all its commands, which take a moment to build."""
     return typer.main.get_command(app)
+
+
+@pytest.mark.slow
+def test_containers_start_the_service_with_options_that_exist(main):
+    dockerfile = (ROOT / "examples" / "container" / "Dockerfile").read_text(encoding="utf-8")
+    compose = yaml.safe_load((ROOT / "examples" / "container" / "compose.yaml").read_text(encoding="utf-8"))
+    for words in (json.loads(dockerfile.rpartition("CMD ")[2]), compose["services"]["any3d"]["command"].split()):
+        name, known = options_of(main, words)
+        assert name.endswith("serve") and {word for word in words if word.startswith("--")} <= known
 
 
 @pytest.mark.slow

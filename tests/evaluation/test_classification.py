@@ -4,9 +4,10 @@ import pytest
 from scipy.stats import binomtest
 from transformers import EvalPrediction
 
-from hf_any3d.evaluation.classification import compute_classification_metrics, share_at_most
+from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.evaluation.confusion import class_accuracies, confusion_matrix, mean_class_accuracy, overall_accuracy
 from hf_any3d.evaluation.metrics import ConfusionMatrix, MeanClassAccuracy, OverallAccuracy
+from hf_any3d.evaluation.statistics import share_at_most
 
 
 @pytest.fixture

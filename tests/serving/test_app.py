@@ -2,7 +2,9 @@
 
 import base64
 import concurrent.futures
+import json
 import logging
+import re
 import struct
 import time
 from dataclasses import replace
@@ -14,9 +16,10 @@ from transformers import pipeline
 
 import hf_any3d
 from hf_any3d.data.files import read_point_cloud
+from hf_any3d.registry import TASKS
 from hf_any3d.serving.app import create_app
 from hf_any3d.serving.service import Service
-from tests.serving.conftest import CLASSIFY, DETECT, LIMITS, SEGMENT, ZERO_SHOT, files, held, ply
+from tests.serving.conftest import CHAT, CLASSIFY, DETECT, LIMITS, SEGMENT, ZERO_SHOT, files, held, ply
 from tests.tiny_spatiallm import fitting_spatiallm, tiny_processor
 
 MESH = b"OFF\n4 2 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n3 0 1 3\n"
@@ -352,7 +355,36 @@ def test_pages_of_an_allowed_origin_may_ask(pipes):
         service.is_draining = False
 
 
-def test_the_page_of_the_routes_loads_nothing_from_other_servers(client):
-    page = client().get("/docs")
-    assert page.status_code == 200 and "POST /v1/classify" in page.text and "openapi.json" in page.text
-    assert "<script" not in page.text and "//" not in page.text.replace("<!doctype html>", "")
+@pytest.mark.parametrize(
+    ("task", "routes"),
+    [
+        (CLASSIFY, {"/v1/classify": ["up_axis"], "/v1/features": ["up_axis"]}),
+        (ZERO_SHOT, {"/v1/classify": ["labels", "up_axis"], "/v1/features": ["up_axis"]}),
+        (CHAT, {"/v1/chat/completions": ["question"]}),
+    ],
+)
+def test_the_front_page_asks_what_the_routes_of_its_model_take(client, task, routes):
+    page = client(task).get("/")
+    assert page.status_code == 200 and f"This is {TASKS[task].kind}" in page.text
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page.text)
+    assert {route["path"]: route["takes"] for route in json.loads(data)["routes"]} == routes
+
+
+def test_pages_of_the_service_load_nothing_from_other_servers(client):
+    service = client()
+    docs = service.get("/docs").text
+    assert "POST /v1/classify" in docs and "openapi.json" in docs and "<script" not in docs
+    for text in (docs, service.get("/").text):
+        addresses = re.findall(r'(?:href|src|action)="([^"]*)"', text)
+        assert addresses and [address for address in addresses if "//" in address.partition("data:")[0]] == []
+    assert service.get("/favicon.ico").headers["content-type"] == "image/svg+xml"
+
+
+def test_the_description_has_the_content_types_of_the_answers(client):
+    described = client(SEGMENT).get("/openapi.json").json()["paths"]
+    kinds = {}
+    for path, methods in described.items():
+        for method in methods.values():
+            kinds[path] = set(method["responses"]["200"]["content"])
+    assert kinds.pop("/metrics") == {"text/plain"} and kinds.pop("/v1/segment/file") == {"application/octet-stream"}
+    assert all(found == {"application/json"} for found in kinds.values())

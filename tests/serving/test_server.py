@@ -1,15 +1,21 @@
-"""One real server: SIGTERM finishes what it accepted."""
+"""Real servers: their start, and SIGTERM, which finishes what they accepted."""
 
 import concurrent.futures
+import json
 import multiprocessing
 import os
 import re
+import shlex
+import shutil
+import subprocess
 import sys
 import time
+from functools import partial
 
 import httpx
 import pytest
 
+import hf_any3d
 from hf_any3d.cli import app
 from tests.serving.conftest import files
 
@@ -72,3 +78,44 @@ def test_sigterm_finishes_what_was_accepted(servers):
     assert all(answer.status_code in (200, 503) for answer in answers)
     assert sum(answer.status_code == 200 for answer in answers) >= 1
     assert servers.status() == 0
+
+
+@pytest.mark.slow
+def test_a_server_tells_its_start_its_requests_and_its_end():
+    program = "from hf_any3d_command import main; main()"
+    command = [sys.executable, "-c", program, "serve", "--port", "0", "--log-format", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        port = re.search(r"port (\d+)", json.loads(process.stderr.readline())["message"])
+        assert port
+        address = f"http://127.0.0.1:{port[1]}"
+        ask = partial(httpx.get, trust_env=False, timeout=60)
+        starting = ask(f"{address}/ready")
+        assert (starting.status_code, starting.json()["status"]) == (503, "starting")
+        assert ask(f"{address}/health").status_code == 200
+        assert "loaded" in process.stdout.readline() and address in process.stdout.readline()
+        assert ask(f"{address}/ready").status_code == 200
+        assert ask(f"{address}/health", headers={"Host": "evil.example"}).status_code == 403
+        process.terminate()
+        # Libraries write lines of their own.
+        logged = [json.loads(line) for line in process.stderr if line.startswith("{")]
+    assert process.returncode == 0
+    assert [(line["path"], line["status"]) for line in logged if "status" in line] == [
+        ("/ready", 200),
+        ("/health", 403),
+    ]
+    assert "stopping" in logged[-2]["message"] and "stopped" in logged[-1]["message"]
+
+
+@pytest.mark.slow
+def test_the_front_page_answers_about_a_file(servers, browser, tmp_path):
+    file = shutil.copy(hf_any3d.example_file("chair.ply"), tmp_path / "it's a chair.ply")
+    address = servers.start()
+    browser.open(address)
+    browser.all("input[type=file]")[0].send_keys(str(file))
+    words = shlex.split(browser.text("#command"))
+    assert words == ["curl", "-F", "file=@it's a chair.ply", f"{address}/v1/classify"]
+    browser.all("button")[0].click()
+    browser.wait(lambda: len(browser.text("[role=status]")) > 1)
+    assert browser.texts("[role=status] td:first-child")[0] == "chair", browser.text("[role=status]")
+    assert browser.errors() == []

@@ -59,7 +59,3 @@ def test_the_page_tells_what_differs_from_what_does_not(tmp_path):
     assert "| LoRA | 100.0 (100.0 to 100.0) | 100.0 | +100.0 (+100.0 to +100.0) |" in text
     assert "The best mean is that of LoRA. It cannot be told from full (" in text
     assert "1 of 15 divisions" in text
-
-
-def test_p_values_are_adjusted_for_their_number():
-    np.testing.assert_allclose(protocol.adjusted([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])

@@ -162,10 +162,12 @@ def test_the_packaged_model_takes_answers_and_makes_an_inventory(folder):
     said = {int(row["row"]): NAMES.get(truth(folder)[int(row["row"])], "ground") for row in asked}
     save_answers(folder / "said.csv", asked, said)
     earlier, mine = done.out.split("--from ")[1].strip(), folder / "mine"
+    assert earlier == "inventory" and f"train {folder / 'ask.csv'} {folder / 'new.las'} " in done.out
     refused = run("segment", folder / "new.las", "--model", earlier, "--adapt", "--output", folder / "adapted.las")
     assert refused.code == 1 and "300 learned points, too few" in refused.err
     done = run("train", folder / "said.csv", folder / "new.las", "--from", earlier, "--output", mine)
     assert done.code == 0 and f"{len(said)} points added" in done.out, done.err
+    assert f"try: hf-any3d inventory FILE --model {mine}" in done.out
     done = run("inventory", folder / "new.las", "--model", mine, "--output", folder / "numbered.las")
     assert done.code == 0 and "trees" in done.out, done.err
 

@@ -1,5 +1,8 @@
 """A few labeled tiles in LAS: what is wrong with them, and in which units they are."""
 
+import json
+import shutil
+
 import laspy
 import numpy as np
 import pytest
@@ -125,10 +128,19 @@ def test_the_axis_that_points_up_is_the_given_one_but_for_las(folder, learned, t
 
 
 def test_a_folder_with_splits_is_judged_by_its_test_tiles(folder, learned):
-    for split, number in (("train", 0), ("test", 7)):
+    for split, number in (("train", 0), ("test", 7), ("test", 8)):
         write_tile(folder / f"splits/{split}/{number}.las", *drawn(number))
-    done = run("evaluate", folder / "model", folder / "splits", "--json")
+    page = folder / "evaluation.html"
+    done = run("evaluate", folder / "model", folder / "splits", "--json", "--output", page)
     assert done.code == 0 and "7.las" in done.out and "0.las" not in done.out
+    assert "<title>model on splits</title>" in page.read_text() and "Confusion matrix" in page.read_text()
+    # Two runs are compared by the same figure, which is that of all tiles together.
+    shutil.copytree(folder / "model", folder / "again", dirs_exist_ok=True)
+    compared = run("compare", folder / "model", folder / "again", "--on", folder / "splits", "--json")
+    facts = json.loads(compared.out)
+    assert compared.code == 0 and facts["metric"] == "mean_iou" and facts["scans"] == 2, compared.err
+    assert facts["runs"][0]["value"] == pytest.approx(json.loads(done.out)["metrics"]["all"]["mean_iou"])
+    assert facts["runs"][1]["difference"] == 0 and facts["runs"][1]["p_value"] == 1
     refused = run("evaluate", folder / "model", folder / "splits", "--seed", 3)
     assert refused.code != 0 and "--seed has no effect" in refused.err
 

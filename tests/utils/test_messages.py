@@ -8,7 +8,16 @@ import json
 import pytest
 from safetensors import SafetensorError
 
-from hf_any3d.utils.messages import csv_text, error_lines, model_errors, one_line, print_json, print_line, printable
+from hf_any3d.utils.messages import (
+    csv_text,
+    error_lines,
+    model_errors,
+    one_line,
+    percent,
+    print_json,
+    print_line,
+    printable,
+)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +97,13 @@ def test_long_lists_are_cut():
         with pytest.raises(ValueError, match="^me/model: ") as caught, model_errors("me/model"):
             raise ValueError(text)
         assert len(str(caught.value)) < 600 and str(caught.value).endswith("...")
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 2])
+def test_only_the_whole_is_100_percent(decimals):
+    for total in (1, 7, 270, 10**6):
+        assert float(percent(total / total, decimals)) == 100 > float(percent((total - 1) / total, decimals))
+    assert percent(0.123456, decimals) == f"{12.3456:.{decimals}f}"
 
 
 def test_csv_holds_no_formulas_and_keeps_numbers():

@@ -159,6 +159,17 @@ def test_clouds_that_cannot_be_shown_are_refused():
         plot_views([CloudView(np.zeros((3, 3)), boxes=[turned_box()])], "picture.png")
 
 
+def test_few_high_points_do_not_make_all_others_one_color():
+    heights = np.linspace(0, 10, 1001)
+    # A mast, and a bird below the ground
+    heights[[0, -1]] = -500, 500
+    points = np.stack([np.zeros(1001), heights, np.zeros(1001)], axis=1)
+    data, _ = content(viewer_page([CloudView(points)]))
+    (panel,) = data["panels"]
+    # 1000 units high; one hundredth of it holds all others.
+    assert panel["high"] - panel["low"] == pytest.approx(2 * 9.8 / 1000, rel=0.02)
+
+
 def test_page_holds_all_that_its_script_reads():
     points = np.array([[0, 0, 0], [2, 0, 0], [0, 4, 0], [0, 0, 1]])
     views = [
@@ -178,7 +189,7 @@ def test_page_holds_all_that_its_script_reads():
         "rows": True,
         "classes": {"names": ["c", "d"], "colors": ["#2f6fde", "#e8862a"]},
     }
-    shared = {"count": 4, "low": -0.8729, "high": 0.8729, "fit": [0.488, 0.8729], "flat": False}
+    shared = {"count": 4, "low": -0.8729, "high": 0.8729, "fit": [0.488, 0.8729], "flat": False, "score": None}
     first = {"start": 0, "title": "a", "note": "n", "up": "y", "status": "right", "class": None, "texts": None}
     second = {"start": 4, "title": "b", "note": "", "up": "z", "status": "", "class": 1, "texts": None}
     third = {"start": 8, "title": "", "note": "", "up": "y", "status": "", "class": 0, "texts": list("wxyz")}

@@ -8,14 +8,17 @@ from functools import cached_property
 from typing import Any
 
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.floors import without_floor
 from hf_any3d.data.no_object import why_no_object
 from hf_any3d.registry import NONE_OF_THESE
 from hf_any3d.tasks.answers import Again, Answers, Doubt, Row, View
-from hf_any3d.utils.messages import printable
+from hf_any3d.utils.messages import percent, printable
 
 UNLIKE_FROM, MUCH_LESS = 0.01, 1.5
 """Unknown score from which on other axes are tried, and by how much less that of a turned cloud is, as logits, which
 then clearly looks like something known (`studies/results/none_of_these.md`)."""
+SURE_FROM = 0.8
+"""Score from which on a turned cloud is sure of another class."""
 _MOST_SHOWN = 8
 _UNLIKE_FROM_ELSE = 0.1  # for scores without projection or energy, which are above 0.01 for nearly all clouds
 
@@ -50,7 +53,7 @@ class ClassificationAnswers(Answers):
         texts = []
         for prediction in row[self.column]:
             score = prediction["score"]
-            number = f"{score:12.6g}" if self.is_regression else f"{100 * score:5.1f} %"
+            number = f"{score:12.6g}" if self.is_regression else f"{percent(score, 1):>5} %"
             # A cloud that is none of the classes has a single prediction without a label.
             if prediction["label"]:
                 texts.append(f"{printable(prediction['label']):<{self._width}} {number}")
@@ -80,7 +83,13 @@ class ClassificationAnswers(Answers):
         if self.is_regression:
             return self._numbers(row[self.column])
         best = row[self.column][0]
-        return f"{best['label']}, {100 * best['score']:.0f} %" if best["label"] else NONE_OF_THESE
+        return f"{best['label']}, {percent(best['score'])} %" if best["label"] else NONE_OF_THESE
+
+    def best(self, row: Row) -> tuple[str | None, float] | None:
+        """Return the best label and its score; of a regression there is none."""
+        if self.is_regression:
+            return None
+        return row[self.column][0]["label"], row[self.column][0]["score"]
 
     def _numbers(self, predictions: list[dict[str, Any]]) -> str:
         # Numbers of any unit, of which six digits tell enough.
@@ -108,31 +117,66 @@ class ClassificationAnswers(Answers):
         reason = why_no_object(cloud, self.up_axis, self.config)
         if reason is not None:
             return Doubt(reason)
-        unknown = best.get("unknown", 0.0)
-        turned = self._why_turned(unknown, again) if unknown > self._unlike_from else None
-        if turned is None and best.get("one_sided", 0.0) > 0.5:
+        other = None
+        if best.get("unknown", 0.0) > self._unlike_from:
+            other = self._why_unlike(cloud, best, again)
+        if other is None and best.get("one_sided", 0.0) > 0.5:
             return Doubt(
                 "looks as if seen from one side, and the model has learned whole shapes: scan it from more sides, "
                 "or train with scans like it"
             )
-        return turned
+        return other
 
-    def _why_turned(self, unknown: float, again: Again) -> Doubt | None:
+    def _why_unlike(self, cloud: PointCloudData, best: dict[str, Any], again: Again) -> Doubt | None:
+        """Find why a cloud is unlike those of the training: it was scanned with its floor, or lies on its side."""
+        stands = False
+        # The axis that it was read with first
+        for axis in sorted("xyz", key=lambda axis: axis != self.up_axis):
+            rest = without_floor(cloud, axis)
+            if rest is None:
+                continue
+            stands |= axis == self.up_axis
+            result = again(rest, axis)
+            if result and result[0]["label"] is not None and _is_much_less(result[0], best):
+                label = result[0]["label"]
+                if axis == self.up_axis:
+                    return Doubt(f"without the floor that it stands on it looks like {label}: cut the floor off")
+                text = f"if {axis} points up and the floor that it stands on is cut off, it looks like {label}"
+                return Doubt(text, ("up_axis", axis))
+        # What stands on a floor does not lie on its side.
+        return None if stands else self._why_turned(cloud, best, again)
+
+    def _why_turned(self, cloud: PointCloudData, best: dict[str, Any], again: Again) -> Doubt | None:
         """Find whether a cloud is unlike those of the training because it lies on its side."""
         # Two more runs of the model, which only clouds in doubt get.
         labeled = {}
         for axis in "xyz":
-            result = None if axis == self.up_axis else again(axis)
+            result = None if axis == self.up_axis else again(cloud, axis)
             # If no class is likely either when it is turned, the axis is not what is wrong.
             if result and result[0]["label"] is not None:
                 labeled[axis] = result[0]
-        best = min(labeled, key=lambda axis: labeled[axis]["unknown"], default=None)
-        if best is None:
+        axis = min(labeled, key=lambda axis: labeled[axis]["unknown"], default=None)
+        if axis is None or not _is_much_less(labeled[axis], best):
+            # An answer may be sure, and wrong.
+            surer = [axis for axis in labeled if _is_surer(labeled[axis], best)]
+            axis = max(surer, key=lambda axis: labeled[axis]["score"], default=None)
+        if axis is None:
             return None
-        least = 1e-9  # a score in single precision may be 0 or 1
-        other, own = (min(max(score, least), 1 - least) for score in (labeled[best]["unknown"], unknown))
-        # As logits, since scores near 0 or 1 differ in far decimals alone.
-        is_much_less = math.log(own / (1 - own)) - math.log(other / (1 - other)) > MUCH_LESS
-        if not is_much_less:
-            return None
-        return Doubt(f"if {best} points up it looks like {labeled[best]['label']}", ("up_axis", best))
+        return Doubt(f"if {axis} points up it looks like {labeled[axis]['label']}", ("up_axis", axis))
+
+
+def _is_much_less(other: dict[str, Any], own: dict[str, Any]) -> bool:
+    """Return whether the unknown score of another answer is much less, as logits.
+
+    Scores near 0 or 1 differ in far decimals alone.
+    """
+    least = 1e-9  # a score in single precision may be 0 or 1
+    less, more = (min(max(answer["unknown"], least), 1 - least) for answer in (other, own))
+    return math.log(more / (1 - more)) - math.log(less / (1 - less)) > MUCH_LESS
+
+
+def _is_surer(other: dict[str, Any], own: dict[str, Any]) -> bool:
+    """Return whether another answer is sure of another class, and as sure as the own one at least."""
+    is_other = None not in (own["label"], other["label"]) and other["label"] != own["label"]
+    is_as_sure = other.get("score", 0.0) >= max(SURE_FROM, own.get("score", 1.0))
+    return is_other and is_as_sure and other["unknown"] < own["unknown"]

@@ -11,7 +11,7 @@ import numpy as np
 from hf_any3d.data.boxes import answer_features
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.tasks.answers import Answers, Row, View
-from hf_any3d.utils.messages import counted, printable
+from hf_any3d.utils.messages import counted, percent, printable
 from hf_any3d.visualization.viewer import LOWEST_BOX, BoxView, CloudView, label_colors
 
 _GRAY = (0.7, 0.7, 0.7)  # of boxes whose label the model did not list
@@ -43,7 +43,7 @@ class DetectionAnswers(Answers):
         texts = []
         for found in row[self.column]:
             place = ", ".join(f"{value:.2f}" for value in found["box"]["center"])
-            score = "" if found["score"] is None else f" {100 * found['score']:.0f} %"
+            score = "" if found["score"] is None else f" {percent(found['score'])} %"
             texts.append(f"{printable(found['label'])}{score} at ({place})")
         # Without a box nothing stands behind the number.
         return f"{counted(len(texts), 'box')}: {'   '.join(texts)}".rstrip(": ")

@@ -10,7 +10,7 @@ import numpy as np
 
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.tasks.answers import Answers, Row, View
-from hf_any3d.utils.messages import printable
+from hf_any3d.utils.messages import percent, printable
 from hf_any3d.visualization.viewer import CloudView, colors_of
 
 
@@ -51,7 +51,7 @@ class SegmentationAnswers(Answers):
 
     def line(self, row: Row) -> str:
         """Return the number of points, and the share of each label."""
-        parts = "   ".join(f"{printable(part['label'])} {100 * part['share']:.1f} %" for part in row[self.column])
+        parts = "   ".join(f"{printable(part['label'])} {percent(part['share'], 1)} %" for part in row[self.column])
         return f"{row['points']:,} points: {parts}"
 
     @staticmethod

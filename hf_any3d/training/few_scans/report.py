@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.evaluation.classification import by_name, share_at_most, wilson_interval
+from hf_any3d.evaluation.classification import by_name
 from hf_any3d.evaluation.confusion import class_accuracies, confusion_matrix, mean_class_accuracy, overall_accuracy
+from hf_any3d.evaluation.scan_scores import ScanScores, probabilities, save_scan_scores
+from hf_any3d.evaluation.statistics import share_at_most, wilson_interval
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import write_run_card
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
@@ -20,6 +22,7 @@ from hf_any3d.training.few_scans.request import FewScansArguments
 from hf_any3d.training.few_scans.scans import Examples, LabeledScans, Scans
 from hf_any3d.training.trainer import replacing_model
 from hf_any3d.utils.markdown import inline
+from hf_any3d.utils.messages import percent
 
 CROSS_VALIDATION = "cross-validation"
 # Usual scans of a class below which an estimate is too low: by 6 points at two a class, by 2 at five.
@@ -35,6 +38,8 @@ class Estimate:
     classes: list[str]  # also "none of these" if that is an answer
     loss: float  # mean cross-entropy
     how: str  # where the predictions come from, such as "cross-validation in 5 folds"
+    counted: np.ndarray  # (rows,) bool, the rows that have an answer
+    scans: ScanScores  # of the rows that have an answer
 
     @classmethod
     def from_logits(
@@ -45,7 +50,7 @@ class Estimate:
         The model calls the rows where `refused` (rows,) is true none of its classes.
         """
         # Rows that no fold holds out have no answer.
-        counted = ~np.isnan(logits).any(axis=1)
+        counted = np.asarray(~np.isnan(logits).any(axis=1))
         logits, labels, answers = logits[counted], labels[counted], logits[counted].argmax(axis=1)
         if refused is not None and refused[counted].any():
             # A refusal is an answer of its own, in a last column.
@@ -56,7 +61,8 @@ class Estimate:
         # The loss stays the same, and exponentials of large logits do not overflow.
         shifted = logits - logits.max(axis=1, keepdims=True)
         losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
-        return cls(matrix, classes, float(losses.mean()), how)
+        scans = ScanScores.of_classes(answers, labels, probabilities(logits).max(axis=1), classes)
+        return cls(matrix, classes, float(losses.mean()), how, counted, scans)
 
     @property
     def total(self) -> int:
@@ -119,8 +125,8 @@ class Estimate:
         """Return accuracy, counts and interval in words."""
         low, high = self.interval
         return (
-            f"{100 * self.accuracy:.0f} % ({self.right} of {self.total} scans; 95 % interval {100 * low:.0f} to "
-            f"{100 * high:.0f} %)"
+            f"{percent(self.accuracy)} % ({self.right} of {self.total} scans; 95 % interval {percent(low)} to "
+            f"{percent(high)} %)"
         )
 
     def confusion_text(self) -> str:
@@ -180,7 +186,7 @@ def how_judged(
     if is_calibrated:
         how += ", which also calibrates the scores"
     if accuracy_of_views is not None:
-        how += f", with {100 * accuracy_of_views:.0f} % of the views right"
+        how += f", with {percent(accuracy_of_views)} % of the views right"
     return how
 
 
@@ -226,6 +232,12 @@ def save(
         },
     )
     folder = Path(arguments.output_dir)
+    scan_scores = {split: estimates[split].scans.of_rows(rows) for split, rows in scans.judging.items()}
+    if CROSS_VALIDATION in estimates:
+        estimate = estimates[CROSS_VALIDATION]
+        names = np.array(scans.together.names)[estimate.counted].tolist()
+        digests = np.array(scans.together.digests)[estimate.counted].tolist()
+        scan_scores[CROSS_VALIDATION] = estimate.scans.named(names, digests)
     sure = "\n\n".join(estimate.section() for estimate in estimates.values()) or "Unknown: no class has two scans."
     if model.config.unknown.share is not None:
         said = _how_often_unknown(model.config, estimates[CROSS_VALIDATION])
@@ -234,6 +246,7 @@ def save(
         model.save_pretrained(new)
         scans.processor.save_pretrained(new)
         examples.save(new)
+        save_scan_scores(new, scan_scores)
         write_run_card(model, report, scans.processor.num_points, sure, new, arguments.license, folder)
     return report
 
@@ -290,8 +303,8 @@ def _how_often_unknown(config: PointFeaturesConfig, estimate: Estimate) -> str:
     """Tell how many scans of the classes are labeled "none of these": a mean, and what so few scans can promise."""
     assert config.unknown.share is not None
     return (
-        f"said of {100 * config.unknown.share:.0f} % of further scans like these on average, and of at most "
-        f"{100 * estimate.refused_at_most:.0f} % with a confidence of 95 %, as {estimate.total} were held out"
+        f"said of {percent(config.unknown.share)} % of further scans like these on average, and of at most "
+        f"{percent(estimate.refused_at_most)} % with a confidence of 95 %, as {estimate.total} were held out"
     )
 
 

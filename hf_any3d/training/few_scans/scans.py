@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Sequence
@@ -22,8 +21,10 @@ from safetensors.torch import save_file
 
 from hf_any3d.data.catalog import up_axis_of
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.learned_scans import STORE, checksum_of_points
 from hf_any3d.data.near_duplicates import MOST_COMPARED, SAMPLE, near_duplicates
 from hf_any3d.data.numpy_rows import numpy_rows
+from hf_any3d.evaluation.scan_scores import file_names
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.few_scans.request import FewScans
@@ -34,8 +35,6 @@ from hf_any3d.training.splits import divide, load_rows, with_estimated_normals
 from hf_any3d.utils.atomic_files import atomic_write
 from hf_any3d.utils.messages import printable
 
-# Not pushed to the hub, as all files that start with an underscore.
-_STORE = "_features.safetensors"
 # As many points as the packaged encoder has learned from, without colors
 _NUM_POINTS, _FEATURES = 1024, ["xyz"]
 
@@ -115,13 +114,13 @@ class Examples:
         tensors = {name: torch.from_numpy(described[name]) for name in ("labels", "groups")}
         if self.views is not None:
             tensors["views"] = torch.from_numpy(self.views)
-        with atomic_write(folder / _STORE) as unfinished:
+        with atomic_write(folder / STORE) as unfinished:
             save_file({"features": torch.from_numpy(self.features), **tensors}, unfinished, metadata=texts)
 
     @classmethod
     def load(cls, folder: Path) -> Examples:
         """Read what `save` wrote."""
-        with safe_open(folder / _STORE, framework="numpy") as file:
+        with safe_open(folder / STORE, framework="numpy") as file:
             texts = {name: json.loads(text) for name, text in file.metadata().items() if name != "format"}
             features, labels, groups = (file.get_tensor(name) for name in ("features", "labels", "groups"))
             views = file.get_tensor("views") if "views" in file.keys() else None  # noqa: SIM118
@@ -248,8 +247,7 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Labe
     clouds = []
     processor = PointCloudProcessor(num_points=SAMPLE)
     for row in numpy_rows(rows):
-        points = np.ascontiguousarray(to_cloud(row, ("xyz",)).points, dtype=np.float32)
-        digests.append(hashlib.sha256(points.tobytes()).hexdigest()[:32])
+        digests.append(checksum_of_points(to_cloud(row, ("xyz",)).points))
         if len(rows) <= MOST_COMPARED:
             # Repeated points of a smaller cloud make it unlike all but equal ones.
             with warnings.catch_warnings():
@@ -289,13 +287,6 @@ def joined(earlier: LabeledScans, later: LabeledScans) -> tuple[LabeledScans, np
         names=[earlier.names[number] for number in numbers] + later.names,
     )
     return together, kept
-
-
-def file_names(rows: Dataset) -> list[str]:
-    """Return the file of each row, or "row 3"."""
-    if "file" in rows.column_names:
-        return [str(name) for name in rows.with_format(None)["file"][:]]
-    return [f"row {number}" for number in range(len(rows))]
 
 
 def equal(keys: Sequence[Any]) -> list[tuple[int, int]]:

@@ -286,11 +286,13 @@ function turnUp() {
   for (let first = 0; first < panels.length; first += width) {
     const row = panels.slice(first, first + width);
     let low = 1, high = -1, side = 0;
+    const heights = [];
     for (const panel of row) for (let k = 3 * panel.start; k < 3 * (panel.start + panel.count); k += 3) {
-      low = Math.min(low, points[k + 1] * unit); high = Math.max(high, points[k + 1] * unit);
+      low = Math.min(low, points[k + 1] * unit); high = Math.max(high, points[k + 1] * unit); heights.push(points[k + 1] * unit);
       side = Math.max(side, Math.hypot(points[k], points[k + 2]) * unit);
     }
-    for (const panel of row) Object.assign(panel, { low, high, fit: [side, (high - low) / 2], up: { y: "z", z: "x", x: "y" }[panel.up] });
+    const sorted = Float32Array.from(heights).sort(), out = Math.floor(0.01 * (sorted.length - 1));
+    for (const panel of row) Object.assign(panel, { low: sorted[out], high: sorted[sorted.length - 1 - out], fit: [side, (high - low) / 2], up: { y: "z", z: "x", x: "y" }[panel.up] });
   }
   for (const how of data.colorings) if (how.kind === "height") how.paint = how === coloring ? paintOf(how) : null;
 }
@@ -330,6 +332,19 @@ for (const panel of panels) {
   const large = make("button", "⤢"); large.setAttribute("aria-label", "Enlarge or shrink");
   large.onclick = () => { document.querySelectorAll(".large").forEach(one => one !== figure && one.classList.remove("large")); figure.classList.toggle("large"); draw(); };
   figure.append(large); main.append(figure); listen(panel); watcher.observe(canvas); sizes.observe(canvas);
+}
+const ORDERS = {
+  "as listed": () => 0, "lowest score first": panel => panel.score ?? 2, "highest score first": panel => -(panel.score ?? -1),
+  "wrong answers first": panel => panel.status === "wrong" ? 0 : panel.status ? 1 : 2 };
+function sortBy(name) {
+  const key = ORDERS[name], ranked = panels.map((panel, k) => [key(panel), k, panel]).sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+  for (const [, , panel] of ranked) main.append(panel.figure);
+  draw();
+}
+if (!single && !data.rows && panels.some(panel => panel.score !== null)) {
+  const names = Object.keys(ORDERS).filter(name => !name.startsWith("wrong") || panels.some(panel => panel.status));
+  for (const name of names) $("#order select").append(new Option(name));
+  $("#order").hidden = false; $("#order select").onchange = e => sortBy(e.target.value);
 }
 addEventListener("keydown", e => e.key === "Escape" && (document.querySelectorAll(".large").forEach(one => one.classList.remove("large")), draw()));
 $("h1").textContent = data.title; $("#about").textContent = data.note;

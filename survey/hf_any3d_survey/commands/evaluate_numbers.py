@@ -11,7 +11,7 @@ from hf_any3d.cli.common import AsCsv, AsJson, option, output_option, print_note
 from hf_any3d.cli.evaluate_labels import compare_pairs
 from hf_any3d.cli.inputs import files_of_folder, finish
 from hf_any3d.cli.outputs import DATA, check_output, write_results
-from hf_any3d.utils.messages import counted, print_line
+from hf_any3d.utils.messages import counted, percent, print_line
 
 if TYPE_CHECKING:
     from hf_any3d.evaluation.label_files import FilePair
@@ -90,16 +90,16 @@ def evaluate_numbers(
 def _lines(figures: dict[str, Any], least_points: int) -> list[str]:
     """Return the figures as text."""
 
-    def percent(name: str) -> str:
-        return "-" if figures[name] is None else f"{100 * figures[name]:.1f} %"
+    def share_of(name: str) -> str:
+        return "-" if figures[name] is None else f"{percent(figures[name], 1)} %"
 
     small = figures["too_small_true"], figures["too_small_predicted"]
     lines = [
         f"true things {figures['true_things']:,}: found {figures['found']:,}, missed {figures['missed']:,}",
         f"predicted things {figures['predicted_things']:,}: right {figures['found']:,}, "
         f"invented {figures['invented']:,}",
-        f"precision {percent('precision')}   recall {percent('recall')}   F1 {percent('f1')}   "
-        f"mean best IoU {percent('mean_best_iou')}   of {figures['points']:,} points",
+        f"precision {share_of('precision')}   recall {share_of('recall')}   F1 {share_of('f1')}   "
+        f"mean best IoU {share_of('mean_best_iou')}   of {figures['points']:,} points",
     ]
     if any(small):
         lines.append(f"with fewer than {least_points} points, not counted: {small[0]:,} true, {small[1]:,} predicted")

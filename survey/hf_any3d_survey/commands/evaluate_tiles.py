@@ -36,7 +36,9 @@ def evaluate_tiles(
     several tiles of one. `unit` is that of files that say none.
     """
     pipe = open_pipeline(SEGMENTATION.name, model, "cpu" if use_cpu else None)
+    from hf_any3d.evaluation.comparison import training_report
     from hf_any3d.evaluation.labels import comparison_lines
+    from hf_any3d.evaluation.scan_scores import to_json
     from hf_any3d_survey.tiles.evaluation import judge_tiles
     from hf_any3d_survey.tiles.reading import tile_files
 
@@ -61,12 +63,25 @@ def evaluate_tiles(
     figures = judgment.figures()
     # As other evaluations have it: metrics by split, then scores of classes by split.
     facts = {
+        "model": model,
         "metrics": {_SPLIT: {name: figures[name] for name in _SHARES if name in figures}},
         "class_iou": {_SPLIT: {row["name"]: row["iou"] for row in figures["classes"]}},
         **figures,
         "files": judgment.files,
+        "scans": {} if judgment.scans is None else to_json({_SPLIT: judgment.scans}),
+        "training": training_report(Path(model)),
     }
     write_results(facts, figures["classes"], output, as_json, as_csv)
+    if output is not None and output.suffix.lower() == ".html" and judgment.estimate is not None:
+        from hf_any3d.visualization.evaluation_page import write_evaluation_page
+
+        write_evaluation_page(
+            output,
+            title=f"{Path(model).name} on {Path(data).name}",
+            metrics=facts["metrics"],
+            class_scores=facts["class_iou"],
+            confusions={_SPLIT: (judgment.estimate.matrix, judgment.estimate.classes)},
+        )
     if not as_json and not as_csv:
         not_counted = "without a class that the model has learned"
         for line in comparison_lines(figures, judgment.files, whole, judgment.names, not_counted):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from hf_any3d.cli.common import (
     option,
     output_option,
     print_note,
+    status,
 )
 from hf_any3d.cli.inputs import Files, find_inputs, split_model
 from hf_any3d.cli.outputs import VIEWS, check_output, write_gallery, write_rows
@@ -113,7 +115,7 @@ def inventory(
     classes = "none" if copies.keep_classes else "all" if copies.reclassify else "unclassified"
     paths = [file.name for file in inputs.files]
     if suffix in VIEWS:
-        with file_errors(paths[0]):
+        with status(f"finding the things of {paths[0]}"), file_errors(paths[0]):
             result = pipe(paths[0], **answers.arguments)
         things = result["things"]
         gallery = Gallery(output, 1, "z")
@@ -126,7 +128,8 @@ def inventory(
         outputs = Outputs(targets, copies.table, copies.dtm, copies.chm, classes, copies.number_field)
         # The tile in work is told where there are several.
         tell = print_note if len(paths) > 1 else lambda _: None
-        found = take_inventory(pipe, paths, outputs, progress=tell, **answers.arguments)
+        with status(f"finding the things of {paths[0]}") if len(paths) == 1 else nullcontext():
+            found = take_inventory(pipe, paths, outputs, progress=tell, **answers.arguments)
         things = found.things
         count = sum(found.points)
         targets = [target for path, target in zip(paths, targets or (), strict=False) if path in found.files]

@@ -16,6 +16,7 @@ from hf_any3d.cli.common import (
     option,
     output_option,
     read_model_config,
+    status,
 )
 from hf_any3d.cli.outputs import check_output
 from hf_any3d.utils.messages import counted, print_line
@@ -66,12 +67,16 @@ def suggest(
     from hf_any3d_survey.tiles.suggested_files import write_suggestions
     from hf_any3d_survey.tiles.suggestions import suggest_points
 
-    cloud = read_point_cloud(file, columns=pipe.feature_extractor.columns)
-    cloud = with_unit(cloud, None if unit is None else unit.value)
-    with file_errors(file):
-        found = suggest_points(pipe, cloud, points, seed)
-    write_suggestions(output, file, cloud, found, pipe)
+    with status(f"labeling {file.name} to choose its points"):
+        cloud = read_point_cloud(file, columns=pipe.feature_extractor.columns)
+        cloud = with_unit(cloud, None if unit is None else unit.value)
+        with file_errors(file):
+            found = suggest_points(pipe, cloud, points, seed)
+        write_suggestions(output, file, cloud, found, pipe)
     print_line(f"{output}: {counted(len(found.rows), 'point')} of {file.name} to label")
-    print_line(f"then: hf-any3d train ANSWERS {file} --from {model or name}")
+    # The page saves its answers under this name, and a table or cloud has them itself.
+    answers = f"{file.stem}_answers.csv" if suffix == ".html" else output
+    # The packaged model by a name that stays where Python moves.
+    print_line(f"then: hf-any3d train {answers} {file} --from {model or 'inventory'}")
     if browser and suffix == ".html":
         webbrowser.open(output.absolute().as_uri())

@@ -28,7 +28,7 @@ from hf_any3d.training.requests import FilesRequest
 from hf_any3d.training.trainer import replacing_model
 from hf_any3d.utils.atomic_files import release_claims
 from hf_any3d.utils.markdown import inline
-from hf_any3d.utils.messages import counted
+from hf_any3d.utils.messages import counted, percent
 from hf_any3d_survey.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
 from hf_any3d_survey.local_features.fitting import Rows, logits_of, with_added
 from hf_any3d_survey.processor import LocalFeaturesProcessor
@@ -344,9 +344,7 @@ def _save(
     if before is not None:
         for split, values in before.metrics.items():
             if "mean_iou" in values:
-                sure.append(
-                    f"Before points were added: mean IoU {100 * values['mean_iou']:.0f} %, on {inline(split)}."
-                )
+                sure.append(f"Before points were added: mean IoU {percent(values['mean_iou'])} %, on {inline(split)}.")
     sure.append("Of the model as it is, no place was held out.")
     sure += ["", "### Added points", "", "| to | points | tiles | classes |", "|---|---|---|---|"]
     for entry in history:

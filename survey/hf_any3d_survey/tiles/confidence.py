@@ -10,6 +10,7 @@ import torch
 
 from hf_any3d.evaluation.segmentation import class_ious
 from hf_any3d.utils.markdown import inline
+from hf_any3d.utils.messages import percent
 
 _DRAWS = 2000
 
@@ -115,7 +116,7 @@ class TilesEstimate:
         # Less than a hundredth is not worth a word.
         if share < 0.01:
             return ""
-        return f", mostly taken for {self.classes[int(wrong.argmax())]} ({100 * share:.0f} %)"
+        return f", mostly taken for {self.classes[int(wrong.argmax())]} ({percent(share)} %)"
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Judged:
 
 
 def _percent(value: float, interval: np.ndarray | None) -> str:
-    text = f"{100 * value:.0f} %"
+    text = f"{percent(value)} %"
     if interval is None:
         return text
-    return f"{text} (95 % interval {100 * interval[0]:.0f} to {100 * interval[1]:.0f} %)"
+    return f"{text} (95 % interval {percent(interval[0])} to {percent(interval[1])} %)"

@@ -14,6 +14,8 @@ from hf_any3d.data.files.label_words import NO_LABEL, renumbered
 from hf_any3d.data.files.source import NoPointsError
 from hf_any3d.data.las_classes import ASPRS_CLASSES
 from hf_any3d.evaluation.labels import LabelComparison, Matches, points_that_count
+from hf_any3d.data.learned_scans import checksum_of_points
+from hf_any3d.evaluation.scan_scores import ScanScores
 from hf_any3d_survey.local_features import LocalFeaturesConfig
 from hf_any3d_survey.tiles.confidence import TilesEstimate
 from hf_any3d_survey.tiles.places import places_of
@@ -31,12 +33,14 @@ class TilesJudgment:
         comparison: Counts of true and predicted codes; true ones that the model has not learned do not count.
         files: A row for each file, with its figures or its `error`.
         estimate: Counts by place, or by tile where all are of one place; None if nothing could be judged.
+        scans: Scores of the files, with the numbers of their places.
     """
 
     names: dict[int, str]
     comparison: LabelComparison
     files: list[dict[str, Any]] = field(default_factory=list)
     estimate: TilesEstimate | None = None
+    scans: ScanScores | None = None
 
     def figures(self) -> dict[str, Any]:
         """Return the figures of `LabelComparison`, with intervals of 95 % where there are several places or tiles."""
@@ -90,6 +94,7 @@ def judge_tiles(
     judgment = TilesJudgment(names, LabelComparison())
     tiles: list[TileFacts] = []
     matrices: list[np.ndarray] = []
+    digests: list[str] = []
     errors: list[NoPointsError] = []
     for path in files:
         try:
@@ -127,11 +132,18 @@ def judge_tiles(
         for (true, predicted), count in own.pairs.items():
             matrix[written.index(true), written.index(predicted)] += count
         matrices.append(matrix)
+        digests.append(checksum_of_points(cloud.points))
     refuse_without_points(files, errors)
     if tiles:
         # Objects all lie around the origin, and are apart; tiles of one place stay together.
         places = places_of(tiles) if unit == "meters" else np.arange(len(tiles))
         counts = np.stack(matrices)
+        scores = ScanScores.of_points(matrices, _class_names(config)).named(
+            [tile.path.name for tile in tiles], digests
+        )
+        for scan, place in zip(scores.scans, places.tolist(), strict=True):
+            scan["place"] = place
+        judgment.scans = scores
         kind = "tile"
         if len(np.unique(places)) > 1:
             counts = np.stack([counts[places == place].sum(axis=0) for place in np.unique(places)])

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from hf_any3d.data.class_rule import ClassRule
-from hf_any3d.evaluation.classification import share_at_most
+from hf_any3d.evaluation.statistics import share_at_most
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import write_run_card
 from hf_any3d.training.trainer import replacing_model
+from hf_any3d.utils.messages import percent
 from hf_any3d_survey.local_features import LocalFeaturesForPointCloudSegmentation
 from hf_any3d_survey.processor import LocalFeaturesProcessor
 from hf_any3d_survey.tiles.codes import POINTS
@@ -117,8 +118,8 @@ def lines_of(
         folds = len(np.unique(judged.folds))
         of_fold = f"each {unit}" if folds == len(judged.estimate.matrices) else f"each of {folds} groups of {unit}s"
         lines.append(
-            f"none of these: with none_of_these, said of at most {100 * unknown.share:.0f} % of the points of "
-            f"{of_fold} that was held out; at most {100 * share_at_most(0, folds):.0f} % of further {unit}s like "
+            f"none of these: with none_of_these, said of at most {percent(unknown.share)} % of the points of "
+            f"{of_fold} that was held out; at most {percent(share_at_most(0, folds))} % of further {unit}s like "
             "these exceed that, with a confidence of 95 %"
         )
     return lines

@@ -20,8 +20,6 @@ from hf_any3d_survey.visualization.labeling import AROUND, AskedPoint, labeling_
 
 # Digits behind the point of coordinates in meters or feet, and all that there are of objects of any size.
 _DECIMALS = 4
-# Meters at which heights above the ground have the brightest color: what stands higher is a tree or a house anyway.
-_HIGHEST = 12.0
 _OF_OBJECTS = 0.2  # share of the diagonal that is shown around a point
 
 
@@ -81,7 +79,7 @@ def _page(file: Path, cloud: PointCloudData, found: Suggestions, names: Any, con
     # Places of models of tiles are in meters.
     around = AROUND
     if scan.in_meters:
-        values, value_name = scan.heights.clip(0, _HIGHEST), "height above ground"
+        values, value_name = scan.heights, "height above ground"
     else:
         values, value_name = scan.heights, "height"
         around = _OF_OBJECTS * float(np.linalg.norm(np.ptp(scan.places, axis=0)))

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from hf_any3d.visualization.html_pages import html_page
-from hf_any3d.visualization.viewer import CloudView, hex_color, label_colors, viewer_data
+from hf_any3d.visualization.viewer import CloudView, color_range, hex_color, label_colors, viewer_data
 
 AROUND = 15.0
 """Meters around a point that are shown of a place, seen from above."""
@@ -75,13 +75,14 @@ def labeling_page(
         points[kept],
         colors=None if view.colors is None else view.colors[kept],
         labels=None if view.labels is None else view.labels[kept],
-        values=None if view.values is None else view.values[kept],
+        values=None if view.values is None else view.values[kept].clip(*color_range(view.values[kept])),
     )
     colors = label_colors(len(names)) if palette is None else palette
     title = f"Label {tile}"
     data = viewer_data(
         [shown],
         title=title,
+        note="Which class has the point in the ring? Drag to turn.",
         names=names,
         label_name="answer of the model",
         value_name=value_name,
@@ -89,8 +90,8 @@ def labeling_page(
         palette=colors,
         most_points=len(kept),
     )
-    # Where things stand out by their heights, these come first.
-    order = {"values": 0, "colors": 1, "labels": 2, "height": 3}
+    # Of a file without colors of its own, things stand out by their heights.
+    order = {"colors": 0, "values": 1, "labels": 2, "height": 3}
     data["colorings"].sort(key=lambda coloring: order[coloring["kind"]])
     # The viewer scales the cloud by the ball around it.
     center = (shown.points.min(axis=0) + shown.points.max(axis=0)) / 2

@@ -174,6 +174,9 @@ def test_commands_say_the_same_with_options_of_their_own(name, tmp_path):
         text = out + err
         assert code and "file_type" not in text
         assert re.sub(r'file_type="(\w+)"', r"--file-type \1", said) in text, (command, text)
+    if name != "b.las":
+        _, _, err = run("train", tmp_path / name)
+        assert re.sub(r'pass file_type="(\w+)"', r"end its name with .\1", said) in err
     # Rows of answers, too
     _, out, _ = run("data", "check", tmp_path / name, "--json")
     assert "file_type" not in out

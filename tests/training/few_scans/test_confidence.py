@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_any3d.evaluation.classification import wilson_interval
+from hf_any3d.evaluation.statistics import wilson_interval
 from hf_any3d.training.few_scans.plan import MOST_SCANS, TABLE, plan_for
 from hf_any3d.training.few_scans.report import Estimate
 
@@ -48,7 +48,7 @@ def test_words_name_counts_interval_and_confused_classes(estimate):
     )
     section = estimate.section()
     assert "by cross-validation in 2 folds" in section and "| cone | 2 | 0 | stick 2 |" in section
-    perfect = Estimate(np.diag([2, 3, 4]), NAMES, 0.1, "a test split")
+    perfect = Estimate.from_logits(np.eye(3), np.arange(3), NAMES, "a test split")
     assert perfect.confusion_text() == "no classes confused"
 
 

@@ -1,0 +1,304 @@
+"""`hf-any3d compare`: two or more runs side by side, with intervals and a paired test on the same scans."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hf_any3d.cli.common import AsCsv, AsJson, option, output_option
+from hf_any3d.cli.evaluate import evaluate
+from hf_any3d.cli.outputs import DATA, check_output, write_results
+from hf_any3d.utils.atomic_files import temporary_folder, write_text
+from hf_any3d.utils.messages import counted, print_line
+
+if TYPE_CHECKING:
+    from hf_any3d.evaluation.comparison import ComparedRun, Comparison, EvaluatedRun
+
+_NONE = "–"
+# Names of metrics in tables; all but these are written as they are in JSON.
+_NAMES = {
+    "mean_iou": "mean IoU",
+    "instance_miou": "instance mIoU",
+    "map_25": "mAP@25",
+    "chamfer_l1": "Chamfer distance (L1)",
+}
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN …",
+            help="Output directories of train, or JSON files of evaluate --output; with --on, any models. Differences "
+            "are to the first one.",
+        ),
+    ],
+    on: Annotated[
+        str | None,
+        option("Labeled clouds, as DATA of evaluate: evaluate all models on them, and compare the results."),
+    ] = None,
+    split: Annotated[
+        str | None, option("Split to compare on, such as test; by default one that all runs have.")
+    ] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU for --on.")] = False,
+    output: Annotated[Path | None, output_option("Also write a page (.html) or the figures (.json, .csv).")] = None,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Compare runs: accuracy or another metric with intervals, a paired test on the same scans, and what they cost.
+
+    Without `--on`, the scans are those that each run was judged on when it was trained, as far as all runs have them.
+    Accuracies are compared by McNemar's exact test, other metrics by exchanging the runs at random; intervals of 95 %
+    are Wilson's, or from resampled scans. Of more than two runs, p values are adjusted (Holm).
+    """
+    suffix = check_output(output, (".html", *DATA), as_json=as_json, as_csv=as_csv)
+    if len(runs) < 2:
+        raise ValueError(f"{runs[0]}: expected a second run to compare it with")
+    from hf_any3d.evaluation.comparison import compare_runs
+
+    evaluated, code = _read(runs) if on is None else _evaluate_all(runs, on, split, cpu)
+    comparison = compare_runs(_named(evaluated), split)
+    table = [_figures(row) for row in comparison.runs]
+    facts = {
+        "metric": comparison.metric,
+        "scans": len(comparison.scans) or None,
+        "left_out": comparison.left_out,
+        "runs": table,
+        "conclusions": conclusions(comparison),
+        "disagreements": _disagreements(comparison),
+    }
+    write_results(facts, table, output, as_json, as_csv)
+    if suffix == ".html":
+        assert output is not None
+        write_text(output, _page(comparison))
+    if not as_json and not as_csv:
+        for line in _lines(comparison):
+            print_line(line)
+    if code:
+        raise typer.Exit(code)
+
+
+def _read(runs: Sequence[str]) -> tuple[list[EvaluatedRun], int]:
+    """Return the runs of directories and files, and 0 as the exit code."""
+    from hf_any3d.evaluation.comparison import EvaluatedRun
+
+    for run in runs:
+        if not Path(run).exists():
+            raise FileNotFoundError(f"no file or directory {run}; models of the hub are compared with --on DATA")
+    return [EvaluatedRun.read(Path(run)) for run in runs], 0
+
+
+def _evaluate_all(models: Sequence[str], data: str, split: str | None, cpu: bool) -> tuple[list[EvaluatedRun], int]:
+    """Evaluate models on the same data; return them, and the exit code of the evaluations."""
+    from hf_any3d.evaluation.comparison import EvaluatedRun
+
+    runs = []
+    code = 0
+    with temporary_folder() as folder:
+        for number, model in enumerate(models):
+            file = folder / f"{number}.json"
+            try:
+                # The figures of each model are progress here, and not the result.
+                with contextlib.redirect_stdout(sys.stderr):
+                    evaluate(model, data, split=split, cpu=cpu, output=file)
+            except typer.Exit as end:
+                # Files that cannot be read are left out for every model.
+                code = end.exit_code
+            runs.append(EvaluatedRun.read(file))
+    return runs, code
+
+
+def _named(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
+    """Return the runs with short names, if these differ."""
+    for names in ([Path(run.name).name for run in runs], [run.name for run in runs]):
+        if len(set(names)) == len(names):
+            return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
+    raise ValueError(f"{runs[0].name} is named twice; expected different runs")
+
+
+def _figures(row: ComparedRun) -> dict[str, Any]:
+    """Return the row of a run in JSON and CSV; what is not known is None."""
+    difference = row.difference
+    figures = {
+        "run": row.run.name,
+        "split": row.split,
+        "value": row.value,
+        "low": row.low,
+        "high": row.high,
+        "difference": getattr(difference, "value", None),
+        "difference_low": getattr(difference, "low", None),
+        "difference_high": getattr(difference, "high", None),
+        "p_value": getattr(difference, "p_value", None),
+        "only_this_right": getattr(difference, "only_run", None),
+        "only_first_right": getattr(difference, "only_first", None),
+    }
+    return figures | {name: row.run.cost.get(name) for name in ("trained_parameters", "seconds", "memory")}
+
+
+def _disagreements(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the scans that some runs answer correctly and others do not."""
+    names = [row.run.name for row in comparison.runs]
+    rows = []
+    for scan in comparison.disagreements():
+        answers = {name: one["answer"] for name, one in zip(names, scan, strict=True)}
+        rows.append({"scan": scan[0]["scan"], "true": scan[0]["true"], "answers": answers})
+    return rows
+
+
+def conclusions(comparison: Comparison) -> list[str]:
+    """Return what follows from a comparison, in sentences."""
+    first, *others = comparison.runs
+    if comparison.why_no_test:
+        return [f"Without intervals and test: {comparison.why_no_test}."]
+    sentences = [_conclusion(comparison, first, row) for row in others]
+    if len(others) > 1:
+        sentences.append(f"The p values are adjusted for {len(others)} comparisons (Holm).")
+    for row in comparison.runs:
+        if row.run.selection_split == row.split:
+            sentences.append(
+                f"The weights of {row.run.name} were selected on these scans, which flatters it; --on FOLDER compares "
+                "on others."
+            )
+    return sentences
+
+
+def _conclusion(comparison: Comparison, first: ComparedRun, row: ComparedRun) -> str:
+    """Return in a sentence whether a run can be told from the first one."""
+    from hf_any3d.evaluation.comparison import FEWEST_DISAGREEMENTS, LEVEL
+
+    difference = row.difference
+    assert difference is not None
+    unit = "" if comparison.lower_is_better else " points"
+    low, high = (_signed(comparison, value) for value in (difference.low, difference.high))
+    figures = (
+        f"{_signed(comparison, difference.value)}{unit} (95 % interval {low} to {high}, "
+        f"p {_p_text(difference.p_value, equals='= ')})"
+    )
+    if difference.p_value < LEVEL:
+        word = "better" if (difference.value > 0) != comparison.lower_is_better else "worse"
+        sentence = f"{row.run.name} is {word} than {first.run.name}: {figures}"
+    else:
+        sentence = f"{row.run.name} and {first.run.name} cannot be told apart: {figures}"
+    evidence = comparison.units
+    if difference.only_run is not None and difference.only_first is not None:
+        evidence = difference.only_run + difference.only_first
+        sentence += (
+            f"; {row.run.name} alone is right on {counted(difference.only_run, 'scan')}, {first.run.name} alone on "
+            f"{difference.only_first:,}"
+        )
+    if difference.p_value >= LEVEL and evidence < FEWEST_DISAGREEMENTS:
+        what = "scans on which one alone is right" if difference.only_run is not None else "scans"
+        sentence += f". Fewer than {FEWEST_DISAGREEMENTS} {what} can tell no two runs apart: compare on more scans"
+    return f"{sentence}."
+
+
+def _lines(comparison: Comparison) -> list[str]:
+    """Return what the command prints: what was compared, a table, and what follows."""
+    table = _table(comparison)
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    lines = [f"{_heading(comparison)}:"]
+    for row in table:
+        # Names to the left, figures to the right
+        cells = [f"{row[0]:<{widths[0]}}"]
+        cells += [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return [*lines, *conclusions(comparison)]
+
+
+def _heading(comparison: Comparison) -> str:
+    """Return what was compared, on which scans."""
+    splits = list(dict.fromkeys(row.split for row in comparison.runs))
+    name = _name(comparison)
+    if not comparison.scans:
+        return f"{name} ({', '.join(splits)})"
+    judged = f"{name} on {counted(len(comparison.scans), 'scan')} ({', '.join(splits)})"
+    if comparison.left_out:
+        judged += f"; {counted(comparison.left_out, 'scan')} not judged by every run left out"
+    return judged
+
+
+def _name(comparison: Comparison) -> str:
+    return _NAMES.get(comparison.metric, comparison.metric.replace("_", " "))
+
+
+def _table(comparison: Comparison) -> list[list[str]]:
+    """Return the rows of the table as texts, its head first."""
+    name = _name(comparison)
+    head = ["run", name, "95 % interval", "difference", "95 % interval", "p", "trained", "time", "memory"]
+    rows = [head]
+    for row in comparison.runs:
+        difference = row.difference
+        interval = _NONE
+        if row.low is not None and row.high is not None:
+            interval = f"{_value(comparison, row.low)} to {_value(comparison, row.high)}"
+        cells = [_NONE] * 3
+        if difference is not None:
+            ends = f"{_signed(comparison, difference.low)} to {_signed(comparison, difference.high)}"
+            cells = [_signed(comparison, difference.value), ends, _p_text(difference.p_value)]
+        unit = "" if comparison.lower_is_better else " %"
+        rows.append([row.run.name, f"{_value(comparison, row.value)}{unit}", interval, *cells, *_cost(row)])
+    return rows
+
+
+def _cost(row: ComparedRun) -> list[str]:
+    """Return trained parameters, time and memory of a training as texts."""
+    cost = row.run.cost
+    trained, seconds, memory = (cost.get(name) for name in ("trained_parameters", "seconds", "memory"))
+    if seconds is None:
+        time = _NONE
+    else:
+        time = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+    return [
+        _NONE if trained is None else f"{trained:,}",
+        time,
+        _NONE if memory is None else f"{memory / 1e6:,.0f} MB",
+    ]
+
+
+def _value(comparison: Comparison, value: float) -> str:
+    """Return a figure as text, shares in percent."""
+    return f"{value:.4f}" if comparison.lower_is_better else f"{100 * value:.1f}"
+
+
+def _signed(comparison: Comparison, value: float) -> str:
+    """Return a difference as text, of shares in points."""
+    # Adding 0 makes a rounded -0.0 positive.
+    if comparison.lower_is_better:
+        return f"{round(value, 4) + 0.0:+.4f}"
+    return f"{round(100 * value, 1) + 0.0:+.1f}"
+
+
+def _p_text(p_value: float, equals: str = "") -> str:
+    return "< 0.001" if p_value < 0.001 else f"{equals}{p_value:.3f}"
+
+
+def _page(comparison: Comparison) -> str:
+    """Return the page of a comparison."""
+    from hf_any3d.visualization.html_pages import html_page
+
+    names = [row.run.name for row in comparison.runs]
+    bars = []
+    if not comparison.lower_is_better:
+        for row in comparison.runs:
+            if row.low is not None and row.high is not None:
+                bars.append((row.run.name, row.value, row.low, row.high))
+    scans = []
+    for scan in comparison.disagreements():
+        answers = [(one["answer"], one["answer"] == one["true"]) for one in scan]
+        scans.append((scan[0]["scan"], scan[0]["true"], answers))
+    return html_page(
+        "comparison.html",
+        title=f"{', '.join(names[:-1])} and {names[-1]} compared",
+        heading=_heading(comparison),
+        conclusions=conclusions(comparison),
+        rows=_table(comparison),
+        bars=bars,
+        names=names,
+        scans=scans,
+    )
