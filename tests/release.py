@@ -153,11 +153,11 @@ def run(*command: str, cwd: Path, **environment: str) -> str:
 
 
 def readme_program(readme: str) -> str:
-    """Return all blocks of a README as one Python program; commands run in a shell, but for downloads."""
+    """Return all blocks of a README as one Python program; commands run in a shell, except installations."""
     blocks: list[str] = []
     for fence, block in re.findall(r"^```(python|bash)\n(.*?)^```$", readme, flags=re.DOTALL | re.MULTILINE):
         if fence == "bash":
-            left_out = ("pip install ", "hf-any3d detect room.ply")  # no small model stands for a SpatialLM
+            left_out = ("pip install ", "python3 -m venv ")
             commands = [line for line in block.splitlines() if not line.startswith(left_out)]
             block = f"import subprocess\nsubprocess.run(['bash', '-ec', {chr(10).join(commands)!r}], check=True)\n"
         blocks.append(block)

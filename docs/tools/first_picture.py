@@ -1,11 +1,13 @@
 """The picture on top of README: `python -m docs.tools.first_picture` draws docs/first.png.
 
-Four answers of its own commands about files that come with it or that it draws: the class of a scan, "none of these"
-for stairs, which it does not know, the classes of a tile's points, and a room with its boxes.
+Four commands about files that `hf-any3d data example` writes, and their answers: the class of a scan, the numbered
+trees and buildings of a tile, a classifier trained on twenty scans, and "none of these" for stairs. Text is large
+enough to be read on a phone.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -20,7 +22,8 @@ OUTPUT = ROOT / "docs" / "first.png"
 SIZE, DPI = (12, 8.4), 150  # inches, dots an inch
 PAPER, CARD, INK, QUIET, ACCENT = "#0b1020", "#121a30", "#f4f7ff", "#9fb0d0", "#7ee0c3"
 CLASSES = {1: "#9fb0d0", 2: "#d2b48c", 3: "#7ccf6a", 4: "#7ccf6a", 5: "#2f9e6b", 6: "#e6550d"}  # brighter, on black
-BOXES = ["#ffb454", "#7ee0c3", "#8ab4ff", "#ff8fab", "#d6a2ff", "#f6e05e", "#9ae6b4"]
+THINGS = ["#ffb454", "#7ee0c3", "#8ab4ff", "#ff8fab", "#d6a2ff", "#f6e05e", "#9ae6b4"]
+BUILDING = 6
 LIGHT = np.array([0.4, 0.8, 0.5]) / np.linalg.norm([0.4, 0.8, 0.5])
 
 
@@ -30,9 +33,8 @@ class View(NamedTuple):
     Attributes:
         points: (points, 3), the last axis up.
         colors: (points, 3) from 0 to 1.
-        command: What was run.
-        answer: What it printed, in a few words.
-        boxes: (boxes, 8, 3) corners; None for no boxes.
+        command: The command, in lines of at most 28 characters.
+        answer: Its answer, in a few words.
         size: Of a point, in points of typography.
         turn: Degrees about the vertical axis.
     """
@@ -41,7 +43,6 @@ class View(NamedTuple):
     colors: np.ndarray
     command: str
     answer: str
-    boxes: np.ndarray | None = None
     size: float = 3.0
     turn: float = 35.0
 
@@ -81,38 +82,39 @@ def stairs(folder: Path) -> View:
 
 
 def tile(folder: Path) -> View:
-    """Find what stands in a tile."""
+    """Take an inventory of a tile."""
     import hf_any3d
 
     run(folder, "data", "example", "new.las")
-    run(folder, "inventory", "new.las", "--output", "new_labeled.las")
-    labeled = hf_any3d.read_point_cloud(folder / "new_labeled.las")
+    run(folder, "inventory", "new.las", "--output", "numbered.las")
+    labeled = hf_any3d.read_point_cloud(folder / "numbered.las", columns=["PredInstance"])
+    numbers = labeled.further["PredInstance"].astype(int)
     points = labeled.points - labeled.points.mean(axis=0)
     colors = np.array([rgb(CLASSES[int(code)]) for code in labeled.labels])
-    command = "hf-any3d inventory new.las --output new_labeled.las"
-    return View(points, colors, command, "ground, vegetation, building", size=6, turn=-40)
+    for number in range(1, numbers.max() + 1):
+        colors[numbers == number] = rgb(THINGS[number % len(THINGS)])
+    trees = len(np.unique(numbers[(numbers > 0) & (labeled.labels != BUILDING)]))
+    buildings = len(np.unique(numbers[(numbers > 0) & (labeled.labels == BUILDING)]))
+    command = "hf-any3d inventory new.las \\\n    --output numbered.las"
+    return View(points, colors, command, f"{trees} trees, {buildings} buildings", size=6, turn=-40)
 
 
-def room() -> View:
-    """Take a generated room with the boxes of its objects."""
-    import torch
+def scans(folder: Path) -> View:
+    """Train a classifier on twenty scans of four classes."""
+    import hf_any3d
 
-    from hf_any3d import load_point_dataset
-    from hf_any3d.modeling.layers.boxes import box_corners
-
-    sizes = {"train_rooms": 0, "validation_rooms": 0, "test_rooms": 1, "num_points": 30_000}
-    room = load_point_dataset("rooms_with_boxes", **sizes)["test"].with_format("numpy")[0]
-    points = np.asarray(room["points"], float)
-    corners = box_corners(torch.tensor(room["boxes"])).numpy()
-    return View(
-        points,
-        shaded_by_height(points),
-        command="hf-any3d show rooms_with_boxes",
-        answer="a room with its boxes",
-        boxes=corners,
-        size=2.2,
-        turn=-50,
-    )
+    run(folder, "data", "example", "scans")
+    run(folder, "train", "scans")
+    report = json.loads((folder / "outputs/scans/metrics.json").read_text(encoding="utf-8"))
+    points, colors = [], []
+    for row, kind in enumerate(sorted((folder / "scans").iterdir())):
+        for column, file in enumerate(sorted(kind.iterdir())):
+            cloud = z_up(hf_any3d.read_point_cloud(file).points)
+            cloud = (cloud - cloud.mean(axis=0)) / np.abs(cloud).max()
+            points.append(cloud + 2.1 * np.array([column, -row, 0]))
+            colors.append(shaded_by_height(cloud) * rgb(THINGS[row]))
+    answer = f"your classes, {report['metrics']['cross-validation']['accuracy']:.0%}"
+    return View(np.concatenate(points), np.concatenate(colors), "hf-any3d train scans", answer, size=1.2, turn=25)
 
 
 def z_up(points: np.ndarray) -> np.ndarray:
@@ -151,29 +153,25 @@ def projected(points: np.ndarray, turn: float, center: np.ndarray, extent: float
 
 
 def draw(axes: Any, view: View) -> None:
-    """Draw a panel: points from back to front, boxes, and what was asked and answered."""
+    """Draw a panel: points from back to front, the answer and the command."""
     center = (view.points.min(axis=0) + view.points.max(axis=0)) / 2
     extent = float(np.linalg.norm(view.points.max(axis=0) - view.points.min(axis=0)))
     places, depths = projected(view.points, view.turn, center, extent)
-    # The view fills its panel above the two lines of text.
+    # The view fills its panel above the text.
     low, high = places.min(axis=0), places.max(axis=0)
-    scale = (np.array([1.12, 0.66]) / (high - low)).min()
+    scale = (np.array([1.12, 0.58]) / (high - low)).min()
     middle = (low + high) / 2
     places = (places - middle) * scale
     order = np.argsort(-depths)
     fog = np.clip(1.05 - 0.55 * (depths + 0.5), 0.45, 1)[:, None]
     axes.scatter(*places[order].T, s=view.size, c=np.clip(view.colors * fog, 0, 1)[order], linewidths=0)
-    edges = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
-    for number, corners in enumerate(view.boxes if view.boxes is not None else ()):
-        ends = (projected(corners, view.turn, center, extent)[0] - middle) * scale
-        for first, second in edges:
-            axes.plot(*ends[[first, second]].T, color=BOXES[number % len(BOXES)], linewidth=1.8)
     axes.set_xlim(-0.62, 0.62)
-    axes.set_ylim(-0.53, 0.37)
+    axes.set_ylim(-0.59, 0.31)
     axes.set_aspect("equal")
     axes.axis("off")
-    axes.text(0.03, 0.13, view.answer, transform=axes.transAxes, color=INK, fontsize=19, fontweight="bold")
-    axes.text(0.03, 0.05, f"$ {view.command}", transform=axes.transAxes, color=ACCENT, fontsize=11, family="monospace")
+    style: dict[str, Any] = {"transform": axes.transAxes, "verticalalignment": "top"}
+    axes.text(0.03, 0.315, view.answer, color=INK, fontsize=27, fontweight="bold", **style)
+    axes.text(0.03, 0.195, view.command, color=ACCENT, fontsize=22, family="monospace", linespacing=1.15, **style)
 
 
 def main() -> None:
@@ -186,7 +184,7 @@ def main() -> None:
     from matplotlib.patches import FancyBboxPatch
 
     with tempfile.TemporaryDirectory() as folder:
-        views = [scan(), tile(Path(folder)), stairs(Path(folder)), room()]
+        views = [scan(), tile(Path(folder)), scans(Path(folder)), stairs(Path(folder))]
     figure = pyplot.figure(figsize=SIZE, dpi=DPI, facecolor=PAPER)
     for number, view in enumerate(views):
         left, bottom = 0.012 + 0.494 * (number % 2), 0.506 - 0.494 * (number // 2)

@@ -5,8 +5,23 @@
   const SETUP = 0
   const QUERY = 2
   const RESULT = 3
-  // A word in a heading counts as much as two in the text. mkdocs.yml has what one in a title or a synonym counts.
-  const HEADING = 2
+  // A word in a heading counts as much as eight in the text. mkdocs.yml has what one in a title counts.
+  const HEADING = 8
+  // Common verbs and fillers tell less than nouns: "write a new task" is about a task.
+  const COMMON = 0.25
+  const COMMON_WORDS = (
+    "add allow apply begin bring build call change check choose come compute create cut delete do does done edit " +
+    "end find fix free get give go happen help keep kind know let like list look lot made make mean my need new off " +
+    "open own part possible print put rate read remove replace run say see set show start stop support take tell " +
+    "thing think time too try turn type understand use user want way what which without work write"
+  ).split(" ")
+  // Words that people type, and those that the pages use for the same.
+  const SAME = [
+    "annotate annotation label", "cite citation bibtex", "commercial company license", "docker container",
+    "embedding feature vector", "forest tree", "gpu cuda graphics nvidia vram", "http rest api", "iphone ipad usdz polycam",
+    "jupyter notebook colab", "las laz lidar", "mac macos apple m1 m2 m3", "memory oom ram", "mistake wrong",
+    "picture plot visualize", "quickstart tutorial",
+  ].map((words) => words.split(" "))
   // Of a word that counts so much, more would add as much again at most (k of BM25).
   const ENOUGH = 8
 
@@ -49,13 +64,12 @@
 
   // Collects the words of each page, and on how many pages each of them stands.
   function learn(docs) {
-    for (const {location, title, text, tags, boost} of docs) {
+    for (const {location, title, text, boost} of docs) {
       const [address] = location.split("#")
       if (!pages.has(address)) {
         pages.set(address, {
           boost: boost ?? 1,
           title: new Set(stemsOf(title)),
-          tags: new Set(stemsOf((tags ?? []).join(" "))),
           headings: new Set(),
           text: new Map(),
           length: 0,
@@ -68,8 +82,8 @@
         page.length += 1
       }
     }
-    for (const {tags, headings, text} of pages.values()) {
-      for (const one of new Set([...tags, ...headings, ...text.keys()])) spread.set(one, (spread.get(one) ?? 0) + 1)
+    for (const {headings, text} of pages.values()) {
+      for (const one of new Set([...headings, ...text.keys()])) spread.set(one, (spread.get(one) ?? 0) + 1)
     }
     meanLength = [...pages.values()].reduce((sum, page) => sum + page.length, 0) / pages.size
   }
@@ -77,7 +91,9 @@
   // Returns a word of the question as words of the site: itself, its two parts ("floorplan", "4bit"), or those that it
   // begins, as while somebody types.
   function known(word) {
-    if (spread.has(stem(word))) return [{word, stems: [stem(word)]}]
+    const group = SAME.map((words) => words.map(stem)).find((words) => words.includes(stem(word))) ?? []
+    const same = group.filter((one) => spread.has(one))
+    if (spread.has(stem(word)) || same.length) return [{word, stems: [...new Set([stem(word), ...same])]}]
     for (let end = word.length - 1; end > 0; end -= 1) {
       const parts = [word.slice(0, end), word.slice(end)]
       if (parts.every((part) => spread.has(stem(part)) && (part.length > 2 || /\d/.test(part)))) {
@@ -100,29 +116,35 @@
 
   // Returns the question in the language of lunr: whole stems, and beginnings or misspelled words where there is none.
   function inLunr({word, stems}) {
-    if (stems.length === 1) return `${stems[0]}^1`
+    const isWhole = stems.includes(stem(word)) || stems.some((one) => !one.startsWith(word))
+    if (isWhole) return stems.map((one) => `${one}^1`).join(" ")
     return stems.length ? `${word}*` : `${word}~1`
+  }
+
+  function weight(word) {
+    return COMMON_WORDS.some((common) => stem(common) === stem(word)) ? COMMON : 1
   }
 
   // Returns how much a page has of a word as BM25 with fields does: more of a rare one, less for each further time.
   function share(page, one) {
-    const {title, tags} = config.fields
+    const {title} = config.fields
     let amount = (page.text.get(one) ?? 0) / (0.5 + 0.5 * page.length / meanLength)
     if (page.title.has(one)) amount += title.boost
-    if (page.tags.has(one)) amount += tags.boost
     if (page.headings.has(one)) amount += HEADING
     const rarity = Math.log(1 + (pages.size - spread.get(one) + 0.5) / (spread.get(one) + 0.5))
     return rarity * amount / (ENOUGH + amount)
   }
 
   function score(page) {
-    const found = asked.map(({stems}) => Math.max(0, ...stems.map((one) => share(page, one))))
+    const found = asked.map(({word, stems}) => weight(word) * Math.max(0, ...stems.map((one) => share(page, one))))
     return found.reduce((sum, one) => sum + one) * page.boost * (1 + namedBy(page.title))
   }
 
   // Returns how well a title answers: not, unless it has all of the question; wholly, if it has nothing else.
   function namedBy(title) {
-    const words = asked.filter(({isPair}) => !isPair)
+    const single = asked.filter(({isPair}) => !isPair)
+    const nouns = single.filter(({word}) => weight(word) === 1)
+    const words = nouns.length ? nouns : single
     const hasAll = words.every(({stems}) => stems.some((one) => title.has(one)))
     return hasAll ? 0.5 + 0.5 * words.length / Math.max(words.length, title.size) : 0
   }

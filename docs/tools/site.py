@@ -31,16 +31,17 @@ OUTSIDE = (
 )
 """Files outside `docs` that the site has, at their paths in the repository; README is its home."""
 BOOST = {
-    "Start": 2.2,
-    "Guides": 2,
-    "Notebooks": 1.4,
-    "Concepts": 1.4,
-    "Reference": 1.2,
-    "Results": 0.05,
+    "Start": 2.4,
+    "Guides": 2.0,
+    "Notebooks": 1.2,
+    "Reference": 1.6,
+    "Concepts": 1.2,
     "API": 0.05,
-    "Project": 0.05,
+    "Project": 1.0,
+    "Studies": 0.05,
+    "Timings": 0.05,
 }
-"""How much the search prefers pages of a part of the site: people who search mostly want a guide.
+"""How much the search prefers pages of a part of the site: newcomers' pages win ties, then guides.
 
 Others, such as cards and lists of examples, are not searched.
 """
@@ -71,11 +72,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Rewrite links between files of the repository to links between pages, and weigh the page in the search."""
     # The nearest part counts: notebooks are within the guides.
     parts = [part.title for part in page.ancestors if part.title in BOOST]
-    boost = BOOST[parts[0]] if parts else 1 if page.is_homepage else None
-    page.meta["search"] = {"exclude": True} if boost is None else {"boost": boost}
-    # The search looks in the tags of a page, too.
-    if (words := config.extra["synonyms"].get(page.file.src_uri)) is not None:
-        page.meta["tags"] = [words]
+    page.meta["search"] = {"boost": BOOST[parts[0]]} if parts else {"exclude": True}
     return rewrite_links(markdown, page.file.src_uri, set(files.src_uris))
 
 

@@ -34,19 +34,16 @@ PUBLISHED_CHECKS = Path(__file__).with_name("published_checks.json")
 _NOTE = "This page is written by `python -m docs.tools.tables` from the registries."
 _RULE = """## How an encoder is understood
 
-A copy of the encoder's structure with random weights runs on a few words, an image or a recording of its own kind, and
-is watched; it takes seconds at most, and no weights are downloaded for it.
+A small copy with random weights runs on a few words, an image or a recording while its forward pass is watched. This
+takes seconds and downloads no weights.
 
-- The largest list of modules that are called once each, in order, with tokens `(batch, tokens, width)` are its layers.
-- What reaches them without any words is the table of positions: rows of one of its tensors.
-- Arguments that rotate are fitted: a frequency for each channel, along the line, or along rows and columns of patches.
-  So it does not matter whether halves or neighboring channels are rotated, or how they are scaled.
-- Masks hide nothing. Triangles in buffers are filled, and causal flags are cleared.
+- The longest list of modules called once each, in order, on tokens `(batch, tokens, width)` is its layer stack.
+- What reaches the layers without any input is its position table; rotary arguments are fitted.
+- Causal masks are cleared, so all tokens attend to each other.
 - The module whose output is added last is the branch that guided adapters extend.
 
-Then the layers are compared with the copy's own pass at its own places, and tokens are exchanged together with their
-places: every output must be exchanged. What fails is refused, since an encoder must not answer otherwise than its own
-pass.
+Then the layers must reproduce the copy's own outputs, and exchanging two tokens with their positions must exchange
+their outputs. Encoders that fail are refused.
 """
 _POSITIONS = """## Positions at continuous coordinates
 
@@ -90,39 +87,32 @@ def _any_encoders() -> list[str]:
     """Return the section about all types of transformers, from the stored sweep."""
     with ANY_ENCODERS.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    right = sum(row["verdict"] == "right" for row in rows)
-    lines = [f"Of {len(rows)} text, vision and audio encoders of transformers, made small, {right} work. With a newer"]
-    lines += ["release, or for a checkpoint of your own, ask: `hf-any3d encoder NAME`.", ""]
-    lines += markdown_table(
-        ("`model_type`", "tower", "works", "positions, or the reason"),
-        (
-            (
-                f"`{row['model_type']}`",
-                row["tower"] or "–",
-                {"right": "yes", "refused": "no"}.get(row["verdict"], "not tried"),
-                row["positions"] or row["reason"],
-            )
-            for row in rows
-        ),
-    )
-    return lines
+    working: dict[str, list[str]] = {}
+    refused: dict[str, list[str]] = {}
+    for row in rows:
+        kinds, said = (working, row["positions"]) if row["verdict"] == "right" else (refused, row["reason"])
+        tower = f" ({row['tower']})" if row["tower"] in ("vision", "audio") else ""
+        kinds.setdefault(said or "not tried", []).append(f"`{row['model_type']}`{tower}")
+    right = sum(len(names) for names in working.values())
+    lines = [f"{right} of {len(rows)} text, vision and audio encoders of transformers work (text unless noted). For"]
+    lines += ["a newer release, or a checkpoint of your own: `hf-any3d encoder NAME`.", ""]
+    for title, kinds in (("positions", working), ("why it does not work", refused)):
+        ordered = sorted(kinds.items(), key=lambda item: -len(item[1]))
+        lines += [*markdown_table((title, "`model_type`"), ((said, ", ".join(names)) for said, names in ordered)), ""]
+    return lines[:-1]
 
 
 def encoders_page() -> str:
     """Return the page of encoders: families, checkpoints with several encoders, and unsupported encoders."""
     lines = [
-        "# Encoders",
+        "# Encoders: which BERT, ViT, CLIP, DINOv2, Whisper or LLaMA can read point clouds",
         "",
-        "Any2Point encodes point clouds with the frozen layers of pretrained encoders. Tokens are",
+        "You can put any of these pretrained encoders into Any2Point: its layers stay frozen and process point",
+        "tokens, at positions found by [virtual projection](concepts/virtual_projection.md). To ask for a name:",
+        "`hf-any3d encoder facebook/dinov2-small`.",
     ]
-    lines += [
-        "projected into six views ([virtual projection](concepts/virtual_projection.md)). An encoder is understood"
-    ]
-    lines += ["by its own forward pass, or, where that does not show everything, declared.", "", _NOTE, "", _RULE]
-    lines += _any_encoders()
-    lines += ["", "## Declared families", ""]
-    lines += ["The positions that each encoder has learned, and how they are evaluated at the tokens' continuous"]
-    lines += ["coordinates in the views:", ""]
+    lines += ["", _NOTE, "", "## Encoders of transformers", "", *_any_encoders(), "", _RULE.rstrip()]
+    lines += ["", "## Declared families", "", "Encoders that the rule does not serve:", ""]
     order = {"text": 0, "vision": 1, "audio": 2}
     families = sorted(encoder_families().items(), key=lambda item: order[item[1].tower])
     lines += markdown_table(
@@ -163,7 +153,7 @@ def models_page() -> str:
             opens = f"`{auto.__name__}`" if auto else "`AutoModel`"
             task = f"`{tasks[auto]}`" if auto in tasks else "`point-cloud-feature-extraction`" if not auto else ""
             rows.append((f"`{model.__name__}`", f"`{config.model_type}`", first_line(model), opens, task))
-    lines = ["# Models, pipelines, adapters", "", _NOTE, "", "## Models", ""]
+    lines = ["# Models, pipelines and adapter classes", "", _NOTE, "", "## Models", ""]
     lines += markdown_table(("class", "`model_type`", "what it is", "opens with", "pipeline"), rows)
     lines += [
         "",
@@ -197,7 +187,7 @@ def models_page() -> str:
 
 def licenses_page() -> str:
     """Return the page of datasets with their terms and sources."""
-    lines = ["# Datasets and their licenses", "", _NOTE, ""]
+    lines = ["# Data set licenses: terms and where to get them", "", _NOTE, ""]
     lines += [
         "`load_point_dataset(name)` opens these datasets. It downloads nothing, and this package contains no data"
     ]
@@ -224,85 +214,48 @@ def licenses_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-_LOADED = """## Load a .ply, a LAS or any other file
+_LOADED = """You read any of these files with one function or command, and write labels back into most of them.
 
 ```python
 import hf_any3d
 
 cloud = hf_any3d.read_point_cloud(hf_any3d.example_file("chair.ply"))
 print(cloud.points.shape, cloud.is_mesh)  # (964, 3) True
-points = cloud.sample_surface(1024).points  # of a mesh; a cloud has its points already
+points = cloud.sample_surface(1024).points  # of a mesh; a point cloud has its points already
 ```
 
-Colors, normals, labels and intensities are read if a file has them: `cloud.colors` (points, 3) from 0 to 1,
-`cloud.normals`, `cloud.labels` and `cloud.intensity`; otherwise they are None. `hf-any3d data check FILE` prints the
-same.
+`cloud.colors` (points, 3) from 0 to 1, `cloud.normals`, `cloud.labels` and `cloud.intensity` are None if the file has
+none. `hf-any3d data check FILE` prints what was read.
+
+## iPhone LiDAR apps, CAD and other programs
+
+`.usdz`, `.fbx`, `.dae`, `.blend` and `.dxf` are not read: export GLB, OBJ or PLY. The error names the step that helps,
+such as `scan.usdz: is a USD scene; export it as .glb, .obj or .ply`. [What CloudCompare, PDAL, PCL, Open3D and others
+write and show](other_programs.md).
 
 ## All file types
 """
-_LEFT_OUT = """## What a cloud has no place for
+_WRITE = """## Convert, write and label files
 
-A cloud has points, colors, normals, labels, intensities, rings, faces with colors and labels, and an offset. It has an
-up axis, a unit and the place of the scanner if the format states them. Whatever else a file has is left out, with a
-warning that names it:
+| you want | use |
+|---|---|
+| another format | `hf-any3d data convert scan.e57 --to ply --output FOLDER`; .ply, .obj and .npz |
+| the same in Python | `write_point_cloud("scan.ply", cloud)` of `hf_any3d.data.files` |
+| a [labeled copy](segmentation.md#labeled-copies-of-files) | `hf-any3d segment`, `write_labels(file, copy, labels)` |
 
-- fields, properties and columns of other names, and arrays of an archive;
-- extra dimensions of LAS that are not [asked for](label_your_laz.md#2-train-on-tiles-with-classes), near infrared
-  of LAS, fields of extensions of E57;
-- elements and lists of PLY, statements of OBJ, lines and textures;
-- points beyond the number that a header declares.
+`.npz` keeps every attribute. `.ply` too, with colors in 8 bits, and up axis and unit as comments. `.obj` keeps points,
+colors, normals, faces, up axis and unit.
 
-`warnings.simplefilter("error", UserWarning)` turns these warnings into errors. Only what nearly every file of a format
-has is left out without a warning:"""
-_WRITTEN = """Writers do the same, and all write coordinates with their offset:
+## Unusual endings
 
-- `.npz` keeps every field.
-- `.ply` keeps every field, colors in 8 bits. Up axis and unit are comments (`comment up_axis z`,
-  `comment meters_per_unit 0.3048`), which the reader knows.
-- `.obj` keeps points, colors, normals, faces, up axis and unit. A warning names labels, intensities, rings and colors
-  of faces.
+A file with an unknown ending is read by its content, such as PLY in `scan.dat`. Text has no signature: pass
+`file_type="txt"` or `--file-type txt`. For a known ending with other content, the error names the type to pass.
 
-Labels are read from a column with a usual name, from words as well as from numbers. `label_field="mine"`, in commands
-`--label-field mine`, names another column, property, field, array or extra dimension; of text without names its
-number, such as `--label-field 7`. A file `scan.label`, `.labels` or `.seg` beside a cloud without labels has them,
-too, as in SemanticKITTI and Semantic3D; `label_file="_labels.npy"` names any other file with one label for each
-point. A warning says so. Such a file is an `.npy`, an `.npz` of one array or with an array `labels`, text with a label
-in each line or a column of such a name, or numbers of 1, 2, 4 or 8 bytes without a header, as nuScenes'
-`_lidarseg.bin` has them.
+## What is left out
 
-Readers of all formats know the same names of columns, in any capitals, with CloudCompare's `scalar_` before them:
-
-- labels: `class`, `classification` and `semantic` come before `label`, which may be the number of an object; a warning
-  names the column that is not used;
-- rings: `ring`, `ring_index`, `channel`, `laser_id`, `laser_number`, `line` or `beam`;
-- intensities: `intensity`, `strength`, `reflectance`, `remission`, `amplitude` or `i`;
-- coordinates: x, y and z, also as `cartesianX`, `POINT_X` or `pos_x`, or easting, northing and elevation (or height);
-- colors: `red green blue`, `r g b`, `colorRed colorGreen colorBlue`, or a packed `rgb`;
-- normals: `nx ny nz` or `normal_x normal_y normal_z`.
-
-A unit in names of coordinates is that of the cloud: `X (mm)`, `x_m`, `x[ft]`. Two units of x and y are an error, and
-so are latitude and longitude, which have to be projected. What counts the points is no intensity and no ring,
-whatever its name, and colors that are zero everywhere are none; a warning says so.
-
-An OFF may have the prefixes `ST`, `C`, `N`, `4` and `n` in any order, as text and binary.
-
-## Files under other endings, and of other programs
-
-A file whose ending is not in the table is read as what its content is by its signature, such as PLY in `scan.dat`.
-Rows of numbers as text have none: `file_type="txt"`, in commands `--file-type txt`, reads them. For a known ending
-with other content, the error names the type to pass. Files of other programs are told in the same words everywhere,
-with the step that helps: `scan.usdz: is a USD scene; export it as .glb, .obj or .ply`.
-
-A glTF file gives what its scene shows at rest, as section 3.7 of the specification says: the joints of a skin place
-its mesh, morph targets count by their weights, and instances (EXT_mesh_gpu_instancing) come one after the other.
-Hidden nodes (KHR_node_visibility) are left out, and the center of CESIUM_RTC is the offset of the cloud. Extensions
-that a file requires are refused by name if they change shapes or their encoding, such as Draco; those of materials,
-textures, lights or metadata are not.
-
-The unit of a LAS is that of its coordinate system: well-known text of OGC, Esri or ISO 19162, or keys of GeoTIFF with
-the numbers of EPSG, in records before or after the points. Without one the cloud has no unit (`meters_per_unit` is
-None). Heights in another unit than x and y are told, and stand in `meters_per_height`. `in_degrees` is true of
-longitude and latitude."""
+A point cloud has points, colors, normals, labels, intensities, rings, returns, faces with colors and labels, an
+offset, an up axis and a unit. Anything else in a file is left out with a warning that names it, unless you
+[ask for it](reading_files.md#attributes-and-extra-bytes). What nearly every file has is left out silently:"""
 
 
 def formats_page() -> str:
@@ -315,36 +268,27 @@ def formats_page() -> str:
         reader = importlib.import_module(f"hf_any3d.data.files.{module}")
         endings = ", ".join(f"`.{name}`" for name in sorted(file_types))
         back = ", ".join(f"`.{name}`" for name in sorted(file_types) if copy_endings(f"a.{name}")) or "–"
-        rows.append((endings, first_line(reader), back, f"`data/files/{module}.py`"))
-        # What a format has in every file, and of which no warning tells.
+        rows.append((endings, first_line(reader), back))
+        # What every file of a format has, so that no warning names it.
         if (standard := getattr(reader, "NOT_READ", None)) is not None:
             not_read.append((endings, standard))
-    lines = ["# File formats", "", _LOADED, _NOTE, "", f"{len(FORMATS)} file types, in lower or upper case:", ""]
-    lines += markdown_table(("ending", "content", "labels back in the file", "read by"), sorted(rows))
-    lines += [
-        "",
-        "`read_point_cloud` reads one file; [data](data.md) describes folders, limits and columns of files. Every",
-    ]
-    lines += [
-        "reader gives arrays, or one error that names the file. Clouds are written as .ply, .obj and .npz. For",
-        "formats that take labels back, `write_labels` writes a copy of the file with the class of each point:",
-        "[labels in the file that went in](segmentation.md#labels-in-the-file-that-went-in).",
-    ]
-    lines += ["", _LEFT_OUT, ""]
-    lines += markdown_table(("ending", "not read, without a warning"), sorted(not_read))
-    lines += ["", _WRITTEN]
+    lines = ["# File formats: load LAS, LAZ, PLY, OBJ, STL, GLB, E57, PCD and other files", "", _LOADED, _NOTE, ""]
+    lines += [f"{len(FORMATS)} file types, in lower or upper case:", ""]
+    lines += markdown_table(("ending", "content", "labeled copy"), sorted(rows))
+    lines += ["", _WRITE, ""]
+    lines += markdown_table(("ending", "left out without a warning"), sorted(not_read))
+    lines += ["", "Names of attributes, units, map coordinates, limits: [how files are read](reading_files.md)."]
     return "\n".join(lines) + "\n"
 
 
-_ASKED = """Each task says once what it can be asked for, and every door is made of that: arguments of the pipeline,
-options of the command and of its [runs over many files](command_line.md#runs-over-many-files), settings of
-`many_files.ask`, fields of the [service](serve.md) and inputs of the page of `hf-any3d demo`. A dash is a default of
-the model or of its processor."""
+_ASKED = """Set these in every interface of a task: as arguments of the pipeline, options of the command and its
+[jobs](command_line.md#jobs-over-many-files), arguments of `many_files.ask`, fields of the [service](serve.md) and
+inputs of the demo page. A dash means a default of the model or processor."""
 
 
 def settings_page() -> str:
     """Return the page of the settings of tasks."""
-    lines = ["# What can be asked", "", _ASKED, _NOTE]
+    lines = ["# Settings: parameters, defaults, limits", "", _ASKED, "", _NOTE]
     for name, task in TASKS.items():
         if task.settings is None:
             continue
@@ -368,18 +312,15 @@ def settings_page() -> str:
 
 def published_page() -> str:
     """Return the page of published checkpoints, with their licenses and text towers."""
-    lines = ["# Published checkpoints", "", _NOTE, ""]
-    lines += ["These names open with `open_published`, `from_pretrained`, pipelines and commands:"]
-    lines += ["[open published encoders](open_encoders.md). Names and sizes are those that the authors state. What a"]
-    lines += [
-        "file has is compared with them, and every tensor is accounted for. Repositories of `torch-pointcloud` hold"
-    ]
-    lines += ["copies of the authors' files, and figures that were measured with them; others are the authors' own."]
+    lines = ["# Published checkpoints: model zoo, names and licenses", "", _NOTE, ""]
+    lines += ["You can open these names with pipelines, commands, `from_pretrained` and `open_published`"]
+    lines += ["([how](open_encoders.md)). Every tensor of a file is accounted for. Figures are the authors', or, for"]
+    lines += ["`torch-pointcloud`, that library's."]
     runs = json.loads(PUBLISHED_CHECKS.read_text(encoding="utf-8"))["runs"]
     count = sum(len(published.files) for published in PUBLISHED.values())
     lines += [
-        f"Of {count} names, {len(runs)} were [opened for real](#opened-for-real) here; the others are tested with",
-        "files of the layout that their programs write. None of the figures was repeated.",
+        f"Of {count} names, {len(runs)} were [opened with real weights](#opened-for-real) here; the others are tested",
+        "with files of the layout that their programs write. No figure was repeated.",
         "",
     ]
     rows = []
@@ -396,12 +337,11 @@ def published_page() -> str:
                     f"`{opened}`",
                     ", ".join([f"`{file.path}`", *others]),
                     f"`{file.model_class or published.system.model_class}`",
-                    runs[opened]["date"] if opened in runs else "no",
                     texts or "",
                     "; ".join(filter(None, (file.remark, file.reported))),
                 )
             )
-    lines += markdown_table(("name", "files", "opens with", "opened here", "texts are encoded by", "remark"), rows)
+    lines += markdown_table(("name", "files", "opens with", "texts are encoded by", "remark"), rows)
     lines += ["", "## Opened for real", ""]
     lines += ["What the recorded runs saw. `tests/published/judging.py` defines chance and what is expected. With a"]
     lines += [

@@ -49,6 +49,13 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[\s]+", "-", line) for line in plain}
 
 
+def pages_below(entry) -> list[str]:
+    """Return the pages of an entry of the navigation."""
+    if isinstance(entry, str):
+        return [entry]
+    return [page for below in (entry.values() if isinstance(entry, dict) else entry) for page in pages_below(below)]
+
+
 @pytest.mark.parametrize("page", LINKED, ids=name_of)
 def test_links_lead_to_files_and_headings(page):
     broken = []
@@ -63,12 +70,7 @@ def test_links_lead_to_files_and_headings(page):
 
 
 def test_the_navigation_has_every_page_once():
-    def pages(entry) -> list[str]:
-        if isinstance(entry, str):
-            return [entry]
-        return [page for below in (entry.values() if isinstance(entry, dict) else entry) for page in pages(below)]
-
-    named = pages(NAVIGATION)
+    named = pages_below(NAVIGATION)
     assert len(named) == len(set(named))
     own = {page for page in named if not page.startswith(SHOWN_ELSEWHERE)}
     assert own == {page.relative_to(ROOT / "docs").as_posix() for page in PAGES}
@@ -77,14 +79,16 @@ def test_the_navigation_has_every_page_once():
 
 
 def guides() -> list[str]:
-    """Return the guides of the navigation, at their names in `docs`."""
-    listed = next(part["Guides"] for part in NAVIGATION if isinstance(part, dict) and "Guides" in part)
-    return [page for entry in listed if isinstance(entry, dict) for page in entry.values() if isinstance(page, str)]
+    """Return newcomers' pages and guides, at their names in `docs`."""
+    parts = {title: pages_below(below) for part in NAVIGATION for title, below in part.items()}
+    return [page for page in parts["Start"] + parts["Guides"] if not page.startswith(SHOWN_ELSEWHERE)]
 
 
 def test_the_list_of_guides_names_each():
     text = (ROOT / "docs" / "guides.md").read_text(encoding="utf-8")
-    assert [name for name in guides() if f"({name})" not in text] == []
+    parts = {title: pages_below(below) for part in NAVIGATION for title, below in part.items()}
+    listed = [name for name in parts["Guides"] if name != "guides.md" and not name.startswith(SHOWN_ELSEWHERE)]
+    assert [name for name in listed if f"({name})" not in text] == []
 
 
 @pytest.mark.parametrize("name", guides())
@@ -177,9 +181,9 @@ def messages_of_the_source() -> list[str]:
 
 
 @pytest.mark.slow
-def test_messages_of_the_troubleshooting_page_exist():
+def test_messages_of_the_page_on_errors_exist():
     texts = "\n".join(messages_of_the_source())
-    rows = re.findall(r"^\| (.+?) \| .+ \|$", (ROOT / "docs" / "troubleshooting.md").read_text(), flags=re.M)
+    rows = re.findall(r"^\| (.+?) \| .+ \|$", (ROOT / "docs" / "error_messages.md").read_text(), flags=re.M)
     messages = [message for row in rows for message in MESSAGE.findall(row) if " " in message]
     others = ("KeyError", "Feature type", "Unrecognized model", "Unknown task")
     ours = [message for message in messages if not message.startswith(others)]

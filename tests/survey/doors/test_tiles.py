@@ -17,7 +17,7 @@ NAMES = {"ground", "vegetation", "building"}
 @pytest.fixture(scope="module")
 def page():
     """The first block of the page: labeled tiles, a model, and another tile with its classes."""
-    return blocks(pages()["docs/label_your_laz.md"])[0]
+    return blocks(pages()["docs/few_tiles.md"])[0]
 
 
 @pytest.fixture(scope="module")
