@@ -62,7 +62,8 @@ class Terrain:
         rows = median_of_cells(points, np.flatnonzero(is_ground), corner, cell, shape)
         ground = points[rows]
         ground = ground[~_are_spikes(ground, corner, cell, shape)]
-        heights = _filled(ground, corner, cell, shape)
+        # To a tenth of a millimeter, as sums over all points differ in their last digits.
+        heights = _filled(ground, corner, cell, shape).round(4)
         is_empty = np.ones(shape, bool)
         is_empty[_cells_of(ground, corner, cell)] = False
         away = np.asarray(ndimage.distance_transform_edt(is_empty, sampling=cell))
