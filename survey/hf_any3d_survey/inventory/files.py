@@ -155,7 +155,7 @@ def take_inventory(
             place.add(number, seen, seen_before)
             rasters.add(tile, seen)
             if report is not None:
-                report.add(tile, seen)
+                report.add(tile, seen, seen_before)
             if tile.left_out is not None:
                 left_out_heights[number] = tile.left_out.heights_above(seen.terrain, seen.factor)
             del cloud, kept, seen
@@ -180,7 +180,7 @@ def take_inventory(
                 map_unit_m=tiles[0].unit,
                 elevation_unit_m=tiles[0].height,
             )
-            write_report(outputs.report, report.content(things, about))
+            write_report(outputs.report, report.content(things, about, place.doubts))
         return Found(things, [tile.total for tile in tiles], [tile.path for tile in tiles])
 
 

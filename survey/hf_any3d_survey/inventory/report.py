@@ -18,7 +18,7 @@ from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import write_json, write_text
 from hf_any3d_survey.inventory.checkpoints import Checkpoints, error_statistics
 from hf_any3d_survey.inventory.doubt import Doubt
-from hf_any3d_survey.inventory.place import GROUND, VEGETATION, Seen
+from hf_any3d_survey.inventory.place import GROUND, VEGETATION, Copies, Seen
 from hf_any3d_survey.inventory.things import TREE, Thing
 from hf_any3d_survey.inventory.tile_files import TileFile
 from hf_any3d_survey.local_features.map_index import blocks
@@ -112,12 +112,14 @@ class PlaceReport:
         self._class_counts = np.zeros(256, np.int64)
         self._grid: _Grid | None = None
 
-    def add(self, tile: TileFile, seen: Seen) -> None:
-        """Add a tile."""
+    def add(self, tile: TileFile, seen: Seen, copies: Copies) -> None:
+        """Add a tile; `copies` are its points that an earlier one has, too, and that count once."""
         if self._grid is None:
             self._grid = _Grid(self._low, self._high, seen.spacing)
-        self._grid.add(seen)
-        self._class_counts += np.bincount(seen.classes[: seen.count], minlength=256)
+        is_new = np.ones(seen.count, bool)
+        is_new[copies.rows] = False
+        self._grid.add(seen, is_new)
+        self._class_counts += np.bincount(seen.classes[: seen.count][is_new], minlength=256)
         self._doubts += [(tile.path, doubt) for doubt in seen.doubts]
         is_plant = np.isin(seen.classes, VEGETATION) & (seen.heights >= CANOPY)
         vegetated = seen.terrain.cells_with(seen.points.part(np.flatnonzero(is_plant)))
@@ -139,8 +141,14 @@ class PlaceReport:
         self._checked[rows] = -seen.terrain.heights_above(points[rows])
         self._guessed[rows] = seen.terrain.guessed_at(points[rows])
 
-    def content(self, things: Sequence[Thing], about: About) -> dict[str, Any]:
-        """Return the report as plain values; lengths are in meters, and x and y are map coordinates."""
+    def content(self, things: Sequence[Thing], about: About, doubts: Sequence[Doubt] = ()) -> dict[str, Any]:
+        """Return the report as plain values; lengths are in meters, and x and y are map coordinates.
+
+        Args:
+            things: All things of the place.
+            about: How it was made.
+            doubts: About the place as a whole.
+        """
         assert self._grid is not None, "a place has a tile"
         area = self._grid.area
         cells = self._grid.rows(things, self._unit)
@@ -166,7 +174,10 @@ class PlaceReport:
             "least_checkpoints": LEAST_CHECKPOINTS,
             "trees": self._tree_content(things, area),
             "buildings": _building_content(things),
-            "doubts": [{"file": file, "name": doubt.name, "text": doubt.text} for file, doubt in self._doubts],
+            "doubts": [
+                {"file": file, "name": doubt.name, "text": doubt.text}
+                for file, doubt in [*self._doubts, *((None, doubt) for doubt in doubts)]
+            ],
             "cell_width_m": self._grid.cell,
             "check_by_hand": to_check(cells),
             "cells": cells,
@@ -259,10 +270,11 @@ class _Grid:
         """Return which share of the fine cells with points has a flag."""
         return float(np.count_nonzero(self._flags & flag)) / max(1, np.count_nonzero(self._flags & _FILLED))
 
-    def add(self, seen: Seen) -> None:
-        """Add the own points of a tile."""
+    def add(self, seen: Seen, is_new: np.ndarray) -> None:
+        """Add the own points of a tile that are new (points,)."""
         size = len(self._canopy)
-        for rows in blocks(seen.count):
+        for block in blocks(seen.count):
+            rows = block.start + np.flatnonzero(is_new[block])
             column, row = self._places(seen.points[rows]).T
             cells = column // self._edge * self._shape[1] + row // self._edge
             classes = seen.classes[rows]

@@ -1,5 +1,7 @@
 """One place gives one answer, however it is cut into tiles, and wherever it lies on the map."""
 
+import json
+
 import laspy
 import numpy as np
 import pytest
@@ -64,7 +66,8 @@ def test_tiles_give_the_trees_of_the_whole(pipe, stand, whole, overlap, tmp_path
     copies = [path.with_name(f"copy{path.name}") for path in paths]
     # Their order makes no difference.
     order = [2, 0, 3, 1]
-    found = take_inventory(pipe, [paths[at] for at in order], Outputs([copies[at] for at in order]))
+    report = tmp_path / "report.json"
+    found = take_inventory(pipe, [paths[at] for at in order], Outputs([copies[at] for at in order], report=report))
 
     tops, expected = tops_of(found), tops_of(whole)
     assert abs(len(tops) - len(expected)) <= 0.03 * len(expected)
@@ -74,6 +77,7 @@ def test_tiles_give_the_trees_of_the_whole(pipe, stand, whole, overlap, tmp_path
     assert KDTree(tops).query(tops, 2)[0][:, 1].min() > 0.3
 
     # A point of two tiles has one answer, and counts once.
+    assert json.loads(report.read_text())["points"] == len(stand.points)
     answers = {}
     for rows, copy in zip(parts, copies, strict=True):
         las = laspy.read(copy)
