@@ -241,11 +241,11 @@ TASKS = {
     "room layout": _LAYOUT,
     "surroundings of points": replace(
         _SCENES,
-        intro="Labels each point of a scan by its surroundings: {count} classes.",
+        intro="Labels each point of a scan from its neighborhood: {count} classes.",
         use="""answer = segment("tile.laz", output_dir="segmented")  # also writes a colored PLY and a web page
 answer["labels"], [segment["label"] for segment in answer["segments"]]""",
         logits="""logits = model(**processor("tile.laz", return_tensors="pt")).logits  # (1, some points, {count})""",
-        portions="surroundings are those in the whole scan; a call of the processor describes {points}.",
+        portions="neighborhoods span the whole scan; one call of the processor computes features of {points}.",
     ),
     # The student is what is of use after pretraining.
     "distilled student": replace(_FEATURES, opens="{base}"),

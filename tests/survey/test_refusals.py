@@ -33,5 +33,5 @@ def test_an_argument_is_refused(call, named):
 
 def test_a_model_without_learned_rows_cannot_be_adapted():
     local = tiny_local_features(LocalFeaturesForPointCloudSegmentation)
-    with raises(ValueError, naming="no learned rows"):
+    with raises(ValueError, naming="no training points"):
         adapted(local, np.zeros((2, 3), np.float32), ())
