@@ -23,7 +23,7 @@ def measured(**columns):
     [
         (lambda: LocalFeaturesProcessor(optional=("rgb",)), "optional"),
         (lambda: measured(width=[1.0, 2, 3]), "'wave'"),
-        (lambda: measured(wave=[np.nan] * 3), "'wave' has no number"),
+        (lambda: measured(wave=[np.nan] * 3), "'wave' has no value"),
     ],
 )
 def test_an_argument_is_refused(call, named):

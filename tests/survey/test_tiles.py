@@ -145,7 +145,7 @@ def test_a_folder_with_splits_is_judged_by_its_test_tiles(folder, learned):
     assert refused.code != 0 and "--seed has no effect" in refused.err
 
 
-TAKEN = "no coordinate system: taken for meters"
+TAKEN = "no coordinate system: assuming meters"
 
 
 def test_a_tile_that_says_no_unit_is_in_the_given_one_or_taken_for_meters_with_a_word(folder, learned):
@@ -168,7 +168,7 @@ def test_a_tile_that_says_no_unit_is_in_the_given_one_or_taken_for_meters_with_a
     assert checked.code == 0 and checked.out.count(TAKEN) == 1 and "unit:" not in checked.out
     # A file that says its unit keeps it.
     done = run("segment", folder / "said.las", "--model", folder / "model", "--unit", "feet")
-    assert done.code == 0 and "the file says a unit of 1 m, which counts" in done.err
+    assert done.code == 0 and "the file states a unit of 1 m, so" in done.err
     done = run("evaluate", folder / "model", folder / "unsaid_feet.las", "--unit", "feet", "--json")
     assert done.code == 0 and TAKEN not in done.err
 

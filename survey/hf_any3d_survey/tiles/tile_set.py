@@ -85,7 +85,7 @@ class TileSet:
             else:
                 codes = ", ".join(map(str, sorted(tile.left_out))) or "none that counts"
                 what = labels_of.removesuffix("s")
-                notes.append(f"left out: {tile.path}: no {what} has a usable class; its codes are {codes}")
+                notes.append(f"skipped: {tile.path}: no {what} has a usable class; its codes are {codes}")
         if not tiles:
             told(notes)
             raise ValueError(
@@ -103,7 +103,7 @@ class TileSet:
             )
         for tile in tiles:
             if not classes.numbers.keys() & tile.codes.keys():
-                notes.append(f"left out: {tile.path}: all its classes have fewer than {least} points in total")
+                notes.append(f"skipped: {tile.path}: all its classes have fewer than {least} points in total")
         tiles = [tile for tile in tiles if classes.numbers.keys() & tile.codes.keys()]
         return cls(tiles, labels_of, rule, classes, arguments, notes, rare, least)
 
@@ -298,7 +298,7 @@ def _look_at_all(files: Sequence[Path], arguments: TilesArguments) -> tuple[list
             cloud = _read(path, arguments)
         except PointCloudError as error:
             # A damaged or unlabeled file among many is told, and the others are learned.
-            notes.append(f"left out: {error}")
+            notes.append(f"skipped: {error}")
             errors.append(error)
             continue
         if arguments.unit != "diagonal":

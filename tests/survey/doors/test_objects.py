@@ -60,6 +60,6 @@ for folder in ("both", "same", "some"):
     assert "faces.ply: labels are on faces, but in vertices.ply on vertices" in done.err
     assert "one class (class 0) in 1 file" in done.err
     assert "b.ply: neither vertices nor faces have labels" in done.err
-    assert "c.ply: all 9 points are equal" in done.err
+    assert "c.ply: all 9 points have the same coordinates" in done.err
     assert "1 object; labeled vertices:" in done.out
     assert "mean IoU: not evaluated, as no object could be held out" in done.out
