@@ -51,7 +51,7 @@ class InputFile:
             except PointCloudFileError:
                 raise
             except Exception as error:  # each file system has errors of its own
-                what = f"{self.name}: cannot be fetched ({type(error).__name__}: {error})"
+                what = f"{self.name}: cannot be downloaded ({type(error).__name__}: {error})"
                 raise PointCloudFileError(what) from error
             # The format is found by the ending of the name, unless it is given.
             source.name = self.name

@@ -55,7 +55,7 @@ def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path, connections
     assert "frozen encoder features, mean of 2 copies" in way and way.endswith("with a linear head; as requested")
     assert sure == (
         "accuracy: 100 % (10 of 10 scans; 95 % interval 72 to 100 %), by cross-validation in 5 folds; the saved model "
-        "learned from all 10"
+        "is trained on all 10"
     )
     assert confused == "confused: no classes confused" and unknown.startswith(
         # Of 10 scans none was refused: Clopper and Pearson's limit is 1 - 0.05 ** (1 / 10).

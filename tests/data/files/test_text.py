@@ -135,7 +135,9 @@ def test_many_values_of_a_column_without_a_name_are_not_taken_for_labels():
     generator = np.random.default_rng(0)
     points, intensity = generator.normal(size=(300, 3)), generator.integers(0, 256, 300)
     colors = generator.integers(0, 256, (300, 3))
-    with pytest.warns(UserWarning, match="column 4 has no name, may be labels, intensities or other values, and is ignored"):
+    with pytest.warns(
+        UserWarning, match="column 4 has no name, may be labels, intensities or other values, and is ignored"
+    ):
         assert read(rows(points, intensity)).labels is None
     with pytest.warns(UserWarning, match="columns 4 to 7 may be intensity and colors, or colors and another"):
         cloud = read(rows(points, intensity, colors))
