@@ -266,7 +266,6 @@ class TileSet:
             without = self._without(name)
             # If no file has it, nothing is missing.
             if len(without) < len(self) and not self._is_learned(name):
-                has = "has" if len(without) == 1 else "have"
                 remarks.append(f"{_WORDS[name]}: not used, as it is missing in {listed(without, 3)}")
         return remarks
 
