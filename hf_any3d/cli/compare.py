@@ -35,27 +35,30 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN RUN …",
-            help="Output directories of train, or JSON files of evaluate --output; with --on, any models. Differences "
-            "are to the first one.",
+            help="Output directories of train or JSON files from evaluate --output; with --on, any models. The "
+            "first run is the baseline.",
         ),
     ],
     on: Annotated[
         str | None,
-        option("Labeled clouds, as DATA of evaluate: evaluate all models on them, and compare the results."),
+        option("Labeled data, as in DATA of evaluate: evaluate all models on it and compare the results."),
     ] = None,
     split: Annotated[
-        str | None, option("Split to compare on, such as test; by default one that all runs have.")
+        str | None, option("Split to compare on, such as test; by default one that all runs share.")
     ] = None,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU for --on.")] = False,
-    output: Annotated[Path | None, output_option("Also write a page (.html) or the figures (.json, .csv).")] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Run --on on the CPU only.")] = False,
+    output: Annotated[
+        Path | None, output_option("Also write an HTML page (.html) or the metrics (.json, .csv).")
+    ] = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Compare runs: accuracy or another metric with intervals, a paired test on the same scans, and what they cost.
+    """Compare runs: a metric with confidence intervals, a paired test on the same scans, and training cost.
 
-    Without `--on`, the scans are those that each run was judged on when it was trained, as far as all runs have them.
-    Accuracies are compared by McNemar's exact test, other metrics by exchanging the runs at random; intervals of 95 %
-    are Wilson's, or from resampled scans. Of more than two runs, p values are adjusted (Holm).
+    Without `--on`, uses the evaluation results saved during training, on the scans that all runs share. Accuracy is
+    compared with McNemar's exact test, other metrics with a paired permutation test. The 95 % intervals are Wilson
+    intervals for accuracy, and bootstrap intervals over scans otherwise. With more than two runs, p values are
+    Holm-adjusted.
     """
     suffix = check_output(output, (".html", *DATA), as_json=as_json, as_csv=as_csv)
     if len(runs) < 2:
