@@ -222,7 +222,7 @@ def _run_locked(job: Job, words: Sequence[str], output: Path, runs: RunOptions) 
     table = Table(output, job.description(words), write)
     # The stamp tells on a second run whether a file has changed.
     before, done = run(table, files, lambda name: files[name].stamp(), execute, retry=runs.retry)
-    earlier = f", {before} of them before" if before else ""
+    earlier = f", {before} already done" if before else ""
     print_line(f"{output}: {counted(len(files), 'file')}{earlier}, {done.failed} failed")
     # The table is complete, with errors in it: the exit code tells a script so.
     if done.failed:

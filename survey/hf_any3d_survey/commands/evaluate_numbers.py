@@ -103,9 +103,9 @@ def _lines(figures: dict[str, Any], least_points: int) -> list[str]:
 
     small = figures["too_small_true"], figures["too_small_predicted"]
     lines = [
-        f"true things {figures['true_things']:,}: found {figures['found']:,}, missed {figures['missed']:,}",
-        f"predicted things {figures['predicted_things']:,}: right {figures['found']:,}, "
-        f"invented {figures['invented']:,}",
+        f"true objects {figures['true_things']:,}: found {figures['found']:,}, missed {figures['missed']:,}",
+        f"predicted objects {figures['predicted_things']:,}: correct {figures['found']:,}, "
+        f"false positives {figures['invented']:,}",
         f"precision {share_of('precision')}   recall {share_of('recall')}   F1 {share_of('f1')}   "
         f"mean best IoU {share_of('mean_best_iou')}   of {figures['points']:,} points",
     ]

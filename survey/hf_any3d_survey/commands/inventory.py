@@ -101,8 +101,8 @@ def inventory(
     """Classify ground, vegetation and buildings, number trees and buildings, and add heights above ground.
 
     Several files, or a folder, are treated as tiles of one site: an object that crosses a tile border gets one number.
-    No labels are needed; the bundled model does the classification. Copies change only the class of points of class 0 and 1, and
-    add the attributes HeightAboveGround (in the unit of z), PredInstance and PredScore.
+    No labels are needed; the bundled model classifies the points. Copies change only the class of points of class 0
+    and 1, and add the attributes HeightAboveGround (in the unit of z), PredInstance and PredScore.
     """
     name, words = split_model(files, model)
     inputs = find_inputs(words, options.file_type)
@@ -136,14 +136,14 @@ def inventory(
     classes = "none" if copies.keep_classes else "all" if copies.reclassify else "unclassified"
     paths = [file.name for file in inputs.files]
     if suffix in VIEWS:
-        with status(f"finding the things of {paths[0]}"), file_errors(paths[0]):
+        with status(f"finding trees and buildings in {paths[0]}"), file_errors(paths[0]):
             result = pipe(paths[0], **answers.arguments)
         things = result["things"]
         gallery = Gallery(output, 1, "z")
         cloud = pipe.open(paths[0])
         title = f"{titles[paths[0]]}: {answers.caption(answers.row(result))}"
         gallery.add_view(answers.view(cloud, result), cloud, title)
-        write_gallery(gallery, f"things by {Path(name).name}")
+        write_gallery(gallery, f"objects by {Path(name).name}")
         count = len(result["numbers"])
     else:
         outputs = Outputs(
@@ -159,7 +159,7 @@ def inventory(
         # The tile in work is told where there are several.
         tell = print_note if len(paths) > 1 else lambda _: None
         command = shlex.join(["hf-any3d", *sys.argv[1:]])
-        with status(f"finding the things of {paths[0]}") if len(paths) == 1 else nullcontext():
+        with status(f"finding trees and buildings in {paths[0]}") if len(paths) == 1 else nullcontext():
             found = take_inventory(pipe, paths, outputs, progress=tell, command=command, **answers.arguments)
         things = found.things
         count = sum(found.points)
@@ -176,9 +176,9 @@ def inventory(
 
 def _words_of(chosen: TreeChoice) -> str:
     """Return what numbered trees have chosen."""
-    overlap = f"mean intersection over union with your trees {chosen.agreement:.2f}"
+    overlap = f"mean IoU with your trees {chosen.agreement:.2f}"
     if chosen.is_default:
-        return f"no other settings find surely more of its trees; the defaults are used ({overlap})"
+        return f"no other settings clearly find more of its trees; using the defaults ({overlap})"
     if chosen.smoothing is not None:
-        return f"crowns are told apart in a canopy smoothed by {chosen.smoothing:.2g} m ({overlap})"
+        return f"crowns are separated after smoothing the canopy by {chosen.smoothing:.2g} m ({overlap})"
     return f"neighboring crowns may differ {'more' if chosen.evenness == 0 else 'less'} in size ({overlap})"

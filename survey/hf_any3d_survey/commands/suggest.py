@@ -76,6 +76,6 @@ def suggest(
     # The page saves its answers under this name, and a table or cloud has them itself.
     answers = f"{file.stem}_answers.csv" if suffix == ".html" else output
     # The packaged model by a name that stays where Python moves.
-    print_line(f"then: hf-any3d train {answers} {file} --from {model or 'inventory'}")
+    print_line(f"next: hf-any3d train {answers} {file} --from {model or 'inventory'}")
     if browser and suffix == ".html":
         webbrowser.open(output.absolute().as_uri())
