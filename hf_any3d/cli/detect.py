@@ -19,8 +19,7 @@ class _FrameOptions(Settings):
     """An option for what has two forms in Python: whether a frame is found, or which parts of it."""
 
     align_parts: Annotated[
-        str | None,
-        option("For layout models: which steps of frame alignment to apply, from up_axis,level,unit,floor,turn."),
+        str | None, option("Of models that write layouts: parts of the frame, up_axis,level,unit,floor,turn.")
     ] = None
 
     def values(self) -> dict[str, Any]:
@@ -47,16 +46,17 @@ def detect(
     output: Annotated[
         Path | None,
         output_option(
-            "Write the boxes as a table (.json, .csv; resumable runs also .jsonl, .parquet), an HTML page (.html) "
-            "or an image (.png)."
+            "A table of the boxes (.json, .csv; of a run also .jsonl, .parquet), or a page (.html) or picture "
+            "(.png) of them."
         ),
     ] = None,
     batch_size: BatchSize = None,
     device: Device = None,
 ) -> None:
-    """Detect objects in scans and print an oriented box for each.
+    """Find objects in scans, with a box around each.
 
-    Boxes use the coordinates and units of the file: center, size (length, width, height) and heading, in radians,
-    counterclockwise about the up axis. Scores are not calibrated; layout models such as SpatialLM have no scores.
+    Boxes are in the frame and units of the file: center, size (length, width, height) and heading, in radians,
+    counterclockwise about the up axis. Scores are not calibrated; models that write layouts, such as SpatialLM, have
+    none.
     """
     ask(TASK.name, files, model, asked.values(), options, runs, output, batch_size, device)

@@ -14,32 +14,32 @@ class PartsByNameSettings:
     """Settings of `zero-shot-point-cloud-segmentation`."""
 
     labels: tuple[str, ...] | None = setting(
-        None, "Part names, for models that find parts by name.", argument="candidate_labels"
+        None, "Names of parts, for models that find parts by name.", argument="candidate_labels"
     )
     category: str | None = setting(
         None,
-        "Object category, for part segmentation models.",
+        "Category of the object, for models of parts.",
         refused={"demo": "it is part of the words"},
     )
     templates: str | None = setting(
         None,
-        "Prompt templates for the names: part_only, part_plus_cat or ensemble.",
+        "Texts around names: part_only, part_plus_cat or ensemble.",
         refused={"demo": "the page asks with the model's own texts"},
     )
     text_features: Any = setting(
         None,
-        "A precomputed vector for each name, instead of running the text encoder.",
+        "A vector for each name, instead of the text tower.",
         refused={"demo": "words are typed there", "service": "it opens no files of its machine"},
     )
     votes: bool = setting(
         False,
-        "Average predictions over rotated or mirrored copies (test-time augmentation), as in the model's evaluation.",
+        "Answer by the mean of turned or mirrored copies, as a model was judged.",
         refused={"demo": AT_ONCE},
     )
-    up_axis: Literal["x", "y", "z"] | None = setting(None, "Up axis of the point clouds.")
+    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.")
     max_points: int | None = setting(
         None,
-        "Downsample larger point clouds to this many points.",
+        "Thin larger clouds out to this many points.",
         low=1,
         refused={"demo": "larger clouds are thinned anyway"},
     )
