@@ -111,14 +111,16 @@ def learn_added_points(request: AddedPoints, paths: Sequence[str | Path]) -> Lea
         missing = "answers, such as the .csv that a page of hf-any3d data suggest saves"
         if answer_files:
             missing = f"tile with the points of {answer_files[0].name}"
-        raise ValueError(f"--from {arguments.from_model}: no {missing}; pass the answers and their tiles")
+        raise ValueError(
+            f"--from {arguments.from_model}: no {missing}; expected answers and the tiles that they are of"
+        )
     earlier = Path(arguments.from_model)
     if earlier.resolve() == Path(arguments.output_dir).resolve():
-        raise ValueError(f"--output {earlier}: is the model to extend; give another directory")
+        raise ValueError(f"--output {earlier}: has the model that points are added to; expected another directory")
     model = LocalFeaturesForPointCloudSegmentation.from_pretrained(earlier).eval()
     processor = LocalFeaturesProcessor.from_pretrained(earlier)
     if not model.config.learned_rows:
-        raise ValueError(f"--from {earlier}: the model stores no training points; train it again on its tiles")
+        raise ValueError(f"--from {earlier}: the model has stored no learned points; train it anew on its tiles")
     with stopwatch.part("data"):
         answers = read_all_answers(answer_files)
         tiles = _read_tiles(tile_paths, processor, arguments.unit)
@@ -127,7 +129,7 @@ def learn_added_points(request: AddedPoints, paths: Sequence[str | Path]) -> Lea
         kept = one_for_each_point(answers, named.labels, named.names, [*tiles.values()], tile_of)
         if len(kept) < len(answers):
             again = len(answers) - len(kept)
-            told([f"answers: {again:,} of {len(answers):,} are duplicates and count once"])
+            told([f"answers: {again:,} of {len(answers):,} repeat others about the same points, and count once"])
             answers = answers.part(kept)
             tile_of = tile_of[kept]
             # A new class may have had enough points by those.
@@ -172,7 +174,7 @@ def _read_tiles(
         try:
             cloud = read_point_cloud(path, columns=processor.columns)
         except NoPointsError as error:
-            told([f"{error}; skipped"])
+            told([f"{error}, and is left out"])
             empty.append(error)
             continue
         tiles[path] = with_unit(cloud, unit)
@@ -224,8 +226,8 @@ def name_answers(answers: Answers, config: LocalFeaturesConfig) -> Named:
             known = ", ".join(names[: len(id2label)])
             first = int((labels == names.index(name)).argmax())
             raise ValueError(
-                f"{answers.place(first)}: class {name!r} is new and has only {counted(count, 'point')}; label at "
-                f"least {LEAST_NEW} points of it, or use one of {known}"
+                f"{answers.place(first)}: class {name!r} is new and has {counted(count, 'point')}; expected "
+                f"{LEAST_NEW} or more of it, or one of {known}"
             )
     return Named(labels, names, codes, members, new)
 
@@ -264,7 +266,7 @@ def _rows(
                 first = int(asked[far.is_far[rows[asked]].argmax()])
                 raise ValueError(
                     f"{answers.place(first)}: row {rows[first]} of {path.name} is far from all other points of the "
-                    "tile; remove this row"
+                    "tile; expected answers about others"
                 )
             # Numbers among the points of the place
             rows = np.cumsum(~far.is_far)[rows.clip(0, len(far.is_far) - 1)] - 1
@@ -342,8 +344,8 @@ def _save(
     if before is not None:
         for split, values in before.metrics.items():
             if "mean_iou" in values:
-                sure.append(f"Before adding points: mean IoU {percent(values['mean_iou'])} %, on {inline(split)}.")
-    sure.append("No site was held out to evaluate the current model.")
+                sure.append(f"Before points were added: mean IoU {percent(values['mean_iou'])} %, on {inline(split)}.")
+    sure.append("Of the model as it is, no place was held out.")
     sure += ["", "### Added points", "", "| to | points | tiles | classes |", "|---|---|---|---|"]
     for entry in history:
         # Names come from files, and could break the table.
@@ -383,12 +385,10 @@ def _save(
 
 def _sure(facts: Mapping[str, Any]) -> str:
     """Return what is known of the answers, in one sentence or two."""
-    text = (
-        f"{counted(facts['points'], 'point')} added; the previous model was right on {facts['right before']} of them."
-    )
+    text = f"{counted(facts['points'], 'point')} added; the model before was right on {facts['right before']} of them."
     if facts["right when held out"] is not None:
         text += (
-            " Trained on four fifths of them and evaluated on the rest (5-fold cross-validation), it was right on "
+            f" After it had learned the others, each fifth being held out, it was right on "
             f"{facts['right when held out']}."
         )
     return text
