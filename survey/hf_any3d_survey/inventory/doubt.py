@@ -175,7 +175,7 @@ def measure_tile(seen: Seen, conditions: Mapping[str, float], unlike: float = 0.
 
 
 class TileCells(NamedTuple):
-    """What stands in the cells of the ground of a tile, by its own points without noise; arrays (rows, columns).
+    """Contents of the cells of a tile, by its own points without noise; arrays (rows, columns).
 
     Attributes:
         cell: Width of a cell in meters.

@@ -48,7 +48,7 @@ _REACH = 10.0
 
 @dataclass(frozen=True)
 class About:
-    """What an inventory was made of.
+    """Origin of an inventory: files, model, settings.
 
     Attributes:
         files: Paths of the tiles.
