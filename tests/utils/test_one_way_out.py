@@ -136,6 +136,7 @@ OTHERS = {
     "write_layout": "by write_text and write_bytes",
     "write_point_dataset": _BY_COMMAND,
     "write_comparison": _BY_COMMAND,
+    "write_evaluation_page": _BY_COMMAND,
     "write_compared_numbers": _BY_COMMAND,
     "write_suggestions": _BY_COMMAND,
     "write_report": _BY_COMMAND,
