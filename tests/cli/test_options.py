@@ -24,7 +24,7 @@ COMMANDS = dict(commands(app))
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_that_opens_a_name_accepts_licenses(name):
-    words = {"model", "encoder", "names"} & set(inspect.signature(COMMANDS[name]).parameters)
+    words = {"model", "encoder", "names", "runs"} & set(inspect.signature(COMMANDS[name]).parameters)
     assert ("--accept-license" in run(*name.split(), "--help").out) is bool(words)
 
 
