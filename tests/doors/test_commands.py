@@ -140,7 +140,10 @@ def _classify(address, file, service):
             with urllib.request.urlopen(urllib.request.Request(address, body, kind), timeout=60) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            raise AssertionError(error.read().decode()) from error
+            # While the model is being loaded
+            if error.code != 503:
+                raise AssertionError(error.read().decode()) from error
+            time.sleep(0.2)
         except urllib.error.URLError:
             time.sleep(0.2)
     raise AssertionError(f"the service ended: {service.communicate()}")
