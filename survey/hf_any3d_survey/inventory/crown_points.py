@@ -98,7 +98,11 @@ class CrownStore:
         kept = kept[order]
         if self._folder is not None and len(kept):
             path = self._folder / f"crowns{tile}.npy"
-            stored = np.lib.format.open_memmap(path, "w+", _POINT, kept.shape)
+            try:
+                stored = np.lib.format.open_memmap(path, "w+", _POINT, kept.shape)
+            except OSError as error:
+                # One about the size names no file.
+                raise OSError(error.errno, error.strerror, str(path)) from error
             reserve_room(path)
             stored[:] = kept
             kept = stored

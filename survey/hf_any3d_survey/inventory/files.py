@@ -136,7 +136,9 @@ def take_inventory(
     outputs.check(paths, system, copies)
     checkpoints = None if outputs.checkpoints is None else read_checkpoints(outputs.checkpoints, system)
     with ExitStack() as stack:
-        folder = stack.enter_context(temporary_folder())
+        folder = None
+        if len(paths) > 1:
+            folder = stack.enter_context(temporary_folder())
         tiles = look_at_tiles(pipe, paths, unit, folder, progress)
         left_out_heights: dict[int, np.ndarray] = {}
         place = Place([tile.count for tile in tiles], folder=folder, **asked)

@@ -200,8 +200,6 @@ def look_at_tiles(
     """
     tiles: list[TileFile] = []
     empty: dict[str, str] = {}
-    if len(paths) == 1:
-        folder = None
     boxes = [bounds_of_header(path) for path in paths]
     for number, path in enumerate(paths):
         if folder is not None:
