@@ -10,11 +10,13 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from hf_any3d.utils.atomic_files import reserve_room
 from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks
+from hf_any3d_survey.local_features.sparse_boxes import bounds_of
 
 SQUARE = 30.0
 """Meters of the squares by which points are found again."""
@@ -48,6 +50,26 @@ class CrownPoints:
         return CrownPoints(*(values[rows] for values in own), self.around)
 
 
+class _Tile(NamedTuple):
+    """Points of a tile.
+
+    Attributes:
+        number: Its number.
+        points: (points,) of `_POINT`, square by square.
+        squares: (squares, 2) lower corners of these squares.
+        starts: (squares + 1,) where their points start.
+        around: (places, 2) middles of the cells of the footprint.
+        bounds: (2, 2) lowest and highest of these.
+    """
+
+    number: int
+    points: np.ndarray
+    squares: np.ndarray
+    starts: np.ndarray
+    around: np.ndarray
+    bounds: np.ndarray
+
+
 class CrownStore:
     """Keeps points that may be of trees until all tiles are known.
 
@@ -57,13 +79,8 @@ class CrownStore:
 
     def __init__(self, folder: Path | None):
         self._folder = folder
-        # Of each tile: its number, its points square by square, the keys of these squares, and where they start.
-        self._tiles: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
-        self._footprint: list[np.ndarray] = []
+        self._tiles: list[_Tile] = []
         self._count = self._occupied = 0
-
-    def __len__(self) -> int:
-        return self._count
 
     @property
     def density(self) -> float:
@@ -83,7 +100,7 @@ class CrownStore:
             is_guessed: (points,) whether the ground below these is guessed.
         """
         footprint = [np.unique(_keys(points[block], _FOOTPRINT)) for block in blocks(len(points))]
-        self._footprint.append(np.unique(np.concatenate(footprint)))
+        around = (_places(np.unique(np.concatenate(footprint))) + 0.5) * _FOOTPRINT
         kept = np.empty(len(rows), _POINT)
         squares = np.empty(len(rows), np.int64)
         for block in blocks(len(rows)):
@@ -106,7 +123,8 @@ class CrownStore:
             reserve_room(path)
             stored[:] = kept
             kept = stored
-        self._tiles.append((tile, kept, keys, np.append(starts, len(kept))))
+        ends = np.append(starts, len(kept))
+        self._tiles.append(_Tile(tile, kept, _places(keys) * SQUARE, ends, around, bounds_of(around)))
         self._count += len(kept)
         for first, last in itertools.pairwise([*starts.tolist(), len(kept)]):
             self._occupied += len(np.unique(_keys(kept["xyz"][first:last], 1.0)))
@@ -115,30 +133,37 @@ class CrownStore:
         """Yield lower and upper corners (2,) of squares of the map that have points, of so many meters."""
         if not self._count:
             return
-        places = _places(np.concatenate([keys for _, _, keys, _ in self._tiles])) * SQUARE
+        places = np.concatenate([tile.squares for tile in self._tiles])
         for place in np.unique(np.floor((places + SQUARE / 2) / width), axis=0):
             yield place * width, (place + 1) * width
 
     def within(self, low: np.ndarray, high: np.ndarray) -> CrownPoints:
         """Return the points of all squares between two corners (2,), at multiples of `SQUARE`."""
-        parts = []
-        tiles = []
-        for tile, points, keys, starts in self._tiles:
-            places = _places(keys) * SQUARE
-            for at in np.flatnonzero(((places >= low) & (places < high)).all(axis=1)):
-                parts.append(np.asarray(points[starts[at] : starts[at + 1]]))
-                tiles.append(np.full(len(parts[-1]), tile, np.int32))
-        found = np.concatenate([np.zeros(0, _POINT), *parts])
-        around = (_places(np.concatenate(self._footprint)) + 0.5) * _FOOTPRINT
-        near = ((around >= low) & (around < high)).all(axis=1)
+        parts = [np.zeros(0, _POINT)]
+        tiles = [np.zeros(0, np.int32)]
+        around = [np.zeros((0, 2))]
+        for tile in self._tiles:
+            # Most of many tiles are elsewhere.
+            if (tile.bounds[1] < low).any() or (tile.bounds[0] >= high).any():
+                continue
+            around.append(tile.around[_are_within(tile.around, low, high)])
+            for at in np.flatnonzero(_are_within(tile.squares, low, high)):
+                parts.append(np.asarray(tile.points[tile.starts[at] : tile.starts[at + 1]]))
+                tiles.append(np.full(len(parts[-1]), tile.number, np.int32))
+        found = np.concatenate(parts)
         return CrownPoints(
             found["xyz"],
             found["height"],
-            np.concatenate([np.zeros(0, np.int32), *tiles]),
+            np.concatenate(tiles),
             found["row"],
             found["is_guessed"],
-            around[near],
+            np.concatenate(around),
         )
+
+
+def _are_within(places: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return which places (places, 2) lie between two corners (2,), (places,) bool."""
+    return ((places >= low) & (places < high)).all(axis=1)
 
 
 def _keys(points: np.ndarray, width: float) -> np.ndarray:
