@@ -270,7 +270,7 @@ def _load(path: str | os.PathLike, device: str = "cpu") -> Any:
             start = file.read(4)
         # A file of another kind gets a plain answer; a damaged one the reader's own.
         if not start.startswith(_STARTS):
-            raise ValueError(f"{path}: no checkpoint of torch; it begins with {start!r}") from error
+            raise ValueError(f"{path}: not a PyTorch checkpoint; it begins with {start!r}") from error
         text = str(error) or type(error).__name__
         is_more = isinstance(error, NotPlainError)
         kind = "holds more than tensors and plain values" if is_more else "damaged"

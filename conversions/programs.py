@@ -91,7 +91,10 @@ def recognize(path: str | os.PathLike) -> Recognized:
         if settings is not None and has_entry:
             return Recognized(path, program, settings)
     titles = dict.fromkeys(program.title for program in PROGRAMS)
-    raise ValueError(f"{path}: its tensors are those of none of {', '.join(titles)}: {listed(sorted(state)[:5])}")
+    raise ValueError(
+        f"{path}: unrecognized checkpoint; its tensor names match none of {', '.join(titles)}: "
+        f"{listed(sorted(state)[:5])}"
+    )
 
 
 def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:

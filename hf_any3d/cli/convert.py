@@ -119,7 +119,7 @@ def convert(
     if is_published:
         skip_hub_if_offline()
     elif output is None:
-        raise ValueError(f"{files[0]}: --output is missing; give the directory to create")
+        raise ValueError(f"{files[0]}: give the directory to create with --output")
     load_libraries()
     with status("converting"):
         if output is None or is_published:

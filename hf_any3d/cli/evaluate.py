@@ -294,7 +294,7 @@ def warn_if_learned(model: str, name: str) -> None:
     # A model on the hub has no such file here, and gives no warning.
     trained = read_json_object(Path(model) / "metrics.json").get("data")
     if isinstance(trained, dict) and trained.get("name") == name:
-        text = f"{model} was trained on data called {name}: of the same clouds, these figures are no test"
+        text = f"{model} was trained on data called {name}; on the same clouds, these scores are not a test"
         print_note(f"warning: {text}")
 
 

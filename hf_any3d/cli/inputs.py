@@ -88,7 +88,7 @@ def split_model(files: Sequence[str], model: str | None, command: str | None = N
             raise ValueError(f"{files[0]} is a model; expected files too")
     if command is None:
         return None, files
-    what = "--model is missing; expected the directory or hub name of a model"
+    what = "choose a model with --model (a directory or a hub name)"
     if command == "segment" and first.suffix.lower() in (".las", ".laz"):
         what += f", or ground, plants and buildings without a model: hf-any3d inventory {files[0]} --output FILE"
         package = missing_package("inventory")

@@ -189,9 +189,7 @@ def _run_locked(job: Job, words: Sequence[str], output: Path, runs: RunOptions) 
             # As `start` places them
             copy = output.parent / f"{os.path.relpath(os.path.abspath(name), root)}{job.copy_ending}"
             if os.path.realpath(copy) in read:
-                raise ValueError(
-                    f"--output: {copy} is a file that is read, and stays as it is; expected another folder"
-                )
+                raise ValueError(f"--output: {copy} is an input file, which is never overwritten; give another folder")
 
     def execute(names: list[str]) -> Iterator[dict[str, Any]]:
         executor = EXECUTORS["ray" if runs.ray else "local"](Workers(runs.workers))

@@ -137,7 +137,7 @@ class Checks:
         doubts = []
         far = find_far_points(cloud) if is_place(cloud) else None
         if far is not None:
-            doubts.append(f"{far}; commands for tiles take them for noise")
+            doubts.append(f"{far}; commands for tiles treat them as noise")
             cloud = without_far_points(cloud, far)
             points = cloud.points
         # The points, not the file: the same cloud may be stored in two formats.
@@ -152,10 +152,10 @@ class Checks:
                 self._samples[name] = sample
         # A mesh may have a large surface with few vertices.
         if len(points) < _FEW_POINTS and not cloud.is_mesh:
-            doubts.append(f"{len(points)} points are few")
+            doubts.append(f"{len(points)} points are very few")
         extent = points.max(axis=0) - points.min(axis=0)
         if not extent.any():
-            doubts.append("all points are equal")
+            doubts.append("all points have the same coordinates")
         x, y, z = (round(float(size), 6) for size in extent)
         has = tuple(column for column in _COLUMNS if getattr(cloud, column) is not None)
         checked = CheckedCloud(tile_of(name, cloud), len(points), (x, y, z), has, (*doubts, *doubts_about(cloud)))
@@ -239,14 +239,14 @@ def doubts_about(cloud: PointCloudData) -> list[str]:
         # Few different values alone may be floors, and coarse steps alone be spread over a large extent.
         if len(values) >= _FEW_POINTS and extent > 0 and distinct <= len(values) / 4 and step > extent / 1000:
             doubts.append(
-                f"{axis} has {distinct} different values in {len(values)} points, with steps of {step:g}: too far "
-                "from the origin for its precision; subtract an offset before it is stored"
+                f"{axis} has {distinct} different values in {len(values)} points, in steps of {step:g}: too far "
+                "from the origin for its precision; subtract an offset before saving"
             )
     # Formats that know an up axis or an offset are those of scanners and maps, which are not in millimeters.
     of_map = cloud.up_axis is not None or cloud.offset is not None or np.abs(points).max() > _MAP_DISTANCE * size
     of_map |= cloud.meters_per_unit is not None
     if _MILLIMETERS[0] <= size <= _MILLIMETERS[1] and not of_map:
-        doubts.append(f"the largest extent is {size:g}: millimeters, if this is an object or a room")
+        doubts.append(f"the largest extent is {size:g}, which suggests millimeters if this is an object or a room")
     return doubts
 
 
@@ -272,7 +272,7 @@ def describe_classes(folder: Path, files: Sequence[str]) -> str | None:
     if not scarce:
         return said
     named = listed([f"{printable(name)} ({counts[name]})" for name in scarce])
-    return f"{said}; more scans would help {named} most"
+    return f"{said}; {named} would benefit most from more scans"
 
 
 def empty_folders(root: Path) -> Iterator[Path]:

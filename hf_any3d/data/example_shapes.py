@@ -46,7 +46,7 @@ class ExampleShapes:
             names = sorted(entry.name for entry in readable)
             if not names:
                 kinds = ", ".join(sorted(types))
-                raise FileNotFoundError(f"{Path(folder)}: no point cloud in this folder; readable are {kinds}")
+                raise FileNotFoundError(f"{Path(folder)}: no point cloud in this folder; supported: {kinds}")
             files = {name.removesuffix(_RELEASED_SUFFIX): Path(folder) / name for name in names}
         self._shapes |= files
         # Files of the folder come first.

@@ -129,7 +129,7 @@ def split_far_points(cloud: PointCloudData, name: object = None) -> tuple[PointC
     if far is None:
         return cloud, None
     prefix = "" if name is None else f"{name}: "
-    warnings.warn(printable(f"{prefix}{far}; taken for noise, and left out of all else"), stacklevel=3)
+    warnings.warn(printable(f"{prefix}{far}; treated as noise and ignored"), stacklevel=3)
     return without_far_points(cloud, far), far
 
 

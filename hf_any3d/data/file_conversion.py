@@ -302,7 +302,10 @@ class CloudColumns:
             index = resample_index(len(cloud), self.num_points, generator)
         row = {}
         if cloud.offset is not None and "offset" not in self.names:
-            text = "points far from the origin are relative to an offset; it is left out, unless columns have 'offset'"
+            text = (
+                "points far from the origin are stored relative to an offset, which is lost; add 'offset' to "
+                "columns to keep it"
+            )
             warnings.warn(text, stacklevel=2)
         if cloud.points.dtype != np.float32:
             most = np.abs(cloud.points - cloud.points.astype(np.float32)).max()

@@ -51,7 +51,7 @@ class InputFile:
             except PointCloudFileError:
                 raise
             except Exception as error:  # each file system has errors of its own
-                what = f"{self.name}: cannot be fetched ({type(error).__name__}: {error})"
+                what = f"{self.name}: cannot be downloaded ({type(error).__name__}: {error})"
                 raise PointCloudFileError(what) from error
             # The format is found by the ending of the name, unless it is given.
             source.name = self.name
@@ -147,7 +147,7 @@ def list_files(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[s
     places = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     files = [file for path in places for file in _files_of(os.fspath(path))]
     if not files:
-        raise FileNotFoundError("paths is empty; expected files or folders")
+        raise FileNotFoundError("paths is empty; pass files or folders")
     # A file that two paths name has one row.
     return list(dict.fromkeys(files))
 
@@ -173,10 +173,10 @@ def _files_of(path: str) -> Iterator[str]:
     count = 0
     names = sorted(system.find(inner))
     if packed := [name for name in names if name.lower().endswith(PACKED)]:
-        text = f"{path}: {len(packed)} compressed files are left out, the first is {packed[0]}"
+        text = f"{path}: {len(packed)} compressed files are skipped, such as {packed[0]}; unpack them first"
         warnings.warn(printable(text), stacklevel=2)
     if arrays := sorted(arrays_beside_points(names)):
-        text = f"{path}: {len(arrays)} files are left out, the first is {arrays[0]}: {OF_POINTS}"
+        text = f"{path}: {len(arrays)} files are skipped, such as {arrays[0]}: {OF_POINTS}"
         warnings.warn(printable(text), stacklevel=2)
         names = sorted({*names} - {*arrays})
     for name in without_companions(names):

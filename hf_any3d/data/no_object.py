@@ -32,7 +32,7 @@ def why_no_object(cloud: PointCloudData, up_axis: str, config: Any = None) -> st
     """
     points = cloud.points
     if cloud.faces is None and len(points) < FEW_POINTS:
-        return f"{len(points)} points show no shape: the label is a guess"
+        return f"{len(points)} points are too few to show a shape, so the label is a guess"
     reason = why_too_large(cloud, config)
     if reason is not None:
         return reason
@@ -58,7 +58,9 @@ def why_no_object(cloud: PointCloudData, up_axis: str, config: Any = None) -> st
     if (np.abs(places - 0.5) > 0.47).any(axis=1).mean() < ROOM_SHARE:
         return None
     extent = " × ".join(f"{length:.1f}" for length in meters)
-    return f"{extent} in size, in meters a whole room: label its points (hf-any3d segment) or cut an object out"
+    return (
+        f"measures {extent}, the size of a room if in meters; label its points (hf-any3d segment) or crop one object"
+    )
 
 
 def why_too_large(cloud: PointCloudData, config: Any = None) -> str | None:
@@ -79,6 +81,6 @@ def why_too_large(cloud: PointCloudData, config: Any = None) -> str | None:
     shown = f"{extent:.0f}" if extent >= 10 else f"{extent:.2g}"
     # With the limit, by which a wrong unit of the file or the training can be seen
     return (
-        f"spans {shown} m: no single object that this model knows (up to {limit:.2g} m); label its points "
-        "(hf-any3d segment) or cut an object out"
+        f"spans {shown} m, too large for the objects this model was trained on (up to {limit:.2g} m); label its "
+        "points (hf-any3d segment) or crop one object"
     )

@@ -38,9 +38,9 @@ def read_apart(path: str | os.PathLike, seconds: float = SECONDS, columns: Seque
     try:
         # The time of the file begins with the first message, after all imports.
         is_ready = receiver.poll(_START_SECONDS) and receiver.recv() == "started" and receiver.poll(seconds)
-        result = receiver.recv() if is_ready else f"{path}: takes more than {seconds:g} seconds to read"
+        result = receiver.recv() if is_ready else f"{path}: took more than {seconds:g} seconds to read"
     except EOFError:
-        result = f"{path}: cannot be read, the process that reads it crashed"
+        result = f"{path}: cannot be read; the reading process crashed"
     finally:
         # Also after success: what a file has done to the process ends with it.
         process.kill()
@@ -81,5 +81,5 @@ def _read_into(sender: Connection, path: str, columns: tuple[str, ...]) -> None:
     except (ValueError, OSError, ImportError) as error:
         result = str(error)
     except MemoryError:
-        result = f"{path}: needs more memory than there is"
+        result = f"{path}: needs more memory than is available"
     sender.send(result)

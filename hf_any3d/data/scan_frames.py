@@ -116,7 +116,7 @@ def find_frame(
         points = points[np.random.default_rng(0).choice(len(points), _POINTS, replace=False)]
     points, normals, flat = _surfaces(points)
     if len(points) < _FEWEST or flat.sum() < _FEWEST / 4:
-        note = f"the scan has {int(flat.sum())} places on planes, too few to tell its axes and unit"
+        note = f"the scan has {int(flat.sum())} flat patches, too few to detect its axes and unit"
         return ScanFrame(up_axis or "z", warnings=(note,))
     frame = ScanFrame(up_axis or "z")
     if up_axis is None and "up_axis" in parts:
@@ -213,7 +213,7 @@ def _with_up_axis(frame: ScanFrame, points: np.ndarray, normals: np.ndarray, lea
     # From 0, if both axes are as likely, to 1.
     confidence = 1 - math.exp(-2 * (scores[best] - scores[second]))
     if confidence < least:
-        note = f"cannot tell which axis points up, {best} or {second}: taken is z; if it is another, say so (up_axis)"
+        note = f"cannot tell whether {best} or {second} points up; assuming z (set up_axis if that is wrong)"
         return replace(frame, warnings=(note,))
     sentence = "z points up" if best == "z" else f"turned: {best} points up in the file"
     return replace(frame, up_axis=best, sentences=(sentence,))
@@ -221,7 +221,7 @@ def _with_up_axis(frame: ScanFrame, points: np.ndarray, normals: np.ndarray, lea
 
 def _with_turn(frame: ScanFrame, angle: float, agreement: float, least: float) -> ScanFrame:
     if agreement < least:
-        note = "walls have no two directions at right angles, so the scan is not turned about the up axis"
+        note = "walls do not meet at right angles, so the scan is not rotated about the up axis"
         return replace(frame, warnings=(*frame.warnings, note))
     if abs(angle) < _SMALLEST_TURN:
         return replace(frame, sentences=(*frame.sentences, "walls are along the axes"))
@@ -245,7 +245,7 @@ def _with_level(frame: ScanFrame, normals: np.ndarray, least: float) -> ScanFram
     if min(floors, walls) < _FEWEST_FACES or tilt > _LARGEST_TILT:
         confidence = 0.0
     if confidence < least:
-        note = f"may be tilted by {math.degrees(tilt):.1f}°, but floor and walls do not agree on it; not leveled"
+        note = f"may be tilted by {math.degrees(tilt):.1f}°, but floor and walls disagree; not leveled"
         return replace(frame, warnings=(*frame.warnings, note))
     x, y, z = (upright.T @ up).tolist()
     return replace(frame, up=(x, y, z), sentences=(*frame.sentences, f"leveled by {math.degrees(tilt):.1f}°"))
@@ -266,7 +266,10 @@ def _with_unit(frame: ScanFrame, points: np.ndarray, least: float) -> ScanFrame:
     shown = " × ".join(f"{length * UNITS[name]:.1f}" for length in size)
     if math.exp(likelihood(UNITS[name]) / 6) < least:
         extent = " × ".join(f"{length:.3g}" for length in size)
-        note = f"{extent} in size is no room in meters, centimeters or millimeters; taken are meters"
+        note = (
+            f"an extent of {extent} is not a room in meters, centimeters or millimeters; assuming meters (set "
+            "unit if that is wrong)"
+        )
         return replace(frame, warnings=(*frame.warnings, note))
     sentence = f"in {name}: {shown} m in size"
     return replace(frame, unit=UNITS[name], sentences=(*frame.sentences, sentence))
@@ -279,7 +282,7 @@ def _with_floor(frame: ScanFrame, points: np.ndarray, normals: np.ndarray, flat:
     # Level faces in the lower part, since tables and beds are higher: the floor is where most of them are.
     lower = level[level < low + 0.4 * (high - low)]
     if len(lower) < _FEWEST_FACES:
-        note = "no floor was found; the lowest points are taken for it"
+        note = "no floor found; using the lowest points"
         return replace(frame, floor=float(low) * frame.unit, warnings=(*frame.warnings, note))
     counts, edges = np.histogram(lower, bins=max(int(0.4 * _CELLS), 1))
     fullest = int(counts.argmax())

@@ -15,7 +15,7 @@ from hf_any3d.utils.messages import listed
 
 LENGTHS = {"meters": 1.0, "feet": FOOT, "us-feet": US_SURVEY_FOOT}
 """Units that can be given for files without one, and their lengths in meters."""
-TAKEN_FOR_METERS = "no coordinate system: taken for meters"
+TAKEN_FOR_METERS = "no coordinate system: assuming meters"
 """Warning about files without a unit."""
 _LAS = (".las", ".laz")
 # Scans in degrees are less than a degree wide, which is 100 km, away from the origin, and many times higher than wide,
@@ -40,7 +40,7 @@ def with_unit(cloud: PointCloudData, unit: str | None) -> PointCloudData:
     if cloud.meters_per_unit is None and not cloud.in_degrees:
         return replace(cloud, meters_per_unit=length)
     if cloud.meters_per_unit is not None and abs(cloud.meters_per_unit / length - 1) > _SAME:
-        warnings.warn(f"the file says a unit of {cloud.meters_per_unit:g} m, which counts, not {unit}", stacklevel=3)
+        warnings.warn(f"the file states a unit of {cloud.meters_per_unit:g} m, so {unit} is ignored", stacklevel=3)
     return cloud
 
 
@@ -90,6 +90,6 @@ def why_not_projected(cloud: PointCloudData) -> str | None:
     if by is None:
         return None
     return (
-        f"coordinates are degrees, by {by}; expected a projection in meters or feet, such as pdal's "
-        "filters.reprojection writes"
+        f"coordinates are in degrees, by {by}; reproject to meters or feet, for example with pdal's "
+        "filters.reprojection"
     )

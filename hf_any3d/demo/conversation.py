@@ -123,7 +123,7 @@ class Conversation(Uploads):
 
     def _opened(self) -> ChatSession:
         if self._session is None:
-            raise ValueError("there is nothing to talk about yet; choose a shape")
+            raise ValueError("choose a shape first")
         return self._session
 
 

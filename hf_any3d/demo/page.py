@@ -256,7 +256,7 @@ def _chat_column() -> tuple[gr.Chatbot, gr.Textbox, gr.Button, gr.Button, gr.But
         # Answers are plain text.
         render_markdown=False,
         feedback_options=None,
-        placeholder="Ask something about the shape.",
+        placeholder="Ask a question about the shape.",
     )
     with gr.Row(elem_id="ask"):
         question = gr.Textbox(

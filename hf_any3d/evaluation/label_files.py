@@ -174,7 +174,7 @@ class LabelFiles:
         }
         warned = [*predicted.warnings, *truth.warnings]
         if flagged:
-            warned.append(f"{flagged:,} points with the flag withheld or synthetic are not judged")
+            warned.append(f"{flagged:,} points flagged withheld or synthetic are not evaluated")
         if warned:
             row["warnings"] = warned
         # (true points,); -1 stands for no match, and picks an answer that `found` then hides.

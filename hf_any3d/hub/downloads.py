@@ -97,8 +97,8 @@ def find_version(
     if cached is None:
         at = "" if revision == "main" else f" at revision {revision}"
         raise OSError(
-            f"{repository}: {file.path}{at} was never opened on this machine, and {reason}; open it once with a "
-            "network, or download the file and give its path"
+            f"{repository}: {file.path}{at} is not in the cache, and {reason}; open it once with a network, or "
+            "download the file and pass its path"
         )
     return cached
 

@@ -23,7 +23,7 @@ def find_model(name: str, revision: str | None = None) -> str:
         if not is_model(path):
             inner = sorted(file.parent for file in path.glob(f"*/{CONFIG}"))
             hint = f"; did you mean {inner[0]}?" if inner else ""
-            raise ValueError(f"{name}: no model in this directory, it has no {CONFIG}{hint}")
+            raise ValueError(f"{name}: no model in this directory; it has no {CONFIG}{hint}")
         return str(path)
     elif path.exists() or path.suffix[1:].lower() in FORMATS:
         # A file of points in the place of the model, which is no name on the hub.

@@ -54,8 +54,8 @@ def check_name(
         return
     at = "" if revision is None else f" at revision {revision}"
     raise OSError(
-        f"{name}: no such directory, and this model{at} is not in the hub's cache, the only place to look "
-        f"({reason}); fetch it once with a network: hf download {name}"
+        f"{name}: no such directory, and this model{at} is not in the Hub cache ({reason}); download it once with "
+        f"a network: hf download {name}"
     )
 
 

@@ -56,7 +56,7 @@ def push_folder(
 
     # Without a network nothing is tried; the hub's client would take a minute to say so.
     if (reason := offline_reason()) is not None:
-        raise OSError(f"{repository}: nothing was pushed, as {reason}")
+        raise OSError(f"{repository}: nothing was pushed; {reason}")
     api = huggingface_hub.HfApi()
     # Hidden files stay here, except for scores, which the hub lists from this folder.
     hidden = [path.name for path in folder.glob(".*") if path.name != ".eval_results"]

@@ -247,7 +247,7 @@ def _results(metrics: Mapping[str, Mapping[str, float]], task: CardTask) -> str:
     """Return a table of the metrics of each split that was not trained on."""
     judged = {split: values for split, values in metrics.items() if split != "train"}
     if not judged:
-        return "The run evaluated no split."
+        return "This run was not evaluated."
     # The task's metrics first, all of them unless a split has none, then those that a stock trainer was given.
     occurring = {key: None for values in judged.values() for key in values}
     titles = dict(task.metrics)

@@ -17,7 +17,7 @@ for _name, _kind in MODEL_TYPES.items():
     if _kind.method is not None:
         METHODS[_name] = _kind.method
 # Weights from which a tokenizer started, by `config.tokenizer_weights`.
-_ORIGINS = {"random": "random weights", "generated_shapes": "weights learned on generated shapes"}
+_ORIGINS = {"random": "random weights", "generated_shapes": "weights trained on generated shapes"}
 _STORED_HERE = "all of them are stored in this repository."
 # Of models whose adapter repository also holds the rest of the model.
 _BUILD_FROM_ADAPTER = "build_for_adapter({name}, config, {{}})"
@@ -54,16 +54,16 @@ def describe(subject: Subject) -> Description:
     rows = unknown_settings(subject.config).rows
     if rows:
         things = subject.config.unknown.bank_rows
-        negatives = f" and how like {things} drawn things of no class" if things else ""
+        negatives = f" and how much it resembles {things} generated non-objects" if things else ""
         description.what += (
-            f" Beside a label stands `unknown`, how unlike the {rows} clouds of the training a cloud is{negatives}, "
-            "from 0 to 1."
+            f" Next to the label, `unknown` (0 to 1) tells how much a cloud differs from the {rows} training "
+            f"clouds{negatives}."
         )
         share = subject.config.unknown.share
         if share is not None:
             description.what += (
-                f" Above 0.5 a cloud gets no label, as of none of the classes: {percent(share)} % of further known "
-                "clouds on average, by clouds that were held out, and part of the others."
+                f" A cloud above 0.5 is rejected as none of these: about {percent(share)} % of new clouds of the "
+                "trained classes, estimated on held-out clouds, and some of the others."
             )
     return description
 

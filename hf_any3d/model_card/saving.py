@@ -89,7 +89,7 @@ def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:
         # A card in another encoding was not written here, and does not fit its mark then.
         text = path.read_text(encoding="utf-8", errors="replace")
         if not may_be_replaced(text):
-            logger.info("%s was written or edited by hand; it is kept", path)
+            logger.info("%s was written or edited by hand, so it is kept", path)
             return None
         data = cast(ModelCardData, card.data)
         replaced = _parsed(text).data
@@ -211,7 +211,7 @@ def write_trainer_card(
     _add_tags(data, _listed(tags) + _listed(tasks))
     saved = save_card(card, path)
     if saved is None:
-        logger.warning("%s was written or edited by hand; it is kept and does not describe this run", path)
+        logger.warning("%s was written or edited by hand, so it is kept and does not describe this run", path)
     return saved
 
 

@@ -67,7 +67,7 @@ logits = model(**inputs, category=torch.tensor([0])).logits  # (1, points, {coun
 _ZERO_SHOT = CardTask(
     task="zero-shot-point-cloud-classification",
     task_name="Zero-shot point cloud classification",
-    intro="Scores how well labels, given as text, fit a 3D point cloud; trained on {count} classes.",
+    intro="Scores how well text labels match a 3D point cloud; trained on {count} classes.",
     verb="classify",
     use='classify("chair.ply", candidate_labels=["chair", "lamp", "car"])',
     logits="""texts = model.encode_labels(["chair", "lamp", "car"])
@@ -91,7 +91,7 @@ model is biased towards the seen. Scores are shares among the labels given, not 
 # Of published models that compare clouds with texts.
 _ZERO_SHOT_PRETRAINED = replace(
     _ZERO_SHOT,
-    intro="Scores how well labels, given as text, fit a 3D point cloud.",
+    intro="Scores how well text labels match a 3D point cloud.",
     metrics={"accuracy": "Accuracy"},
     class_score="accuracy by class",
     limits="""\
@@ -104,7 +104,7 @@ _PARTS_BY_NAME = replace(
     PARTS,
     task="zero-shot-point-cloud-segmentation",
     task_name="Zero-shot part segmentation of point clouds",
-    intro="Finds the parts of a 3D point cloud that labels, given as text, name.",
+    intro="Segments the parts of a 3D point cloud that text labels name.",
     use="""answer = segment("chair.ply", candidate_labels=["seat", "back", "leg"], output_dir="segmented")
 answer["labels"], [segment["label"] for segment in answer["segments"]]""",
     logits="""texts = model.encode_labels(["seat", "back", "leg"])
@@ -241,11 +241,11 @@ TASKS = {
     "room layout": _LAYOUT,
     "surroundings of points": replace(
         _SCENES,
-        intro="Labels each point of a scan by its surroundings: {count} classes.",
+        intro="Labels each point of a scan from its neighborhood: {count} classes.",
         use="""answer = segment("tile.laz", output_dir="segmented")  # also writes a colored PLY and a web page
 answer["labels"], [segment["label"] for segment in answer["segments"]]""",
         logits="""logits = model(**processor("tile.laz", return_tensors="pt")).logits  # (1, some points, {count})""",
-        portions="surroundings are those in the whole scan; a call of the processor describes {points}.",
+        portions="neighborhoods span the whole scan; one call of the processor computes features of {points}.",
     ),
     # The student is what is of use after pretraining.
     "distilled student": replace(_FEATURES, opens="{base}"),

@@ -190,7 +190,7 @@ async def answer_clouds(request: Request) -> Response:
             arguments = cloud, f"point_clouds.{number}", {}
             uploads.append(await anyio.to_thread.run_sync(upload_of, *arguments, limiter=readers))
     if not uploads:
-        text = "the request has no cloud; expected files in the fields 'file', or a list point_clouds"
+        text = "the request has no point cloud; send files in the field 'file', or a list point_clouds"
         raise Refused(400, text, param="point_clouds")
     # Settings are checked before any cloud is read.
     route = service.routes[path]
@@ -340,7 +340,9 @@ def _event(content: dict[str, Any]) -> bytes:
 
 
 def _too_late(service: Service) -> Refused:
-    return Refused(504, f"no answer within {service.limits.seconds:g} s, the limit of this server", "timeout_error")
+    return Refused(
+        504, f"no answer within {service.limits.seconds:g} s, the time limit of this server", "timeout_error"
+    )
 
 
 async def results(request: Request, futures: list[Any]) -> list[Any]:

@@ -118,7 +118,7 @@ def _upload_of_url(url: str, file_type: str | None, name: str, files: Mapping[st
             data = base64.b64decode(url[match.end() :], validate=True)
     if data is None or match is None:
         expected = f"data:[TYPE];base64,…, or {UPLOAD}NAME for a file of the same request"
-        text = f"{where}: {cut(url, 60)!r}; this server fetches nothing: expected {expected}"
+        text = f"{where}: {cut(url, 60)!r}; this server does not download files; expected {expected}"
         raise Refused(400, text, param=where)
     if file_type is None and match[1] is not None:
         # Such as gltf-binary of model/gltf-binary; unregistered types begin with x-.

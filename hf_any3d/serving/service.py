@@ -94,7 +94,7 @@ class Service:
             # How long the requests before it take, at the rate of recent batches.
             seconds = self.in_flight / self.batch * self.batcher.seconds_per_batch
             after = str(min(_LONGEST_WAIT, max(1, math.ceil(seconds))))
-            text = f"{self.in_flight} requests are waiting, which is the limit; try again in {after} s"
+            text = f"{self.in_flight} requests are waiting, the maximum; try again in {after} s"
             raise Refused(429, text, "rate_limit_error", headers={"Retry-After": after})
         self.in_flight += 1
         try:

@@ -25,7 +25,7 @@ class _Handler(BaseHTTPRequestHandler):
         is_health = self.path == "/health"
         content: dict[str, Any] = {"status": "ok" if is_health else "starting"}
         if not is_health:
-            message = "the model is being loaded; ask again in a second"
+            message = "the model is loading; try again in a second"
             content["error"] = {"message": message, "type": "server_error", "param": None, "code": "503"}
         body = json.dumps(content).encode()
         self.send_response(200 if is_health else 503)

@@ -65,7 +65,7 @@ class Source:
             if way == Way.BOTH:
                 raise ValueError(f"--way {way} with labels of points; expected features or trained")
             if earlier is None and way == Way.TRAINED and (len(self.files) > 1 or not Path(self.files[0]).is_dir()):
-                raise ValueError(f"--way trained with {Path(self.files[0]).name}; expected a folder of labeled files")
+                raise ValueError(f"--way trained with {Path(self.files[0]).name}; pass a folder of labeled files")
             if earlier is not None and way == Way.TRAINED:
                 raise ValueError(
                     "--from with --way trained; expected --way features, whose models store what they learned"

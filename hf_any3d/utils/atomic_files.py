@@ -193,7 +193,7 @@ def check_outputs(
             raise ValueError(text if names[place] != name else f"{path}: two outputs have this path")
         names[place] = name
         if os.path.isfile(path) and any(os.path.samestat(path.stat(), file) for file in read):
-            raise ValueError(f"{name}: {path} is a file that is read, and stays as it is; expected another path")
+            raise ValueError(f"{name}: {path} is an input file, which is never overwritten; give another path")
 
 
 def _check_place(path: Path) -> None:

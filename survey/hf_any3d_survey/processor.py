@@ -208,19 +208,21 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         if missing:
             hint = f"; {HOW_TO_ESTIMATE}" if "normals" in missing else ""
             raise PointCloudError(
-                f"no {' and no '.join(missing)}; the model reads {', '.join(self.features)} of each point; expected "
-                f"points that have them, or a model that was trained without{hint}"
+                f"no {' and no '.join(missing)}; the model uses {', '.join(self.features)} of each point; use "
+                f"files that have them, or train a model without{hint}"
             )
         further = cloud.further or {}
         for name in self.columns:
             if name not in further:
                 raise PointCloudError(f"{no_column(name, further)}; the model reads {', '.join(self.columns)}")
             if not np.isfinite(further[name]).any():
-                raise PointCloudError(f"column {name!r} has no number at any point; the model reads it")
+                raise PointCloudError(f"column {name!r} has no value at any point, but the model uses it")
         counts = cloud.number_of_returns
         if counts is not None and {*RETURNS} <= {*needed} and counts.max() <= 1:
             warnings.warn(
-                "every pulse has one return; the model reads returns, and was trained on several", stacklevel=2
+                "every pulse has a single return, but the model was trained on scans with several; use a "
+                "model without returns",
+                stacklevel=2,
             )
 
     def split_far(self, cloud: PointCloudData, name: object = None) -> tuple[PointCloudData, FarPoints | None]:
@@ -294,7 +296,7 @@ class LocalFeaturesProcessor(PointCloudProcessor):
             return np.array([unit, unit, cloud.meters_per_height or unit])
         extent = np.linalg.norm(np.ptp(cloud.points[:count], axis=0).astype(np.float64))
         if not extent:
-            raise PointCloudError(f"all {len(cloud)} points are equal; an object without extent has no surroundings")
+            raise PointCloudError(f"all {len(cloud)} points have the same coordinates; use a file with an extent")
         return np.full(3, DIAGONAL / extent)
 
     def _prepare(self, cloud: PointCloudData, num_points: int, seed: int | None) -> dict[str, np.ndarray]:

@@ -73,7 +73,11 @@ def test_check_lists_bad_doubtful_and_equal_files(scans):
     np.save(scans / "flat.npy", np.ones((70, 3)))
     code, out, err = run("data", "check", scans)
     assert code == 2 and out.startswith("7 files: 2 good, 4 doubtful, 1 bad; ")
-    for text in ("same.npy: the same points as", "few.npy: 3 points are few", "flat.npy: all points are equal"):
+    for text in (
+        "same.npy: the same points as",
+        "few.npy: 3 points are very few",
+        "flat.npy: all points have the same coordinates",
+    ):
         assert text in err
     assert "2 of 100 points have NaN" in err and "bad.ply: has 128 bytes" in err
     code, out, _ = run("data", "check", FILES / "chair.ply", "--json")
@@ -102,8 +106,8 @@ def test_what_a_cloud_has_no_place_for_leaves_no_doubt_and_is_told_once(kind, tm
         }
         (tmp_path / f"{number}.{kind}").write_bytes(content[kind])
     code, out, err = run("data", "check", tmp_path)
-    assert code == 0 and "2 files: 2 good, 0 doubtful, 0 bad" in out and "left out" not in out
-    assert err.count("left out") == 1 and "2 files: left out: " in err
+    assert code == 0 and "2 files: 2 good, 0 doubtful, 0 bad" in out and "ignored" not in out
+    assert err.count("ignored") == 1 and "2 files: ignored: " in err
 
 
 @pytest.mark.slow
@@ -112,7 +116,7 @@ def test_check_says_which_classes_need_more_scans(classes):
     for number in range(5, 9):
         np.save(classes / "stick" / f"{number}.npy", np.random.default_rng(number).normal(size=(80, 3)))
     out = run("data", "check", classes).out
-    assert out.splitlines()[-1] == "2 classes, 4 to 7 scans each; more scans would help ball (4) most"
+    assert out.splitlines()[-1] == "2 classes, 4 to 7 scans each; ball (4) would benefit most from more scans"
     assert len(run("data", "check", classes / "ball").out.splitlines()) == 1
 
 
@@ -270,13 +274,13 @@ def grid(count, start=0.0, extent=1.0):
 def test_steps_of_coordinates_are_doubtful_where_they_show(points, doubtful):
     found = doubts_about(PointCloudData(points))
     assert bool(found) is doubtful
-    assert not found or found[0].startswith("x has 16 different values in 64 points, with steps of 0.0")
+    assert not found or found[0].startswith("x has 16 different values in 64 points, in steps of 0.0")
 
 
 @pytest.mark.parametrize(("extent", "doubtful"), [(999, False), (1000, True), (50_000, True), (50_100, False)])
 def test_extents_of_thousands_may_be_millimeters(extent, doubtful):
     found = doubts_about(PointCloudData(np.array([[0, 0, 0], [1, extent, 2]], np.float32)))
-    text = f"the largest extent is {extent:g}: millimeters, if this is an object or a room"
+    text = f"the largest extent is {extent:g}, which suggests millimeters if this is an object or a room"
     assert found == ([text] if doubtful else [])
 
 

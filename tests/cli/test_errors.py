@@ -90,7 +90,7 @@ def test_the_command_line_knows_every_registered_type():
 def test_a_folder_around_a_model_suggests_the_model(outputs):
     assert (
         error_of("info", "outputs")
-        == "outputs: no model in this directory, it has no config.json; did you mean outputs/typ?"
+        == "outputs: no model in this directory; it has no config.json; did you mean outputs/typ?"
     )
 
 
@@ -137,7 +137,7 @@ def test_a_model_of_another_kind_is_named_with_its_command(models, kind, words, 
 def test_without_a_model_published_ones_are_offered(words, name):
     code, out, err = run(*words, FILES / "chair.ply")
     first, *others = err.splitlines()
-    assert (code, out, first) == (1, "", "error: --model is missing; expected the directory or hub name of a model")
+    assert (code, out, first) == (1, "", "error: choose a model with --model (a directory or a hub name)")
     assert any(" ".join(line.split()).startswith(name) for line in others), err
 
 

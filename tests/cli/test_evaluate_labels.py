@@ -167,7 +167,7 @@ def test_check_says_what_labeled_tiles_have_and_how_they_differ(tmp_path):
         "only 3 of 4 have 2 ground: not in d.laz",
         "no labels of points in 1 of 5: e.ply",
         "no point is classified in 1 of 5: d.laz",
-        "units differ: no coordinate system: taken for meters in a.laz, b.laz, c.laz; feet in d.laz; not known in e",
+        "units differ: no coordinate system: assuming meters in a.laz, b.laz, c.laz; feet in d.laz; not known in e",
         "overlapping boxes, 1 pair: a.laz and b.laz",
         "no colors in 4 of 5: b.laz, c.laz, d.laz, e.ply",
         "no numbers of returns in 1 of 4: b.laz",

@@ -37,7 +37,7 @@ def test_a_point_file_is_no_checkpoint(scans, tmp_path):
     assert code == 1 and f"hf-any3d data convert {scans / 'chair.ply'} --to ply" in err
     (tmp_path / "scan.pth").write_bytes((scans / "chair.ply").read_bytes())
     code, _, err = run("convert", tmp_path / "scan.pth", "--output", tmp_path / "x")
-    assert code == 1 and "scan.pth: no checkpoint of torch" in err and "ply" in err and " or " not in err
+    assert code == 1 and "scan.pth: not a PyTorch checkpoint" in err and "ply" in err and " or " not in err
 
 
 def test_a_push_without_a_network_is_one_line(models):
@@ -45,4 +45,4 @@ def test_a_push_without_a_network_is_one_line(models):
     # A name that is nowhere known, with the variables of a shell.
     environment = {"PATH": os.environ["PATH"], "HF_ENDPOINT": "https://hub.invalid"}
     made = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert (made.returncode, made.stderr) == (1, "error: me/x: nothing was pushed, as the hub did not answer\n")
+    assert (made.returncode, made.stderr) == (1, "error: me/x: nothing was pushed; the hub did not answer\n")

@@ -55,12 +55,11 @@ def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path, connections
     assert "frozen encoder features, mean of 2 copies" in way and way.endswith("with a linear head; as requested")
     assert sure == (
         "accuracy: 100 % (10 of 10 scans; 95 % interval 72 to 100 %), by cross-validation in 5 folds; the saved model "
-        "learned from all 10"
+        "is trained on all 10"
     )
     assert confused == "confused: no classes confused" and unknown.startswith(
         # Of 10 scans none was refused: Clopper and Pearson's limit is 1 - 0.05 ** (1 / 10).
-        "none of these: said of 9 % of further scans like these on average, and of at most 26 % with a confidence of "
-        "95 %, as 10 were held out"
+        "none of these: flags about 9 % of new scans like these (at most 26 % at 95 % confidence, 10 held out)"
     )
     assert last == "outputs/scans: model, card and metrics.json; try: hf-any3d predict FILE --model outputs/scans"
     metrics = json.loads((tmp_path / "outputs" / "scans" / "metrics.json").read_text())
@@ -87,7 +86,7 @@ def test_one_scan_a_class_is_learned_and_says_that_nothing_tells_how_well(tmp_pa
     write_scans(tmp_path / "scans", 1)
     code, out, err = run("train", "scans", *FASTEST)
     assert code == 0, err
-    assert "accuracy: unknown, as no class has two different scans" in out and "outputs/scans: model" in out
+    assert "accuracy: not evaluated, as no class has two distinct scans" in out and "outputs/scans: model" in out
     code, out, _ = run("predict", write_scans(tmp_path / "new", 1, start=5), "--model", "outputs/scans", "--json")
     assert [row["predictions"][0]["label"] for row in json.loads(out)] == ["ball", "stick"]
 
@@ -104,7 +103,7 @@ def test_scans_are_added_to_a_model_and_old_features_reused(tmp_path):
     code, out, err = run("train", "more", "--from", "outputs/scans", "--output", "outputs/all", "--unlike", 7)
     assert code == 0, err
     assert "more and the earlier ones: 9 scans of 3 classes, 1 (cone) to 5 (stick)" in out
-    assert "without cone, alone in the class" in out
+    assert "not evaluated: cone, with a single distinct scan" in out
     assert "with a linear head; features and copies of the earlier model" in out
     config = json.loads((tmp_path / "outputs" / "all" / "config.json").read_text())
     assert list(config["id2label"].values()) == ["ball", "cone", "stick"] and config["unknown"]["rows"] == 9
@@ -123,8 +122,8 @@ def test_scans_are_added_to_a_model_and_old_features_reused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda folder: write_scans(folder, 3, ("ball",)), "all scans are of one class, 'ball'"),
-        (lambda folder: write_scans(folder, 1, ("ball",)), "all scans are of one class, 'ball'"),
+        (lambda folder: write_scans(folder, 3, ("ball",)), "all scans are in one class, 'ball'"),
+        (lambda folder: write_scans(folder, 1, ("ball",)), "all scans are in one class, 'ball'"),
         (
             lambda folder: write_scans(folder, 2, ("ball", "Ball")),
             "'Ball' (2 scans) and 'ball' (2) differ only in case",
@@ -190,7 +189,7 @@ def test_a_scan_from_one_side_is_told_from_whole_ones(tmp_path):
     assert "side" not in run("predict", "new", "--model", "outputs/none").err
     # Views are learned if asked for, and by what is added to such a model.
     said = run("train", "scans", *options, "--views", "true", "--output", "outputs/views").out
-    assert "views: one of each scan from one side is learned, too" in said and "of the views right" in said
+    assert "views: the model also trains on a one-sided view of each scan" in said and "accuracy on views" in said
     (tmp_path / "more" / "ball").mkdir(parents=True)
     np.save(tmp_path / "more" / "ball" / "9.npy", shell("ball", 9))
     assert "17 scans" in (said := run("train", "more", "--from", "outputs/views", "--output", "outputs/more").out)
@@ -202,7 +201,7 @@ def test_a_scan_from_one_side_is_told_from_whole_ones(tmp_path):
     ("words", "text"),
     [
         (("--way", "features", "--epochs", 3), "--epochs has no effect on frozen features"),
-        (("--way", "trained", "--copies", 3), "--copies has no effect on training; it is for --way features"),
+        (("--way", "trained", "--copies", 3), "--copies has no effect here; use it with --way features"),
         (("--feature_set", "encoder"), "no option --feature_set; did you mean --feature_sets?"),
         (("--feature_sets", "magic"), "features=['magic']; expected some of"),
         (("--heading", "north"), "heading='north'; expected one of 'known'"),
@@ -239,7 +238,7 @@ def test_a_wrap_is_trained_and_answers_together_with_a_linear_head(tmp_path):
     words = ("--way", "both", "--encoder", saved_encoder("bert"), "--epochs", 2, "--num_tokens", 8)
     code, out, err = run("train", "scans", *FASTEST, *words)
     assert code == 0, err
-    assert "averaged with the answers of a trained wrap" in out and "of the linear head alone" in out
+    assert "averaged with the predictions of a trained adapter" in out and "of the linear head alone" in out
     config = json.loads((tmp_path / "outputs/scans/config.json").read_text())
     assert config["wrap_labels"] == 2 and config["wrap_adapter"]["peft_type"] == "GUIDED_ADAPTER"
     model = AutoModelForPointCloudClassification.from_pretrained("outputs/scans").eval()
@@ -257,7 +256,7 @@ def test_a_wrap_is_trained_and_answers_together_with_a_linear_head(tmp_path):
     code, out, err = run("predict", new, "--model", "outputs/scans", "--json")
     assert code == 0 and [row["predictions"][0]["label"] for row in json.loads(out)] == ["ball", "stick"], err
     code, _, err = run("train", new, "--from", "outputs/scans", "--output", "outputs/more")
-    assert code == 1 and "expected --way both with all scans" in err
+    assert code == 1 and "train again with --way both on all scans" in err
     code, _, err = run("train", "scans", "--way", "both", "--wrap", "outputs/scans")
     assert code == 1 and "--wrap with --way both, which trains a wrap of its own" in err and err.count("\n") == 1
 
@@ -294,6 +293,6 @@ def test_scans_with_another_axis_up_are_not_added_to_a_model(tmp_path):
         (tmp_path / "aerial" / label).mkdir(parents=True)
         (tmp_path / "aerial" / label / "a.las").write_bytes(las(False, count=count)[1])
     code, out, err = run("train", "aerial", "--from", "outputs/scans", "--output", "outputs/more")
-    assert code == 1 and "outputs/scans: it has y up, but these scans have z; expected them turned" in err
+    assert code == 1 and "outputs/scans: it has y up, but these scans have z up; rotate them first" in err
     assert run("train", "aerial", "--allow_doubts", *FASTEST, "--output", "outputs/aerial").code == 0
     assert AutoModelForPointCloudClassification.from_pretrained("outputs/aerial").config.up_axis == "z"

@@ -79,6 +79,6 @@ def test_options_of_another_program_are_refused(tmp_path):
     )
     assert expected in " ".join(text.split())
     code, text = convert(tmp_path / "file.pt")
-    assert code == 1 and "file.pt: --output is missing; give the directory to create" in text
+    assert code == 1 and "file.pt: give the directory to create with --output" in text
     code, text = convert(tmp_path / "missing.pt", "--kind", "cls")
     assert code == 1 and "missing.pt" in text

@@ -82,7 +82,8 @@ def test_a_file_of_no_program_is_told_by_its_first_tensors(tmp_path):
     titles = ", ".join(dict.fromkeys(program.title for program in PROGRAMS))
     names = ", ".join(f"layer{number}.weight" for number in range(5))
     with pytest.raises(
-        ValueError, match=f"^{re.escape(f'{file}: its tensors are those of none of {titles}: {names}')}$"
+        ValueError,
+        match=f"^{re.escape(f'{file}: unrecognized checkpoint; its tensor names match none of {titles}: {names}')}$",
     ):
         recognize(file)
     with raises(FileNotFoundError, naming="absent.pth"):

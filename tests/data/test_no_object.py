@@ -26,7 +26,7 @@ def box_of(size, share=1.0, count=1000):
 def test_a_handful_of_points_shows_no_shape_but_a_mesh_of_them_does(count, few):
     points = np.random.default_rng(0).normal(size=(count, 3))
     reason = why_no_object(PointCloudData(points), "y")
-    assert reason == (f"{count} points show no shape: the label is a guess" if few else None)
+    assert reason == (f"{count} points are too few to show a shape, so the label is a guess" if few else None)
     assert why_no_object(PointCloudData(points, faces=np.array([[0, 1, 2]])), "y") is None
 
 
@@ -42,7 +42,7 @@ def test_a_street_of_a_file_in_meters_is_told_by_command_and_pipeline(length, to
     street(length).tofile(tmp_path / "street.kitti.bin")
     done = CliRunner().invoke(app, ["predict", str(tmp_path / "street.kitti.bin")])
     assert done.exit_code == 0, done.output
-    assert done.stderr.count("m: no single object") == told
+    assert done.stderr.count("m, too large for the objects") == told
     pipeline("point-cloud-classification", model=str(default_model()))(str(tmp_path / "street.kitti.bin"))
     assert any(issubclass(warning.category, NoObjectWarning) for warning in recwarn) is told
     # The same points in a file of no known unit may be those of a toy.
@@ -77,13 +77,13 @@ def test_what_a_model_can_know_is_as_large_as_its_own_scans_or_four_meters(size,
     cloud.meters_per_unit = unit
     reason = why_no_object(cloud, "y", None if config is None else model_of(**config))
     assert (reason is None) is (limit is None)
-    assert reason is None or f"m: no single object that this model knows (up to {limit})" in reason
+    assert reason is None or f"m, too large for the objects this model was trained on (up to {limit})" in reason
 
 
 def test_a_room_is_measured_in_meters_and_is_none_to_a_model_of_such_numbers():
     feet = box_of((12, 9, 12))
     feet.meters_per_unit = 0.3048
-    assert "3.7 × 2.7 × 3.7 in size, in meters a whole room" in why_no_object(feet, "y")
+    assert "measures 3.7 × 2.7 × 3.7, the size of a room if in meters" in why_no_object(feet, "y")
     parts = box_of((14.0, 5.1, 7.0))  # millimeters, which the file does not say
     assert "a whole room" in why_no_object(parts, "y")
     assert why_no_object(parts, "y", model_of(largest_scan=14.0)) is None

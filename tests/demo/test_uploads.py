@@ -40,7 +40,7 @@ def test_uploads_are_read_once_and_without_the_model(file, tmp_path):
     assert str(tmp_path) not in str(caught.value)
     endless = tmp_path / "endless.xyz"
     endless.write_text("0.125 0.25 0.5\n" * 1_000_000)
-    with raises(PointCloudFileError, naming="endless.xyz: takes more than 0.02 seconds"):
+    with raises(PointCloudFileError, naming="endless.xyz: took more than 0.02 seconds"):
         uploads.read_upload(endless, seconds=0.02)
     assert not multiprocessing.active_children()
 
@@ -59,9 +59,9 @@ def test_large_files_are_refused_before_they_are_read(tmp_path):
     [
         (
             lambda path, columns: os.kill(os.getpid(), signal.SIGKILL),
-            "scan.ply: cannot be read, the process that reads it crashed",
+            "scan.ply: cannot be read; the reading process crashed",
         ),
-        (lambda path, columns: bytearray(1 << 60), "scan.ply: needs more memory than there is"),
+        (lambda path, columns: bytearray(1 << 60), "scan.ply: needs more memory than is available"),
         (lambda path, columns: (_ for _ in ()).throw(ImportError("needs laspy")), "^needs laspy"),
     ],
     ids=["killed", "memory", "library"],

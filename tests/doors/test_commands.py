@@ -69,7 +69,7 @@ def test_a_chat_answers_each_line(shell, models):
     "command, expected",
     [
         ("predict chair.ply --model someone/classifier", ["someone/classifier", "the hub did not answer"]),
-        ("segment chair.ply", ["--model is missing", "facebook/sonata"]),
+        ("segment chair.ply", ["choose a model with --model", "facebook/sonata"]),
         (
             "detect chair.ply --model manycore-research/SpatialLM1.1-Qwen-0.5B --task all",
             ["license", "--accept-license"],

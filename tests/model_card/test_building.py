@@ -63,10 +63,10 @@ def test_text_lists_costs_results_and_classes():
 
 
 def test_a_tokenizer_that_started_from_weights_of_the_package_is_named():
-    started = "that started from weights learned on generated shapes"
+    started = "that started from weights trained on generated shapes"
     assert f"reads the points through a trained tokenizer {started}" in card(tokenizer_weights="generated_shapes").text
     assert "started from" not in card().text
-    for weights, origin in (("generated_shapes", "weights learned on generated shapes"), ("random", "random weights")):
+    for weights, origin in (("generated_shapes", "weights trained on generated shapes"), ("random", "random weights")):
         report = replace(REPORT, encoder={}, start={})
         config = PointTokenizerConfig(id2label={0: "chair", 1: "lamp"}, tokenizer_weights=weights)
         subject = Subject(PointTokenizerForPointCloudClassification, config, {}, report=report, num_points=512)

@@ -97,7 +97,7 @@ def test_what_cannot_be_written_is_said_before_the_model_runs(street, tmp_path):
         (street, {"write": tmp_path / "b.laz", "classes": "d=2"}, "'d'"),
         (street, {"write": tmp_path / "b.laz", "classes": "a=2,*=300"}, "class 300"),
         (street, {"write": tmp_path / "b.ply", "field": "part"}, "b.ply"),
-        (street, {"write": street, "field": "part"}, "is the file itself"),
+        (street, {"write": street, "field": "part"}, "is the input file"),
         (street, {"write": tmp_path / "b.laz", "field": "part", "write_unknown": True}, "write_unknown"),
         (street, {"field": "part"}, "write is None"),
         (np.zeros((9, 3)), {"write": tmp_path / "b.laz"}, "write="),

@@ -191,7 +191,7 @@ def test_missing_features_are_named():
         (cloud(2), "cloud 1: 2 points; expected at least 3"),
         (np.full((4, 3), "a"), "cloud 1: points"),
         ("missing.ply", "cloud 1: missing.ply: no such file"),
-        (PointCloudData(cloud(3), faces=[[0, 0, 1]]), "cloud 1: none of the 1 triangles has an area"),
+        (PointCloudData(cloud(3), faces=[[0, 0, 1]]), "cloud 1: all 1 triangles have zero area"),
     ],
 )
 def test_a_cloud_that_cannot_be_used_is_named(bad, why):

@@ -78,7 +78,7 @@ CELLS = {
     "more columns": (lambda text: text.replace("class", "class,by"), None),
     "no tile": (lambda text: text.replace("tile", "of"), None),
     "an escaped name": (lambda text: text.replace("building", "'-building"), "-building"),
-    "another tile": (lambda text: text.replace("new.las", "old.las"), "line 2: its points are of old.las"),
+    "another tile": (lambda text: text.replace("new.las", "old.las"), "line 2: its points belong to old.las"),
     "no number": (lambda text: text.replace("500", "five hundred"), "line 2: x is"),
     "infinite": (lambda text: text.replace("3,500", "3,inf,5"), "line 2"),
     "no whole row": (lambda text: text.replace(",17,", ",1.5,"), "line 4: row is '1.5'; expected a whole number"),
@@ -196,7 +196,7 @@ def test_answers_that_contradict_each_other_are_an_error_that_names_both(tmp_pat
         paths.append(tmp_path / other)
     with raises(ValueError, naming=f"{where}: says building of a point that is ground in") as error:
         kept_of(paths, tiles)
-    assert "answers.csv: line 2; expected one class for each point" in str(error.value)
+    assert "answers.csv: line 2; keep one answer for this point" in str(error.value)
 
 
 def cloud_at(points, **fields):

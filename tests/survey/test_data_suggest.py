@@ -106,9 +106,9 @@ def test_other_models_and_formats_are_refused_before_anything_is_opened(folder, 
     save_answers(folder / "some.csv", table, {int(table[0]["row"]): "ground"})
     words = ("train", folder / "some.csv", folder / "new.las", "--from", folder / "model")
     refused = run(*words, "--output", folder / "model")
-    assert refused.code == 1 and "expected another directory" in refused.err
+    assert refused.code == 1 and "give another directory" in refused.err
     refused = run(*words, "--epochs", 3)
-    assert refused.code == 1 and "--epochs has no effect on points that are added" in refused.err
+    assert refused.code == 1 and "--epochs has no effect when extending a model" in refused.err
 
 
 def labels_of(folder, model, name):

@@ -23,7 +23,7 @@ def measured(**columns):
     [
         (lambda: LocalFeaturesProcessor(optional=("rgb",)), "optional"),
         (lambda: measured(width=[1.0, 2, 3]), "'wave'"),
-        (lambda: measured(wave=[np.nan] * 3), "'wave' has no number"),
+        (lambda: measured(wave=[np.nan] * 3), "'wave' has no value"),
     ],
 )
 def test_an_argument_is_refused(call, named):
@@ -33,5 +33,5 @@ def test_an_argument_is_refused(call, named):
 
 def test_a_model_without_learned_rows_cannot_be_adapted():
     local = tiny_local_features(LocalFeaturesForPointCloudSegmentation)
-    with raises(ValueError, naming="no learned rows"):
+    with raises(ValueError, naming="no training points"):
         adapted(local, np.zeros((2, 3), np.float32), ())

@@ -112,7 +112,7 @@ def test_answers_are_found_by_row_and_coordinates_and_a_changed_tile_is_an_error
     changed = {tmp_path / "a.laz": PointCloudData(points[1:])}
     with raises(ValueError, naming="row 7 of a.laz is not at"):
         tile_of_each(answers, changed, in_meters=True)
-    with raises(ValueError, naming="its points are of a.laz"):
+    with raises(ValueError, naming="its points belong to a.laz"):
         tile_of_each(answers, {tmp_path / "b.laz": tiles[tmp_path / "b.laz"]}, in_meters=True)
     path.write_text("tile,row,x,y,z,class\na.laz,seven,1,2,3,ground\n")
     with raises(ValueError, naming="line 2"):
@@ -175,5 +175,5 @@ def test_a_new_class_is_learned_beside_the_others(model):
 
 def test_a_model_without_stored_rows_is_refused():
     bare = SimpleNamespace(learned=None)
-    with raises(ValueError, naming="no learned rows"):
+    with raises(ValueError, naming="no training points"):
         with_added(bare, rows_of(*drawn(10)), config_of())

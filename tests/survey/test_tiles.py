@@ -84,10 +84,10 @@ def test_each_difference_between_tiles_is_named(learned):
     assert "returns: not used, as feet.las has none" in said and "colors: not used, as 0.las" in said
     assert "overlap: 2.las and feet.las" in said or "overlap: feet.las and 2.las" in said
     assert "coordinates of 1 of 4 tiles are in feet" in said
-    assert "nobody.las: no point has a class that says something" in said
+    assert "nobody.las: no point has a usable class" in said
     assert "left out" in said and "empty.las" in said
-    assert "few.las: its classes have fewer than 20 points in all files" in said
-    assert "classes: left out, with fewer than 20 points: water (6)" in said
+    assert "few.las: all its classes have fewer than 20 points in total" in said
+    assert "classes not trained, with fewer than 20 points: water (6)" in said
 
 
 def labels_of(folder, name):
@@ -145,7 +145,7 @@ def test_a_folder_with_splits_is_judged_by_its_test_tiles(folder, learned):
     assert refused.code != 0 and "--seed has no effect" in refused.err
 
 
-TAKEN = "no coordinate system: taken for meters"
+TAKEN = "no coordinate system: assuming meters"
 
 
 def test_a_tile_that_says_no_unit_is_in_the_given_one_or_taken_for_meters_with_a_word(folder, learned):
@@ -168,7 +168,7 @@ def test_a_tile_that_says_no_unit_is_in_the_given_one_or_taken_for_meters_with_a
     assert checked.code == 0 and checked.out.count(TAKEN) == 1 and "unit:" not in checked.out
     # A file that says its unit keeps it.
     done = run("segment", folder / "said.las", "--model", folder / "model", "--unit", "feet")
-    assert done.code == 0 and "the file says a unit of 1 m, which counts" in done.err
+    assert done.code == 0 and "the file states a unit of 1 m, so" in done.err
     done = run("evaluate", folder / "model", folder / "unsaid_feet.las", "--unit", "feet", "--json")
     assert done.code == 0 and TAKEN not in done.err
 
@@ -211,7 +211,7 @@ def test_tiles_of_one_class_or_of_none_are_refused(folder):
     done = run("train", folder / "one", "--task", "segmentation", "--output", folder / "none")
     assert done.code == 1 and "one class (ground)" in done.err
     write_tile(folder / "unclassified/a.las", points[:500], np.zeros(500))
-    with pytest.warns(UserWarning, match="a.las: no point has a class that says something"):
+    with pytest.warns(UserWarning, match="a.las: no point has a usable class"):
         done = run("train", folder / "unclassified", "--task", "segmentation", "--output", folder / "none")
     assert done.code == 1 and "labeled points" in done.err
 
@@ -228,7 +228,7 @@ def test_classes_of_las_have_the_colors_that_surveyors_know(folder):
 def test_what_has_no_effect_on_labeled_points_is_refused_by_its_name(folder, learned, tmp_path):
     words = ("train", folder / "tiles", "--output", tmp_path / "none")
     for more, named in (
-        (("--merge", "a=2,6", "--epochs", 3), "--merge has no effect on a network that is trained, which --epochs"),
+        (("--merge", "a=2,6", "--epochs", 3), "--merge has no effect with --epochs"),
         (("--merge", "a=2,6", "--way", "trained"), "--merge has no effect on a network that is trained"),
         (("--task", "classification"), "--task segmentation"),
         (("--task", "classification", "--merge", "a=2,6"), "--task segmentation"),

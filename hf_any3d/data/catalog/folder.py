@@ -322,7 +322,7 @@ def _warn_of_missing(root: Path, rows: DatasetDict, loaded: Mapping[Any, Dataset
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     # The command line collects these.
     extra = {"left_out": [str(path) for path in sorted(missing)], "num_files": total}
-    logger.warning("%d of %d files are left out: %s%s", len(missing), total, min(missing), more, extra=extra)
+    logger.warning("skipped %d of %d files: %s%s", len(missing), total, min(missing), more, extra=extra)
 
 
 def _files(root: Path, listed: DatasetDict, streaming: bool) -> DatasetDict | IterableDatasetDict:
@@ -424,7 +424,7 @@ def _splits_of_metadata(
         raise PointCloudError(f"the metadata names {name}, which {reason}{more}")
     unnamed = sorted(readable - set(names))
     if unnamed:
-        text = "%s: %d files are not in the metadata and are left out, the first is %s"
+        text = "%s: skipped %d files that are not in the metadata, such as %s"
         logger.warning(text, root, len(unnamed), unnamed[0])
     if not names:
         raise PointCloudError("the metadata names no file")

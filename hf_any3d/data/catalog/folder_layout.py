@@ -169,7 +169,7 @@ def find_labeled_files(
         names = ", ".join("/".join(parts) for parts in empty)
         if not skip_empty:
             raise PointCloudError(f"no point cloud in the folders {names}; remove them or add files")
-        logger.warning("%s: no point cloud in the folders %s, which are left out", root, names)
+        logger.warning("%s: skipped folders without point clouds: %s", root, names)
     return by_split(labeled(root, clouds)), dict(others)
 
 

@@ -158,8 +158,8 @@ def _warn_of_unnamed(folder: Path, paths: Sequence[Path]) -> None:
         if len(left_out) > 3:
             shown += ", …"
         warnings.warn(
-            f"{folder}: {len(left_out)} of {len(left_out) + len(named)} files of points are left out, since no boxes "
-            f"name them: {shown}. A scan without objects has an empty list of boxes",
+            f"{folder}: {len(left_out)} of {len(left_out) + len(named)} point files are skipped, since no boxes "
+            f"name them: {shown}; for a scan without objects, add an empty list of boxes",
             stacklevel=3,
         )
 

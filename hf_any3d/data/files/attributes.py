@@ -80,14 +80,14 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
         raise PointCloudError(f"no column {', '.join(missing)}; found {listed(columns)}; expected {NAMES_OF_AXES}")
     places = [name for name in fields["points"] if name in further.values()]
     if places:
-        raise PointCloudError(f"column {places[0]!r} holds coordinates; expected other ones in columns")
+        raise PointCloudError(f"column {places[0]!r} holds coordinates; leave it out of columns")
     unused = [name for name in unused_names(columns, fields) if name not in further.values()]
     unused = [name for name in unused if not re.fullmatch(listed_elsewhere, name)]
     # Of other labels, tell which ones count and how to choose.
     others = [name for name in unused if is_label_name(name)]
     source.leave_out(name for name in unused if name not in others)
     if "labels" in fields:
-        source.leave_out(others, f"labels are those of {fields['labels'][0]}; label_field chooses another column")
+        source.leave_out(others, f"labels are read from {fields['labels'][0]}; choose another column with label_field")
     else:
         source.leave_out(others)
     axes = fields.pop("points")
@@ -210,7 +210,7 @@ def join_scans(scans: list[dict[str, Any]], source: Source, others: Iterable[str
         if len(having) == len(scans):
             joined[name] = np.concatenate(having)
         elif having:
-            source.warn(f"{len(scans) - len(having)} of {len(scans)} scans have no {name}; they are left out")
+            source.warn(f"{len(scans) - len(having)} of {len(scans)} scans have no {name}, so {name} are ignored")
     # Clouds that are no scans of one place have an empty pose, far from their map coordinates.
     scanners = [(scan["scanner"], scan["points"][0]) for scan in scans if "scanner" in scan]
     near = [scanner for scanner, point in scanners if np.abs(point - scanner).max() < _FARTHEST]
@@ -232,7 +232,7 @@ def _with_one_scale(scans: list[dict[str, Any]], source: Source) -> list[dict[st
     measured = [scan for scan in scans if "intensity" in scan]
     if None not in limits:
         if len({*limits}) > 1:
-            source.warn("scans state intensities of different limits; each is scaled to 0 to 1 by its own")
+            source.warn("scans declare different intensity limits; each scan is scaled to 0 to 1 by its own limits")
             for scan, (low, high) in zip(measured, limits, strict=True):
                 scan["intensity"] = (scan["intensity"] - np.float32(low)) / np.float32(high - low)
         return scans
@@ -240,8 +240,8 @@ def _with_one_scale(scans: list[dict[str, Any]], source: Source) -> list[dict[st
     tops = [top for scan in measured if (top := float(np.nanmax(scan["intensity"], initial=0))) > 0]
     if tops and max(tops) > _OTHER_SCALE * min(tops):
         source.warn(
-            f"intensities reach {min(tops):g} in one scan and {max(tops):g} in another, and nothing tells their "
-            "scales; they are read as they are"
+            f"intensities reach {min(tops):g} in one scan and {max(tops):g} in another, and no limits are "
+            "declared; intensities are not rescaled"
         )
     return scans
 
@@ -279,10 +279,10 @@ def _by_width(table: np.ndarray, source: Source) -> dict[str, Any]:
             source.leave_out(["column 1"], "it rises as times do, far from the other numbers")
             table = table[:, 1:]
         elif not _may_follow_points(table):
-            source.warn("column 1 rises from row to row as times do, and is read as x, since nothing names it")
+            source.warn("column 1 increases like a timestamp but has no name, and is read as x")
     width = table.shape[1]
     if width not in _WIDTHS:
-        raise PointCloudError(f"{width} columns; expected 3, 4, 6, 7 or 9 (a header line may name the columns)")
+        raise PointCloudError(f"{width} columns without names; expected 3, 4, 6, 7 or 9, or a header line with names")
     cloud: dict[str, Any] = {"points": table[:, :3]}
     left_out = left_out_points(table[:, :3])
     if left_out.any():
@@ -333,7 +333,7 @@ def _three_columns(rows: np.ndarray, columns: str, kinds: tuple[str, ...], sourc
             return {"normals": usable_normals(rows, source)}
         if kind == "colors" and _looks_like_colors(rows):
             return {"colors": usable_colors(rows, source)}
-    source.warn(f"{columns} look neither like normals nor like colors and are left out")
+    source.warn(f"{columns} look neither like normals nor like colors and are ignored; name them in a header line")
     return {}
 
 
@@ -346,22 +346,22 @@ def _with_seventh_column(table: np.ndarray, is_pts: bool, source: Source) -> dic
     colors_last = _looks_like_colors(last)
     if colors_last and (is_pts or not colors_first):
         if not is_pts and _is_like_classes(first[:, 0] - first[:, 0].min()):
-            source.warn("column 4 is read as intensities, since nothing names it")
+            source.warn("column 4 has no name and is read as intensity")
         intensity = usable_numbers(first[:, 0], "intensities", source)
         return {"intensity": intensity, "colors": usable_colors(last, source)}
     if is_pts and not colors_first:
-        source.warn("columns 5 to 7 do not look like colors and are left out, since nothing names them")
+        source.warn("columns 5 to 7 have no names, do not look like colors, and are ignored")
         return {"intensity": usable_numbers(first[:, 0], "intensities", source)}
     if not colors_first:
-        source.warn("columns 4 to 6 look neither like normals nor like colors and are left out")
+        source.warn("columns 4 to 6 look neither like normals nor like colors and are ignored")
         return {"labels": _likely_labels(table, source)}
     opaque = 255 if np.nanmax(first) > 1 else 1
     if (seventh == opaque).all():
         if opaque == 1:
-            source.warn("column 7 is 1 everywhere, is read as alpha and left out")
+            source.warn("column 7 is 1 everywhere and is ignored as alpha")
         return {"colors": usable_colors(first, source)}
     if colors_last and not _is_like_classes(seventh):
-        source.warn("columns 4 to 7 may be an intensity and colors, or colors and another value, and are left out")
+        source.warn("columns 4 to 7 may be intensity and colors, or colors and another value, and are ignored")
         return {}
     return {"colors": usable_colors(first, source), "labels": _likely_labels(table, source)}
 
@@ -406,9 +406,9 @@ def _likely_labels(table: np.ndarray, source: Source) -> np.ndarray | None:
     column = f"column {table.shape[1]}"
     values = table[:, -1]
     if not _is_like_classes(values):
-        source.warn(f"{column} may be labels, intensities or other values and is left out, since nothing names it")
+        source.warn(f"{column} has no name, may be labels, intensities or other values, and is ignored")
         return None
-    source.warn(f"{column} is read as labels, since nothing names it")
+    source.warn(f"{column} has no name and is read as labels")
     return usable_labels(values, source, first=0)
 
 
@@ -485,10 +485,10 @@ def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
     try:
         colors = unit_colors(values)
     except PointCloudError as error:
-        source.warn(f"{error}; they are left out")
+        source.warn(f"{error}; they are ignored")
         return None
     if values.dtype.kind == "f" and values.size and color_scale(values) == 1 and (above := values > _ROUNDED).any():
-        source.warn(f"{above.sum():,} of {values.size:,} numbers of colors are above 1, and read as 1")
+        source.warn(f"{above.sum():,} of {values.size:,} color values are above 1 and are clipped to 1")
     if missing.any():
         colors[missing] = 0
     return colors
@@ -507,7 +507,7 @@ def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:
     """Return normals as float32 if any has a length, else None with a warning; see `usable_numbers`."""
     normals = usable_numbers(values, "normals", source)
     if normals is not None and len(normals) and not normals.any():
-        source.warn("normals are all zero and are left out")
+        source.warn("normals are all zero and are ignored")
         return None
     return normals
 
@@ -548,7 +548,7 @@ def usable_labels(values: np.ndarray, source: Source, first: int | None = None) 
             labels[missing] = -1
         return labels
     lowest = "" if first is None else f" from {first}"
-    source.warn(f"the label column has values other than whole numbers{lowest} and is left out")
+    source.warn(f"the label column has values that are not integers{lowest} and is ignored")
     return None
 
 
@@ -560,7 +560,7 @@ def _told_as_missing(
     if not missing.any():
         return missing
     if missing.all():
-        source.warn(f"{names} are {why} everywhere and are left out")
+        source.warn(f"{names} are {why} everywhere and are ignored")
         return None
     source.warn(
         f"{names}: {missing.sum():,} of {len(missing):,} are {why}, the first at {missing.argmax()} "

@@ -10,7 +10,7 @@ _WIDTHS = {"kitti": 4, "nuscenes": 5}
 _NAMED = {".kitti.bin": 4, ".nuscenes.bin": 5, ".pcd.bin": 5}
 _CHOICES = (
     'pass file_type="kitti" (x y z intensity) or file_type="nuscenes" (x y z intensity ring), '
-    "or end the name with .kitti.bin or .nuscenes.bin; other columns are read as an array"
+    "or end the name with .kitti.bin or .nuscenes.bin; for other columns, pass an array"
 )
 # Meters from the scanner that no laser reaches, and the least extent of what is around a car.
 _FARTHEST, _LEAST_EXTENT = 500.0, 2.0

@@ -64,7 +64,9 @@ def _text(source: Source) -> tuple[np.ndarray, np.ndarray]:
     table = numbers(rows, columns=_COLUMNS)  # (points, 8)
     declared = _DECLARED.search(text[:_HEADER])
     if declared and int(declared[1]) != len(table):
-        raise PointCloudError(f"{len(table)} points where {int(declared[1])} are declared; the file may be cut off")
+        raise PointCloudError(
+            f"{len(table)} points, but the header declares {int(declared[1])}; the file may be cut off"
+        )
     return table[:, 1:4], table[:, 4:7]
 
 

@@ -61,9 +61,7 @@ _SURVEYED = {
     "z": ("elevation", "elev", "height", "altitude", "alt", "level"),
 }
 _DEGREES = (("longitude", "long", "lon", "lng"), ("latitude", "lat"))
-IN_DEGREES = (
-    "are degrees; expected a projection in meters or feet, such as pdal's filters.reprojection or pyproj writes"
-)
+IN_DEGREES = "are in degrees; reproject to meters or feet, for example with pdal's filters.reprojection or pyproj"
 """Words for columns of longitude and latitude."""
 _SHORT_SURVEYED = ("e n z", "e n h", "e n elev", "e n elevation", "e n height")
 NAMES_OF_AXES = "x, y, z or easting, northing, elevation"
@@ -124,9 +122,9 @@ def units_of_axes(names: Sequence[str], source: Source) -> dict[str, float]:
     lengths = [LENGTHS.get(unit or stated[-1], 1.0) for unit in units]
     x, y, z = lengths
     if x != y:
-        raise PointCloudError(f"columns {', '.join(names)} have two units; expected one for x and y")
+        raise PointCloudError(f"columns {', '.join(names)} have different units; use the same unit for x and y")
     if len(stated) < 3:
-        source.warn(f"columns {', '.join(names)}: the unit {stated[-1]} is taken for all of them")
+        source.warn(f"columns {', '.join(names)}: assuming {stated[-1]} for all of them")
     return {"meters_per_unit": x} if z == x else {"meters_per_unit": x, "meters_per_height": z}
 
 
@@ -156,7 +154,7 @@ def fields_of(names: Iterable[str], label: str | None = None) -> dict[str, list[
     if label is None:
         return fields
     if label in fields.get("points", ()):
-        raise PointCloudError(f"column {label!r} holds coordinates; expected another one for the labels")
+        raise PointCloudError(f"column {label!r} holds coordinates; choose another label column")
     # Intensities that are labels in truth would tell a model its answers.
     fields = {field: columns for field, columns in fields.items() if label not in columns}
     return {**fields, "labels": [label]}

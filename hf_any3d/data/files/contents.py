@@ -80,12 +80,12 @@ _FOREIGN = tuple(
         (rb"%PDF-", "a PDF document", _NO_POINTS),
         (
             rb"\s*(<!--.{0,2000}?-->\s*)?<(!DOCTYPE html|html|head|body)\b",
-            "a web page (HTML), perhaps of a download",
+            "a web page (HTML), perhaps a failed download",
             "download the file itself",
         ),
         (rb"\s*(<\?xml\b.{0,2000}?)?<COLLADA\b", "a COLLADA model", _MESH),
         (rb"\s*(<\?xml\b.{0,2000}?)?<X3D\b", "an X3D model", _MESH),
-        (rb"\s*(<\?xml\b.{0,2000}?)?<VTKFile\b", "a file of VTK", "save it as .ply in ParaView"),
+        (rb"\s*(<\?xml\b.{0,2000}?)?<VTKFile\b", "a VTK file", "save it as .ply in ParaView"),
         (rb"\s*(<\?xml\b.{0,2000}?)?<kml\b", "a KML document", _NO_POINTS),
         (rb"\s*(<\?xml\b.{0,2000}?)?<svg\b", "an SVG drawing", _NO_POINTS),
         (rb"\x1f\x8b\x08[\0-\x1f]", "compressed by gzip", _UNPACK),
@@ -99,9 +99,9 @@ _FOREIGN = tuple(
         (rb"PAR1", "Parquet", "open it with datasets.load_dataset"),
         (rb"ARROW1\0", "Arrow", "open it with datasets.load_dataset"),
         (rb"MATLAB 5\.0 MAT-file", "a MATLAB file", _ARRAYS),
-        (rb"#ROSBAG V|\x89MCAP", "a recording of ROS", "export its clouds as .pcd"),
+        (rb"#ROSBAG V|\x89MCAP", "a ROS bag", "export its point clouds as .pcd"),
         (rb"\xd4\xc3\xb2\xa1|\xa1\xb2\xc3\xd4|\x0a\x0d\x0d\x0a.{4}(\x4d\x3c\x2b\x1a|\x1a\x2b\x3c\x4d)",
-         "a recording of network packets", "export its frames as .pcd or .las with the program of the sensor"),
+         "a packet capture", "export its frames as .pcd or .las with the software of the sensor"),
         (rb"CCB2", "a CloudCompare file", "save it as .ply or .las"),
         (rb"AC10\d\d", "a DWG drawing", _CAD),
         (rb"(\s*999\s*\n[^\n]*\n){0,20}\s*0\s*\n\s*SECTION\b|AutoCAD Binary DXF", "a DXF drawing", _CAD),
@@ -113,22 +113,22 @@ _FOREIGN = tuple(
         (rb".{72}S\s{6}1\r?\n", "an IGES model", _CAD),
         (rb"Kaydara FBX Binary|; FBX \d", "an FBX model", _MESH),
         (rb"BLENDER[-_v\d]", "a Blender file", _MESH),
-        (rb"MM.{4}(\x02\0|==)", "a model of 3D Studio", _MESH),
+        (rb"MM.{4}(\x02\0|==)", "a 3D Studio model", _MESH),
         (rb"Ogawa", "an Alembic scene", _MESH),
         (rb"PXR-USDC|#usda ", "a USD scene", _MESH),
         (rb"#VRML V", "a VRML model", _MESH),
         (rb"DRACO", "a Draco file", _MESH),
-        (rb"# vtk DataFile", "a file of VTK", "save it as .ply in ParaView"),
+        (rb"# vtk DataFile", "a VTK file", "save it as .ply in ParaView"),
         (rb"3D Geometry File Format|3D Geometry", "a Rhino model", _MESH),
-        (rb"(b3dm|i3dm|cmpt)\x01\0\0\0", "a tile of 3D Tiles", "export it as .glb"),
+        (rb"(b3dm|i3dm|cmpt)\x01\0\0\0", "a 3D Tiles tile", "export it as .glb"),
         (rb"\xff\xfe[\t-~]\0[\t-~]\0|\xfe\xff\0[\t-~]\0[\t-~]", "text in UTF-16", "save it as UTF-8"),
         (rb"\x7fELF|MZ.{76}This program|MZ.{64,200}DOS mode", "a program", _NO_POINTS),
-        (rb"\x80[\x02-\x05][}\](\x95cX]", "a pickle of Python", _ARRAYS),
-        (rb'\s*\{.{0,4000}"(hierarchyType|hierarchyStep)"', "the index of an EPT (Entwine)",
+        (rb"\x80[\x02-\x05][}\](\x95cX]", "a Python pickle", _ARRAYS),
+        (rb'\s*\{.{0,4000}"(hierarchyType|hierarchyStep)"', "an EPT (Entwine) index",
          "write its points as .laz with PDAL"),
-        (rb'\s*\{.{0,4000}"(octreeDir|hierarchy"\s*:\s*\{\s*"firstChunkSize)"', "the index of a Potree",
-         "pass the .las or .laz that it was made of"),
-        (rb'\s*\{.{0,4000}"geometricError"', "the index of 3D Tiles", "pass one of its tiles"),
+        (rb'\s*\{.{0,4000}"(octreeDir|hierarchy"\s*:\s*\{\s*"firstChunkSize)"', "a Potree index",
+         "pass the .las or .laz that it was made from"),
+        (rb'\s*\{.{0,4000}"geometricError"', "a 3D Tiles tileset index", "pass one of its tiles"),
         (rb'\s*\{.{0,4000}"type"\s*:\s*"(FeatureCollection|Feature)"', "GeoJSON", _NO_POINTS),
     )
 )  # fmt: skip
@@ -140,7 +140,7 @@ _CONTAINERS = tuple(
         (rb"\s*<\?xml\b", "XML", _NO_POINTS),
         (rb"\x89HDF\r\n", "HDF5", _ARRAYS),
         (rb"SQLite format 3\0", "an SQLite database", _NO_POINTS),
-        (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a document of Microsoft Office or another program", _NO_POINTS),
+        (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office document", _NO_POINTS),
         (rb'\s*[{\[]\s*["{\[}]', "JSON", _NO_POINTS),
     )
 )
@@ -148,9 +148,9 @@ _CONTAINERS = tuple(
 _PACKAGES = (
     (re.compile(rb"(?i)\.usd[acz]?$"), Foreign("a USDZ scene", _MESH)),
     (re.compile(rb"^xl/"), Foreign("a spreadsheet", _TABLE)),
-    (re.compile(rb"^(word|ppt)/"), Foreign("a document of an office program", _NO_POINTS)),
+    (re.compile(rb"^(word|ppt)/"), Foreign("an Office document", _NO_POINTS)),
     (re.compile(rb"(?i)^doc\.kml$"), Foreign("a KMZ document", _NO_POINTS)),
-    (re.compile(rb"(?i)(^|/)data\.pkl$"), Foreign("a checkpoint of torch", _ARRAYS)),
+    (re.compile(rb"(?i)(^|/)data\.pkl$"), Foreign("a PyTorch checkpoint", _ARRAYS)),
     (re.compile(rb"(?i)^document\.xml$"), Foreign("a FreeCAD document", _CAD)),
     (re.compile(rb"^means_l\.webp$"), Foreign("splats in SOG", _SPLATS)),
 )
@@ -162,26 +162,26 @@ _ENDINGS: dict[str, Foreign] = {
         ("fbx", "an FBX model", _MESH),
         ("blend", "a Blender file", _MESH),
         ("dae zae", "a COLLADA model", _MESH),
-        ("3ds", "a model of 3D Studio", _MESH),
-        ("max", "a scene of 3ds Max", _MESH),
+        ("3ds", "a 3D Studio model", _MESH),
+        ("max", "a 3ds Max scene", _MESH),
         ("abc", "an Alembic scene", _MESH),
-        ("ma mb", "a scene of Maya", _MESH),
-        ("c4d", "a scene of Cinema 4D", _MESH),
+        ("ma mb", "a Maya scene", _MESH),
+        ("c4d", "a Cinema 4D scene", _MESH),
         ("skp", "a SketchUp model", _MESH),
         ("lwo lws", "a LightWave model", _MESH),
         ("x3d x3dv x3db", "an X3D model", _MESH),
         ("wrl vrml", "a VRML model", _MESH),
         ("3dm", "a Rhino model", _MESH),
         ("ztl zpr zbr", "a ZBrush model", _MESH),
-        ("reality", "a scene of Reality Composer", _MESH),
+        ("reality", "a Reality Composer scene", _MESH),
         ("amf", "an AMF model", _CAD),
         ("drc", "a Draco file", _MESH),
         ("ctm", "an OpenCTM mesh", _MESH),
-        ("msh mesh vol", "a mesh of a simulation", _MESH),
-        ("vtk vtp vtu vti vts vtr", "a file of VTK", "save it as .ply in ParaView"),
-        ("b3dm i3dm cmpt", "a tile of 3D Tiles", "export it as .glb"),
-        ("mtl", "the materials of an OBJ", "pass the .obj"),
-        ("mlp", "a project of MeshLab", _MESH),
+        ("msh mesh vol", "a simulation mesh", _MESH),
+        ("vtk vtp vtu vti vts vtr", "a VTK file", "save it as .ply in ParaView"),
+        ("b3dm i3dm cmpt", "a 3D Tiles tile", "export it as .glb"),
+        ("mtl", "the material file of an OBJ", "pass the .obj"),
+        ("mlp", "a MeshLab project", _MESH),
         # Constructions
         ("step stp p21", "a STEP model", _CAD),
         ("iges igs", "an IGES model", _CAD),
@@ -201,42 +201,42 @@ _ENDINGS: dict[str, Foreign] = {
         ("nwd nwc nwf", "a Navisworks model", _CAD),
         ("3dxml", "a 3DXML model", _CAD),
         # Scanners and photogrammetry
-        ("rcp rcs", "a scan of Autodesk ReCap", "export it as .e57, .las or .pts from ReCap"),
-        ("fls lsproj fws", "a scan of FARO", "export it as .e57 or .las from SCENE"),
-        ("zfs zfprj", "a scan of Zoller+Fröhlich", "export it as .e57 or .las from LaserControl"),
-        ("rxp rdbx rsp rpp rdb", "a scan of RIEGL", "export it as .las or .e57 from RiSCAN PRO"),
-        ("lgs lgsx ptg imp ptz coe", "a scan of Leica", "export it as .e57, .las or .ptx from Cyclone"),
-        ("tzf tzs rwp rwcx", "a scan of Trimble", "export it as .e57 or .las from RealWorks"),
-        ("clr cl3 mscx", "a scan of Topcon", "export it as .e57 or .las from ScanMaster or Collage"),
-        ("pod", "a cloud of Bentley Pointools", _SCAN),
-        ("psx psz pcp oc3", "a project of Metashape", "export its cloud as .las or .ply from Metashape"),
-        ("p4d bpp", "a project of Pix4D", "export its cloud as .las or .ply from Pix4D"),
-        ("zlas", "a cloud of Esri", "convert it to .las with ArcGIS"),
-        ("bpf", "a cloud in BPF", "convert it to .las with PDAL"),
-        ("sdc sdw 3dd sci oaz qi rds", "a scan in the format of its vendor", _SCAN),
-        ("lvx lvx2", "a recording of Livox", "export it as .las or .pcd from Livox Viewer"),
-        ("pcap pcapng", "a recording of network packets",
-         "export its frames as .pcd or .las with the program of the sensor"),
-        ("bag db3 mcap rosbag", "a recording of ROS", "export its clouds as .pcd"),
+        ("rcp rcs", "an Autodesk ReCap scan", "export it as .e57, .las or .pts from ReCap"),
+        ("fls lsproj fws", "a FARO scan", "export it as .e57 or .las from SCENE"),
+        ("zfs zfprj", "a Zoller+Fröhlich scan", "export it as .e57 or .las from LaserControl"),
+        ("rxp rdbx rsp rpp rdb", "a RIEGL scan", "export it as .las or .e57 from RiSCAN PRO"),
+        ("lgs lgsx ptg imp ptz coe", "a Leica scan", "export it as .e57, .las or .ptx from Cyclone"),
+        ("tzf tzs rwp rwcx", "a Trimble scan", "export it as .e57 or .las from RealWorks"),
+        ("clr cl3 mscx", "a Topcon scan", "export it as .e57 or .las from ScanMaster or Collage"),
+        ("pod", "a Bentley Pointools point cloud", _SCAN),
+        ("psx psz pcp oc3", "a Metashape project", "export its point cloud as .las or .ply from Metashape"),
+        ("p4d bpp", "a Pix4D project", "export its point cloud as .las or .ply from Pix4D"),
+        ("zlas", "an Esri point cloud", "convert it to .las with ArcGIS"),
+        ("bpf", "a BPF point cloud", "convert it to .las with PDAL"),
+        ("sdc sdw 3dd sci oaz qi rds", "a scan in a proprietary format", _SCAN),
+        ("lvx lvx2", "a Livox recording", "export it as .las or .pcd from Livox Viewer"),
+        ("pcap pcapng", "a packet capture",
+         "export its frames as .pcd or .las with the software of the sensor"),
+        ("bag db3 mcap rosbag", "a ROS bag", "export its point clouds as .pcd"),
         ("vpc", "a virtual point cloud", "pass the files that it lists"),
-        ("copc", "a cloud in COPC under another ending", "end its name with .copc.laz"),
+        ("copc", "a COPC file with another extension", "end its name with .copc.laz"),
         ("ept", "an EPT (Entwine)", "write its points as .laz with PDAL"),
-        ("potree js", "a part of a Potree", "pass the .las or .laz that it was made of"),
+        ("potree js", "a Potree octree file", "pass the .las or .laz that it was made from"),
         # Splats
         ("sog sogs", "splats in SOG", _SPLATS),
         ("ksplat", "splats of GaussianSplats3D", _SPLATS),
         ("lcc", "splats of XGRIDS", _SPLATS),
-        ("splatv rad", "splats of another viewer", _SPLATS),
+        ("splatv rad", "Gaussian splats for another viewer", _SPLATS),
         # Maps
         ("tif tiff geotiff img dem hgt bil flt vrt", "a raster", _RASTER),
-        ("shp shx dbf gpkg geojson kml kmz gdb gml", "a map of shapes", _NO_POINTS),
+        ("shp shx dbf gpkg geojson kml kmz gdb gml", "a vector map", _NO_POINTS),
         # Data
         ("h5 hdf5 hdf", "HDF5", _ARRAYS),
         ("mat", "a MATLAB file", _ARRAYS),
-        ("pkl pickle joblib", "a pickle of Python", _ARRAYS),
-        ("pt pth ckpt onnx safetensors", "a file of weights or tensors", _ARRAYS),
-        ("zarr nc", "a store of arrays", _ARRAYS),
-        ("parquet arrow feather", "a table of Arrow or Parquet", "open it with datasets.load_dataset"),
+        ("pkl pickle joblib", "a Python pickle", _ARRAYS),
+        ("pt pth ckpt onnx safetensors", "a file of model weights", _ARRAYS),
+        ("zarr nc", "an array store", _ARRAYS),
+        ("parquet arrow feather", "an Arrow or Parquet table", "open it with datasets.load_dataset"),
         ("xlsx xls xlsm ods numbers", "a spreadsheet", _TABLE),
         ("json jsonl geo yaml yml toml xml db sqlite", "data without points", _NO_POINTS),
         # Documents, images and programs
@@ -246,7 +246,7 @@ _ENDINGS: dict[str, Foreign] = {
         ("pdf doc docx ppt pptx odt rtf md html htm", "a document", _NO_POINTS),
         ("exe dll so py ipynb", "a program", _NO_POINTS),
         # Labels, which belong to a cloud
-        ("label labels seg", "labels of another file", "pass the cloud; its labels are read with it"),
+        ("label labels seg", "labels for another file", "pass the point cloud; its labels are read along with it"),
         # Packed
         ("gz tgz", "compressed by gzip", _UNPACK),
         ("bz2", "compressed by bzip2", _UNPACK),
@@ -392,8 +392,8 @@ def refusal_of_ending(name: str) -> str:
         return str(foreign)
     ending = _ending(name)
     if not ending:
-        return 'has no ending and no known content; pass file_type="txt" if it has rows of numbers'
-    return f"has the ending .{ending}, and the content of no format that is read; {_EXPORT}"
+        return 'has no file extension and unknown content; pass file_type="txt" if it has rows of numbers'
+    return f"has the ending .{ending}, but its content matches no supported format; {_EXPORT}"
 
 
 def instead_of_clouds(names: Iterable[str]) -> str:
@@ -402,7 +402,7 @@ def instead_of_clouds(names: Iterable[str]) -> str:
         foreign = foreign_ending(name)
         if foreign is not None and foreign.step != _NO_POINTS:
             return f"{PurePath(name).name} {foreign}"
-    return f"readable are {', '.join(f'.{ending}' for ending in sorted(FORMATS))}"
+    return f"supported: {', '.join(f'.{ending}' for ending in sorted(FORMATS))}"
 
 
 def _as(file_type: str) -> str:

@@ -102,7 +102,7 @@ def _content(source: Source) -> tuple[bytes, Any]:
     """Return the bytes of the file without checksums, which are compared, and its XML section."""
     mark, major, minor, length, start, size, page_size = _HEADER.unpack_from(source.data)
     if mark == b"ASTM-E57" and major > 1:
-        raise PointCloudError(f"is E57 of version {major}.{minor}; version 1 is read, newer ones not yet")
+        raise PointCloudError(f"is E57 of version {major}.{minor}; version 1 is supported")
     if (mark, major, page_size, length) != (b"ASTM-E57", 1, _PAGE, len(source.data)) or length % _PAGE:
         raise PointCloudError(
             f"starts with {mark!r}, has version {major}, {len(source.data)} bytes of {length}, pages of {page_size}; "
@@ -234,7 +234,7 @@ def _without_invalid(cloud: dict[str, Any], values: dict[str, np.ndarray], sourc
     if marks is None or not marks.any():
         return cloud
     valid = marks == 0
-    source.warn(f"{(~valid).sum():,} of {len(valid):,} points of a scan are marked as invalid and are left out")
+    source.warn(f"{(~valid).sum():,} of {len(valid):,} points of a scan are marked as invalid and are skipped")
     return {name: value[valid] for name, value in cloud.items()}
 
 

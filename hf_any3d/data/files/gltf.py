@@ -247,7 +247,7 @@ def _material(document: Document, primitive: dict, source: Source) -> tuple[np.n
     is_known = surface is not None or not extensions
     surface = surface or {}
     if texture in surface:
-        source.leave_out([f"{texture} of materials"], "textures are not read")
+        source.leave_out([f"{texture} of materials"], "textures are not used")
         is_known = False  # a texture is multiplied by the factor
     return np.array(surface.get(color, [1, 1, 1, 1]), np.float64)[:3], is_known
 

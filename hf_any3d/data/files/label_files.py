@@ -70,7 +70,7 @@ def with_label_file(
         PointCloudFileError: There is not one label for each point.
     """
     if not replaces and (cloud.labels is not None or cloud.face_labels is not None):
-        source.warn(f"has labels itself; those of {place.name} beside it are left out")
+        source.warn(f"has its own labels; the labels in {place.name} are ignored")
         return cloud
     # Labels are of the points that the cloud has, of those in its file, or of the faces of a shape that is segmented.
     counts = {len(cloud): "points"}
@@ -85,9 +85,9 @@ def with_label_file(
             f"{place}: {len(labels):,} labels for the {len(cloud):,} points of {source.name}; {_FORMS}"
         )
     if what == "faces":
-        source.warn(f"labels of faces are those of {place.name} beside it")
+        source.warn(f"face labels are read from {place.name}")
         return replace(cloud, labels=None, face_labels=labels, label_names=names, label_codes=None)
-    source.warn(f"labels are those of {place.name} beside it")
+    source.warn(f"labels are read from {place.name}")
     if kept is not None and len(labels) == len(kept):
         labels = labels[kept]
     return replace(cloud, labels=labels, face_labels=None, label_names=names, label_codes=None)

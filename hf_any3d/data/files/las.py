@@ -180,15 +180,15 @@ def _read_header(source: Source) -> _Header:
     """Read the header, check it against the size of the file, and warn of what is left out."""
     data = source.data
     if data[:4] != b"LASF":
-        raise PointCloudError(f"starts with {data[:4]!r}; expected LASF, as LAS and LAZ do: this is no such file")
+        raise PointCloudError(f"starts with {data[:4]!r}; expected LASF, so this is not a LAS or LAZ file")
     if len(data) < HEADER_SIZE:
-        raise PointCloudError(f"has {len(data)} bytes, and the header alone {HEADER_SIZE}; the file is cut off")
+        raise PointCloudError(f"has {len(data)} bytes, less than a header of {HEADER_SIZE}; the file is cut off")
     major = data[24]
     minor = data[25]
     if major != 1 or minor > _NEWEST_MINOR:
         raise PointCloudError(
-            f"is LAS {major}.{minor}; versions 1.0 to 1.{_NEWEST_MINOR} are read, newer ones not yet: rewrite it as "
-            "LAS 1.4, such as with `pdal translate` or laspy"
+            f"is LAS {major}.{minor}; versions 1.0 to 1.{_NEWEST_MINOR} are read, not newer ones; rewrite it as "
+            "LAS 1.4, for example with `pdal translate` or laspy"
         )
     # From byte 96: start of the points, point format, size of a point, number of points.
     start, point_format, size, count = struct.unpack_from("<I4xBHI", data, 96)
@@ -201,9 +201,7 @@ def _read_header(source: Source) -> _Header:
     if not HEADER_SIZE <= start <= len(data):
         raise PointCloudError(f"points start at byte {start:,} of {len(data):,}; the file is damaged or cut off")
     if point_format >= len(SIZES):
-        raise PointCloudError(
-            f"has points of format {point_format}; formats 0 to {len(SIZES) - 1} are read, newer ones not yet"
-        )
+        raise PointCloudError(f"has points of format {point_format}; formats 0 to {len(SIZES) - 1} are supported")
     if size < SIZES[point_format]:
         raise PointCloudError(
             f"points of format {point_format} with {size} bytes each; they have {SIZES[point_format]} bytes or more, "
@@ -470,7 +468,7 @@ def _records_after(data: bytes, end: int, size: int) -> int:
 
 
 def _warn_of_more(source: Source, count: int, more: str) -> None:
-    source.warn(f"the header declares {count:,} points; {more} more follow and are left out")
+    source.warn(f"the header declares {count:,} points; {more} more follow and are ignored")
 
 
 def decompressed(
@@ -555,7 +553,7 @@ def _read_laszip_record(data: bytes | mmap, start: int) -> tuple[bytes, int, lis
     if not set(versions).issubset(_VERSIONS.get(compressor, ())):
         raise PointCloudError(
             f"compressor {compressor} of LAZ with items of version {', '.join(map(str, versions))}; expected "
-            "compressor 2 with version 1 or 2, or 3 with 3: rewrite the file, such as with `pdal translate`"
+            "compressor 2 with version 1 or 2, or 3 with 3: rewrite the file, for example with `pdal translate`"
         )
     return record, compressor, items
 
@@ -709,11 +707,11 @@ def _units(source: Source, header: _Header) -> Units:
         found.reverse()
     units = next((units for units in found if units.length is not None or units.in_degrees), UNKNOWN)
     if units == UNKNOWN and found:
-        source.warn("its coordinate system names no known unit of x and y; coordinates are read without a unit")
+        source.warn("its coordinate system has no known horizontal unit; coordinates are read without a unit")
     if units.length is None or units.height is None or abs(units.height / units.length - 1) <= _SAME_UNIT:
         return replace(units, height=None)
     source.warn(
-        f"x and y are in units of {units.length:g} m, heights (z) in units of {units.height:g} m; they are read as "
-        "they are"
+        f"x and y are in units of {units.length:g} m but z in units of {units.height:g} m; coordinates are not "
+        "converted"
     )
     return units

@@ -125,7 +125,7 @@ def _fields_of_array(array: np.ndarray, source: Source) -> dict[str, Any]:
             if name is not None:
                 columns |= zip(axes, _without_fourth(several.pop(name), name, source).T, strict=True)
         if several:
-            source.warn(f"fields {listed(several)} have several numbers for each point and are left out")
+            source.warn(f"fields {listed(several)} have several values per point and are ignored")
         cloud = by_name(columns, source)
         cloud["label_names"] = next((names for _, names in words.values()), None)
         return cloud
@@ -161,7 +161,7 @@ def read_array_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         numbers = ".".join(map(str, version))
-        raise PointCloudError(f"has version {numbers} of the format; 1.0 to 3.0 are read, newer ones not yet")
+        raise PointCloudError(f"has version {numbers} of the format; 1.0 to 3.0 are supported")
     shape, by_columns, dtype = _HEADERS[version](file)
     # numpy would take a negative size for as many as there are.
     if min(shape, default=0) < 0:
@@ -377,5 +377,5 @@ def _without_fourth(values: np.ndarray, name: str, source: Source) -> np.ndarray
     if values.ndim != 2 or values.shape[1] != 4:
         return values
     if (values[:, 3] != values[0, 3]).any():
-        source.warn(f"the fourth column of {name}, such as an alpha, is left out")
+        source.warn(f"the fourth column of {name}, such as alpha, is ignored")
     return values[:, :3]

@@ -167,7 +167,7 @@ def _vertices(text: bytes, source: Source) -> np.ndarray:
         # Some programs write colors of some vertices only.
         colored = sum(len(row) >= 6 for row in rows)
         if colored:
-            source.warn(f"{colored} of {sum(map(bool, rows))} vertices have colors; they are left out")
+            source.warn(f"{colored} of {sum(map(bool, rows))} vertices have colors, so colors are ignored")
         return numbers(normalized_lines(b"\n".join(b" ".join(row[:3]) for row in rows)))
 
 

@@ -297,7 +297,7 @@ def _faces(flat: np.ndarray, sizes: np.ndarray, source: Source) -> dict:
     if (sizes - corners == 5).any() or (~colored & (sizes - corners > 1)).any():
         source.leave_out(["alpha or numbers of colors of faces"], "only red, green and blue are read")
     if not colored.all() and colored.any():
-        source.warn(f"{colored.sum()} of {count} faces have colors; they are left out")
+        source.warn(f"{colored.sum()} of {count} faces have colors, so colors are ignored")
     elif colored.all():
         colors = usable_colors(flat[(starts + 1 + corners)[:, None] + np.arange(3)], source)
     return {"faces": faces, "face_colors": None if colors is None else colors[polygon]}

@@ -45,7 +45,7 @@ def read(source: Source) -> PointCloudData:
         # An organized cloud is the image of a depth camera, with pixels that are NaN by design.
         measured = np.asarray(np.isfinite(np.stack([columns[axis] for axis in "xyz"])).all(axis=0))
         if measured.any() and not measured.all():
-            source.warn(f"{(~measured).sum()} of {len(measured)} points have no measurement (NaN) and are left out")
+            source.warn(f"{(~measured).sum()} of {len(measured)} points have no measurement (NaN) and are skipped")
             columns = {name: column[measured] for name, column in columns.items()}
     cloud = by_name(columns, source)
     if has_moved and np.isfinite([float(value) for value in viewpoint]).all():
@@ -130,7 +130,7 @@ def row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
         if count != "1" or name == "_":  # padding is called "_" and may occur often
             continue
         if name in columns:
-            raise PointCloudError(f"field {shorten(name)} occurs twice; expected each field once")
+            raise PointCloudError(f"field {shorten(name)} occurs twice; rename one")
         columns[name] = f"f{i}"
     return columns, np.dtype(fields)
 

@@ -108,7 +108,7 @@ def read(source: Source) -> PointCloudData:
     # As MeshLab, Agisoft and others name them.
     matches = [re.fullmatch(r"texture_?(?:file)?\s+(\S.*)", line, re.IGNORECASE) for line in comments]
     textures = [match[1] for match in matches if match]
-    source.leave_out((f"texture {shorten(name)}" for name in textures), "textures are not read")
+    source.leave_out((f"texture {shorten(name)}" for name in textures), "textures are not used")
     # `write_point_cloud` stores up axis and unit in comments.
     frame: dict[str, Any] = {}
     for line in comments:

@@ -122,11 +122,9 @@ def _tables(source: Source) -> tuple[_Table, _Table]:
     data = source.data
     mark, version, length, *sizes = _HEADER.unpack_from(data)
     if mark != b"pnts":
-        raise PointCloudError(f"starts with {mark!r}; expected pnts, as point cloud tiles do: this is no such file")
+        raise PointCloudError(f"starts with {mark!r}; expected pnts, so this is not a point cloud tile")
     if version != _VERSION:
-        raise PointCloudError(
-            f"has version {version} of point cloud tiles; version {_VERSION} is read, newer ones not yet"
-        )
+        raise PointCloudError(f"has version {version} of point cloud tiles; version {_VERSION} is supported")
     if length > len(data) or _HEADER.size + sum(sizes) > length:
         raise PointCloudError(
             f"declares {length:,} bytes, of which its tables take {sum(sizes):,}, and has {len(data):,}; it may be "
@@ -145,8 +143,8 @@ def _tables(source: Source) -> tuple[_Table, _Table]:
             raise PointCloudError(f"a table of the tile is {shorten(text)}; expected a JSON object")
         if _DRACO in values.get("extensions", ()):
             raise PointCloudError(
-                f"its points are compressed by Draco ({_DRACO}), which is not read; convert it, such as with `npx "
-                "3d-tiles-tools convertPntsToGlb -i TILE.pnts -o TILE.glb`"
+                f"its points are compressed by Draco ({_DRACO}), which is not supported; convert it, such as with "
+                "`npx 3d-tiles-tools convertPntsToGlb -i TILE.pnts -o TILE.glb`"
             )
         tables.append(_Table(values, body))
     return tables[0], tables[1]

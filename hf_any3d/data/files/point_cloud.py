@@ -209,7 +209,7 @@ class PointCloudData:
                 return
             valid = np.asarray(np.isfinite(points.astype(np.float32, copy=False)).all(axis=1))  # (points,)
         if not valid.any():
-            raise PointCloudError(f"none of {len(points):,} points has finite coordinates; nothing is left of it")
+            raise PointCloudError(f"none of {len(points):,} points has finite coordinates")
         for name in ("points", "colors", "normals", "labels", *MEASURED):
             values = getattr(self, name)
             # A field of another length stays, and is reported as an error afterwards.
@@ -258,7 +258,7 @@ class PointCloudData:
         doubled = np.cross(b - a, c - a)
         until = np.linalg.norm(doubled, axis=1).cumsum()
         if not until[-1:].any():
-            raise PointCloudError(f"none of the {len(faces)} triangles has an area; there is no surface to sample")
+            raise PointCloudError(f"all {len(faces)} triangles have zero area, so there is no surface to sample")
         # A draw of exactly the total would be after the last triangle; side="right" skips those without area.
         draws = np.minimum(generator.random(n) * until[-1], np.nextafter(until[-1], 0))
         face = until.searchsorted(draws, side="right")  # (n,)

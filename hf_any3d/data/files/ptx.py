@@ -63,7 +63,7 @@ def read(source: Source) -> PointCloudData:
             without_return += missing
             scans += [scan] if len(scan["points"]) else []
     if without_return:
-        source.warn(f"{without_return:,} of {total:,} directions of the scans have no return and are left out")
+        source.warn(f"{without_return:,} of {total:,} directions of the scans have no return and are skipped")
     joined = join_scans(scans or [{"points": np.zeros((0, 3))}], source)
     return PointCloudData(**joined, up_axis="z", meters_per_unit=1.0)
 

@@ -252,7 +252,7 @@ def read_point_cloud(
         opened.check_label_found(has_labels=cloud.labels is not None or cloud.face_labels is not None)
         for kept in left:
             dropped = f"{(~kept).sum():,} of {len(kept):,} points"
-            opened.warn(f"{dropped} have NaN or infinite coordinates and are left out")
+            opened.warn(f"{dropped} have NaN or infinite coordinates and are skipped")
         opened.tell_left_out()
         # Once more for what was read, whatever the header declared
         opened.limits.check(points=len(cloud), faces=len(cloud.faces) if cloud.is_mesh else 0)

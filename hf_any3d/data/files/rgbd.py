@@ -79,7 +79,7 @@ class Intrinsics:
             if isinstance(values, Mapping):
                 values = values.get("data")
             if isinstance(values, (list, tuple)) and any(values):
-                warnings.warn(f"the distortion {name} of the camera is left out", stacklevel=3)
+                warnings.warn(f"the lens distortion {name} of the camera is ignored", stacklevel=3)
         for wide, high in _SIZES:
             if wide in content and high in content:
                 return cls(*camera, (int(content[wide]), int(content[high])))

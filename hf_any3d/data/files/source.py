@@ -57,12 +57,12 @@ def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
         # The error without a name is left out, what caused it stays.
         raise file_error(name, error) from error.__cause__
     except MemoryError:
-        raise PointCloudFileError(f"{name}: needs more memory than there is") from None
+        raise PointCloudFileError(f"{name}: needs more memory than is available") from None
     except Exception as error:
         if kind is None:
             raise
         reason = cut(f"{type(error).__name__}: {error}", _QUOTED)
-        raise file_error(name, f"damaged, cut off, or no {kind} ({reason})") from error
+        raise file_error(name, f"damaged, cut off, or not {kind} ({reason})") from error
 
 
 def file_error(name: object, reason: object) -> PointCloudFileError:
@@ -107,7 +107,7 @@ def nothing_is_lost() -> Iterator[None]:
 _IS_KEPT: ContextVar[bool] = ContextVar("is_kept", default=False)
 _QUOTED = 200
 _MOST_NAMED, _LONGEST_NAME = 20, 100  # of what is left out
-LEFT_OUT = "left out: "
+LEFT_OUT = "ignored: "
 """Beginning of a warning about what a cloud has no place for, which leaves no doubt about the cloud."""
 
 VARIABLE = "HF_ANY3D_READ_LIMITS"
@@ -217,7 +217,7 @@ class Source:
                 f"column {labels[0]!r} holds the labels (label_field); expected other ones in columns"
             )
         if len({*found.values()}) < len(found):
-            raise PointCloudError(f"columns {', '.join(found)}: two of them are one in the file; expected each once")
+            raise PointCloudError(f"columns {', '.join(found)}: two of them name the same column; list it once")
         return found
 
     def check_columns_found(self, further: Mapping[str, np.ndarray] | None) -> None:
@@ -227,21 +227,21 @@ class Source:
                 raise PointCloudError(no_column(name, self._of_points))
             are_missing = ~np.isfinite(further[name])
             if are_missing.all():
-                raise PointCloudError(f"column {name!r} has no number at any point; expected one that was measured")
+                raise PointCloudError(f"column {name!r} has no value at any point; choose another column")
             if are_missing.any():
-                self.warn(f"{are_missing.sum():,} of {len(are_missing):,} points have no value in column {name!r}")
+                self.warn(f"{are_missing.sum():,} of {len(are_missing):,} points have no value in attribute {name!r}")
 
     def check_label_found(self, *, has_labels: bool) -> None:
         """Check that the column that was chosen for the labels is there, and that labels were read from it."""
         if self.label_field is None:
             return
         if not self._columns:
-            raise PointCloudError(f"has no named columns, so none is called {self.label_field!r} (label_field)")
+            raise PointCloudError(f"has no named columns; label_field {self.label_field!r} needs names")
         if not self._label_fields:
             there = _shown(self._columns)
             raise PointCloudError(f"no column {self.label_field!r} for the labels; there are {there}")
         if not has_labels:
-            raise PointCloudError(f"column {self.label_field!r} has no labels; expected whole numbers or words")
+            raise PointCloudError(f"column {self.label_field!r} has no labels; use integers or words")
 
     def warn(self, text: str) -> None:
         """Warn about this file, once for each text."""
@@ -249,7 +249,7 @@ class Source:
             self._warned.add(text)
             warnings.warn(printable(f"{self.name}: {text}"), stacklevel=4)
 
-    def leave_out(self, names: Iterable[str], why: str = "a cloud has no place for them") -> None:
+    def leave_out(self, names: Iterable[str], why: str = "a point cloud cannot store them") -> None:
         """Note by name what the file has and a cloud cannot hold; `tell_left_out` warns of it after the last part."""
         self._left_out.setdefault(why, []).extend(names)
 
@@ -262,7 +262,7 @@ class Source:
     def warn_of_rest(self, rest: bytes) -> None:
         """Warn of data after those that the header declares, unless they only fill up the file."""
         if rest.strip(b"\0 \t\r\n"):
-            self.warn(f"{len(rest)} bytes after the data that the header declares are left out")
+            self.warn(f"{len(rest)} bytes after the data that the header declares are ignored")
 
     def check(self, *, points: int = 0, faces: int = 0, decoded: int = 0) -> None:
         """Raise an error beyond the limits; see `ReadLimits.check`."""
@@ -358,7 +358,7 @@ def open_source(
             if not path.is_file():
                 if "://" in name:
                     raise PointCloudError("a URL; download the file and pass its path")
-                raise PointCloudError("a directory or device; expected a file" if path.exists() else "no such file")
+                raise PointCloudError("a directory or device; pass a file" if path.exists() else "no such file")
         kind = (file_type or os.path.splitext(name)[1]).lower().removeprefix(".")
         # The type is looked for in the content only where neither caller nor name tells it.
         look = None if file_type or kind in allowed else find_type

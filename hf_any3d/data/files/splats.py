@@ -118,8 +118,7 @@ def opaque_splats(opacities: np.ndarray, source: Source) -> np.ndarray:
     kept = np.asarray(opacities >= LEAST_OPACITY)
     if not kept.all():
         source.warn(
-            f"{(~kept).sum():,} of {len(kept):,} Gaussian splats have an opacity below {LEAST_OPACITY} and are left "
-            "out"
+            f"{(~kept).sum():,} of {len(kept):,} Gaussian splats have an opacity below {LEAST_OPACITY} and are skipped"
         )
     return kept
 
@@ -142,8 +141,7 @@ def _read_spz(source: Source) -> PointCloudData:
     mark, version, count, degree, fraction_bits, flags, streams = _HEADER.unpack(start)
     if mark == _MARK and version > max(_VERSIONS):
         raise PointCloudError(
-            f"is SPZ of version {version}; versions 1 to {max(_VERSIONS)} are read, newer ones not yet: export it as "
-            ".ply"
+            f"is SPZ of version {version}; versions 1 to {max(_VERSIONS)} are supported; export it as .ply"
         )
     if mark != _MARK or version not in _VERSIONS or degree not in _HARMONICS or fraction_bits > _MOST_FRACTION_BITS:
         raise PointCloudError(

@@ -123,7 +123,7 @@ def read(source: Source) -> PointCloudData:
     table = numbers(text, first_line=lines + 1)  # (points, columns)
     if declared is not None and declared != len(table):
         cut = "; the file may be cut off" if len(table) < declared else ""
-        raise PointCloudError(f"{len(table)} points where {declared} are declared{cut}")
+        raise PointCloudError(f"{len(table)} points, but the file declares {declared}{cut}")
     if not len(table):
         raise NoPointsError()
     names = column_names(titles, table)
@@ -141,7 +141,7 @@ def read(source: Source) -> PointCloudData:
             if not line.strip() or line.lstrip().startswith((b"#", b"//")):
                 continue
             if place == 0 and b"nan" not in line.lower():
-                raise PointCloudError(f"line {number} has an empty cell; expected a number")
+                raise PointCloudError(f"line {number} has an empty cell; fill in a number")
             place -= 1
     return PointCloudData(**cloud)
 
@@ -369,9 +369,7 @@ def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
                 plain = [plain_name(name) for name in names]
                 for name in map(plain_name, sum(fields_of(names).values(), [])):
                     if plain.count(name) > 1:
-                        raise PointCloudError(
-                            f"line {title.line} names {shorten(name)} twice; expected each name once"
-                        )
+                        raise PointCloudError(f"line {title.line} names {shorten(name)} twice; rename one")
                 return names
             # Words of a comment, such as "x y z in meters", matter only if there are columns to name.
             matters = not title.is_comment or (width > 3 and "points" in fields_of(names[:3]))

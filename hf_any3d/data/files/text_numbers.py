@@ -28,7 +28,7 @@ _QUOTED_COMMA = re.compile(rb'"[ ]*([-+]?\d[\d.]*,[\d.,]*(?:[eE][-+]?\d+)?)[ ]*"
 def unix_lines(data: bytes) -> bytes:
     """Convert line endings to newlines, and remove the byte order mark with which some programs begin a text."""
     if b"\0" in data[:4096]:
-        raise PointCloudError("has binary data; expected text")
+        raise PointCloudError("has binary data, not text")
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     # One byte is found many times faster than two.
@@ -47,13 +47,15 @@ def without_quotes(text: bytes) -> bytes:
         return text
     spaced = _QUOTED_SPACES.search(text)
     if spaced:
-        raise PointCloudError(f"numbers have separators of thousands, such as {shorten(spaced[1])}; expected none")
+        raise PointCloudError(f"numbers have thousands separators, such as {shorten(spaced[1])}; expected none")
     quoted = _QUOTED_COMMA.findall(text)
     if quoted:
         grouped = [value for value in quoted if _THOUSANDS.fullmatch(value)]
         is_clear = grouped or any(not re.fullmatch(rb"[-+]?\d{1,3},\d{3}", value) for value in quoted)
         if not is_clear:
-            raise PointCloudError(f"{shorten(quoted[0])} may be thousands or a decimal comma; expected plain numbers")
+            raise PointCloudError(
+                f"{shorten(quoted[0])} may have a thousands separator or a decimal comma; write plain numbers"
+            )
         has_points = any(value.rfind(b".") > value.rfind(b",") or value.count(b",") > 1 for value in grouped)
         if grouped and has_points:
             text = _QUOTED_COMMA.sub(lambda match: match[0].replace(b",", b""), text)
@@ -80,15 +82,17 @@ def normalized_lines(text: bytes) -> bytes:
         row = start[start.rfind(b"\n", 0, match.start()) + 1 : start.find(b"\n", match.start()) % (len(start) + 1)]
         words = [word for word in re.split(rb"[;\s]+", row) if b"," in word]
         if re.search(rb"[;\t ]", row.strip()) and all(map(_THOUSANDS.fullmatch, words)):
-            raise PointCloudError(f"numbers have separators of thousands, such as {shorten(words[0])}; expected none")
+            raise PointCloudError(f"numbers have thousands separators, such as {shorten(words[0])}; expected none")
     # 412 345,67;5 432 109,10
     if b" " in start and (b";" in start or b"\t" in start) and (spaced := _SPACED.search(start)):
-        raise PointCloudError(f"numbers have separators of thousands, such as {shorten(spaced[1])}; expected none")
+        raise PointCloudError(f"numbers have thousands separators, such as {shorten(spaced[1])}; expected none")
     first = re.search(rb"(?m)^.*\d[,; \t].*$", plain) if b"," in plain else None
     if first and len(re.split(rb"[;\s]+", first.group().strip(b"; \t\r"))) >= 3 and not _LIST_COMMA.search(plain):
         if b"." in plain:
             decimal = re.findall(rb"[^;\s]*,[^;\s]*", plain)[0]
-            raise PointCloudError(f"numbers have decimal commas, such as {shorten(decimal)}, and points; expected one")
+            raise PointCloudError(
+                f"numbers use both decimal commas, such as {shorten(decimal)}, and decimal points; use one"
+            )
         # Comments match first, so that commas in them stay.
         text = re.sub(rb"(#|//)[^\n]*|,", lambda match: b"." if match.group() == b"," else match.group(), text)
     return text.translate(_DELIMITERS)

@@ -116,7 +116,7 @@ def _join(meshes: list[tuple[Shape, np.ndarray]], unit: str, package: Package, s
     # Colors of only some triangles are no colors of the surface, as a cloud has one for each or none.
     has_color = np.asarray(np.isfinite(face_colors).all(axis=1))
     if has_color.any() and not has_color.all():
-        source.warn(f"{(~has_color).sum():,} of {len(has_color):,} triangles have no color; colors are left out")
+        source.warn(f"{(~has_color).sum():,} of {len(has_color):,} triangles have no color, so colors are ignored")
     source.leave_out(sorted(package.left_out))
     return PointCloudData(
         np.concatenate(points),

@@ -26,7 +26,7 @@ def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
     """
     path = Path(path)
     suffix = one_of(f"file type of {path}", path.suffix.lower(), _WRITERS)
-    tell_left_out(path, _not_written(data, suffix), f"{suffix[1:].upper()} has no place for them")
+    tell_left_out(path, _not_written(data, suffix), f"{suffix[1:].upper()} cannot store them")
     with atomic_write(path) as unfinished, open(unfinished, "wb") as file:
         _WRITERS[suffix](file, data)
 
@@ -34,7 +34,7 @@ def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
 def point_cloud_bytes(data: PointCloudData, file_type: str = "ply") -> bytes:
     """Return the file, "ply", "obj" or "npz", that `write_point_cloud` would write, as bytes."""
     file = io.BytesIO()
-    tell_left_out(f"<{file_type}>", _not_written(data, f".{file_type}"), f"{file_type.upper()} has no place for them")
+    tell_left_out(f"<{file_type}>", _not_written(data, f".{file_type}"), f"{file_type.upper()} cannot store them")
     _WRITERS[f".{file_type}"](file, data)
     return file.getvalue()
 

@@ -100,7 +100,7 @@ def load_published(
         # counts where the files do not tell theirs.
         missing = (source.num_rows or expected.get(split) or 0) - len(rows)
         if skip and missing > 0:
-            logger.warning("%s has %d clouds; %d are left out", place[split], len(rows), missing)
+            logger.warning("%s has %d clouds; %d were skipped", place[split], len(rows), missing)
         else:
             _check_count(place[split], len(rows), expected.get(split))
         splits[split] = rows

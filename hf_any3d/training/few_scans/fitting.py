@@ -105,7 +105,7 @@ def _columns_of_answers(config: PointFeaturesConfig, classes: list[str]) -> np.n
     # Its classes may stand in another order than those of the scans.
     learned = [wrap_config.id2label[number] for number in range(config.wrap_labels)]
     if sorted(learned) != sorted(classes):
-        raise ValueError(f"--wrap has learned the classes {learned}; expected those of the scans, {classes}")
+        raise ValueError(f"--wrap was trained on the classes {learned}; expected the classes of the scans, {classes}")
     sets_before = list(config.features).index("wrap")
     # Features of all sets stand side by side, in the order of the config.
     start = sum(list(config.widths().values())[:sets_before])

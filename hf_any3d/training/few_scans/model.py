@@ -34,7 +34,7 @@ def open_model(plan: Plan, scans: Scans, arguments: FewScansArguments) -> PointF
         model = _open_earlier(arguments.from_model, scans.implied_up_axis)
     _check_channels(model.config, scans.processor)
     if scans.learns_views and not scans.can_have_views:
-        raise ValueError("--views true with colors or normals, or a model without views; expected points alone")
+        raise ValueError("--views true works with xyz features only; leave out colors and normals, or --views")
     return model
 
 
@@ -114,12 +114,15 @@ def _open_earlier(folder: str, known_up: str | None) -> PointFeaturesForPointClo
     assert isinstance(model, PointFeaturesForPointCloudClassification)  # from_pretrained declares any model
     # A wrap that has learned few scans would have to learn again with the new ones.
     if model.config.wrap_labels is not None:
-        raise ValueError(f"--from {folder}: its wrap knows few scans; expected --way both with all scans")
+        raise ValueError(
+            f"--from {folder}: its adapter was trained on a few scans and cannot be extended; train again with "
+            "--way both on all scans"
+        )
     up_axis = model.config.up_axis
     # Stored features are of clouds with this axis up.
     if known_up not in (None, up_axis):
         raise ValueError(
-            f"--from {folder}: it has {up_axis} up, but these scans have {known_up}; expected them turned"
+            f"--from {folder}: it has {up_axis} up, but these scans have {known_up} up; rotate them first"
         )
     # Scans are added to stored features, which are those before any of this.
     model.set_metric(None)
@@ -139,4 +142,4 @@ def _check_channels(config: PointFeaturesConfig, processor: PointCloudProcessor)
     unread = [name for name, end in zip(processor.features, ends, strict=True) if end > max(channels)]
     if unread:
         sets = " and ".join(config.features)
-        raise ValueError(f"--features: {sets} do not read {unread[0]}; expected --way trained, which does")
+        raise ValueError(f"--features: {sets} do not use {unread[0]}; train with --way trained, which does")

@@ -135,7 +135,7 @@ class Estimate:
         pairs = [pair for pair in self.confused() if pair[1] != NONE_OF_THESE]
         if not pairs and not self.refused:
             return "no classes confused"
-        shown = ", ".join(f"{true} taken for {other} ({times})" for true, other, times in pairs[:_MOST_PAIRS])
+        shown = ", ".join(f"{true} predicted as {other} ({times})" for true, other, times in pairs[:_MOST_PAIRS])
         shown = shown or "no classes confused"
         more = f" and {len(pairs) - _MOST_PAIRS} more pairs" if len(pairs) > _MOST_PAIRS else ""
         more += f"; {self.refused} called {NONE_OF_THESE}" if self.refused else ""
@@ -158,7 +158,7 @@ class Estimate:
                 taken = [f"{inline(other)} {times}" for true, other, times in self.confused() if true == name]
                 right = int(self.matrix[number, number])
                 rows.append(f"| {inline(name)} | {scans} | {right} | {', '.join(taken)} |")
-        return "\n".join([*lines, "", "| class | scans | right | taken for |", "|---|---|---|---|", *rows])
+        return "\n".join([*lines, "", "| class | scans | correct | predicted as |", "|---|---|---|---|", *rows])
 
 
 def how_judged(
@@ -172,21 +172,21 @@ def how_judged(
     """Tell how an estimate was made: by which folds and heads, and what it leaves out."""
     how = f"cross-validation in {folds.max() + 1} folds"
     if is_joined:
-        how += " of the linear head alone (the trained model, which has seen all scans, is not judged)"
+        how += " of the linear head alone (the trained model is not evaluated, as it was trained on all scans)"
     elif "wrap" in config.features:
-        how += " (flattering if the wrap has learned from these scans)"
+        how += " (too optimistic if the adapter was trained on these scans)"
     # A head of a fold has learned one scan of a class less than the saved one, which is half of two.
     if np.median(list(scans.counts.values())) < _FEW:
-        how += ", by heads that learned from fewer scans, so that some points more can be expected"
+        how += "; the final model is trained on more scans, so expect it to be slightly better"
     # Classes of one scan are learned, but no fold can hold it out.
     is_judged = folds[: len(scans.labels)] >= 0
     alone = [name for label, name in enumerate(scans.classes) if not is_judged[scans.labels == label].any()]
     if alone:
-        how += f", without {', '.join(alone)}, alone in the class"
+        how += f"; not evaluated: {', '.join(alone)}, with a single distinct scan"
     if is_calibrated:
-        how += ", which also calibrates the scores"
+        how += "; scores are calibrated on the held-out folds"
     if accuracy_of_views is not None:
-        how += f", with {percent(accuracy_of_views)} % of the views right"
+        how += f"; accuracy on views {percent(accuracy_of_views)} %"
     return how
 
 
@@ -238,10 +238,12 @@ def save(
         names = np.array(scans.together.names)[estimate.counted].tolist()
         digests = np.array(scans.together.digests)[estimate.counted].tolist()
         scan_scores[CROSS_VALIDATION] = estimate.scans.named(names, digests)
-    sure = "\n\n".join(estimate.section() for estimate in estimates.values()) or "Unknown: no class has two scans."
+    sure = "\n\n".join(estimate.section() for estimate in estimates.values()) or (
+        "Not evaluated: no class has two distinct scans."
+    )
     if model.config.unknown.share is not None:
         said = _how_often_unknown(model.config, estimates[CROSS_VALIDATION])
-        sure += f'\n\n"None of these" is {said}.'
+        sure += f'\n\n"None of these" {said}.'
     with replacing_model(folder) as new:
         model.save_pretrained(new)
         scans.processor.save_pretrained(new)
@@ -274,22 +276,24 @@ def lines_of(
     if hint is not None:
         lines.append(hint)
     # Tell how the scans are learned, and why so.
-    turned = "any heading" if config.copy_turn >= 180 else "heading as scanned"
+    turned = "any orientation" if config.copy_turn >= 180 else "orientation as scanned"
     mean = f"mean of {config.copies} copies, {turned}, " if config.copies > 1 else ""
     head = "with a linear head"
     if config.wrap_labels is not None:
-        head += ", averaged with the answers of a trained wrap"
+        head += ", averaged with the predictions of a trained adapter"
     lines.append(f"way: frozen {' and '.join(config.features)} features, {mean}{head}; {plan.reason}")
     if scans.learns_views:
-        lines.append("views: one of each scan from one side is learned, too; predict makes no remark on views")
+        lines.append(
+            "views: the model also trains on a one-sided view of each scan; predict does not warn about such views"
+        )
     estimate = estimates.get(CROSS_VALIDATION)
     # One scan of each class: the model is saved, and says that nobody knows how good it is.
     if estimate is None:
-        sure = "unknown, as no class has two different scans; with a second one of each it is estimated"
-        confused = "unknown, for the same reason"
-        unknown = "never said, for the same reason"
+        sure = "not evaluated, as no class has two distinct scans; add a second scan of each class"
+        confused = "not evaluated"
+        unknown = f"off; it needs at least {STATED_FROM} distinct scans of each class"
     else:
-        sure = f"{estimate.text()}, by {estimate.how}; the saved model learned from all {len(labeled.labels)}"
+        sure = f"{estimate.text()}, by {estimate.how}; the saved model is trained on all {len(labeled.labels)}"
         confused = estimate.confusion_text()
         unknown = _when_unknown(config, estimate, scans.processor.features, num_things)
     lines.append(f"accuracy: {sure}")
@@ -303,20 +307,20 @@ def _how_often_unknown(config: PointFeaturesConfig, estimate: Estimate) -> str:
     """Tell how many scans of the classes are labeled "none of these": a mean, and what so few scans can promise."""
     assert config.unknown.share is not None
     return (
-        f"said of {percent(config.unknown.share)} % of further scans like these on average, and of at most "
-        f"{percent(estimate.refused_at_most)} % with a confidence of 95 %, as {estimate.total} were held out"
+        f"flags about {percent(config.unknown.share)} % of new scans like these (at most "
+        f"{percent(estimate.refused_at_most)} % at 95 % confidence, {estimate.total} held out)"
     )
 
 
 def _when_unknown(config: PointFeaturesConfig, estimate: Estimate, channels: Sequence[str], num_things: int) -> str:
     """Describe how often a scan is labeled "none of these"."""
     if config.unknown.share is not None:
-        unknown = f"{_how_often_unknown(config, estimate)}; and of part of what is unlike them"
+        unknown = f"{_how_often_unknown(config, estimate)} and some unfamiliar objects"
     elif "wrap" in config.features:
-        unknown = "never said, as the wrap may have seen the scans by which its level would be found"
+        unknown = "off: the adapter may have been trained on the scans that would set its threshold"
     else:
-        unknown = f"never said, as its level takes {STATED_FROM} different scans of each class"
+        unknown = f"off; it needs at least {STATED_FROM} distinct scans of each class"
     # Things were asked for, and could not be drawn.
     if num_things and not config.unknown.bank_rows and len(channels) > 1:
-        unknown += f"; it knows no drawn things, which have no {', '.join(channels[1:])}"
+        unknown += f"; generated non-objects were not used, as they have no {', '.join(channels[1:])}"
     return unknown

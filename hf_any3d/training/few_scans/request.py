@@ -109,9 +109,12 @@ class FewScansArguments:
     def __post_init__(self):
         check_settings(self, {"heading": ("known", "unknown")})
         if self.folds < 2:  # a head of no scans would judge them all
-            raise ValueError(f"--folds {self.folds}; expected at least 2")
+            raise ValueError(f"--folds is {self.folds}; use at least 2")
         if self.wrap_weight is not None and (self.wrap is None or not 0 < self.wrap_weight < 1):
-            raise ValueError(f"--wrap_weight {self.wrap_weight} with --wrap {self.wrap}; expected 0 to 1, and a wrap")
+            raise ValueError(
+                f"--wrap_weight {self.wrap_weight} with --wrap {self.wrap}; give a weight from 0 to 1 together "
+                "with --wrap"
+            )
 
 
 @dataclass
@@ -151,7 +154,7 @@ class FewScans(Request):
         if self.arguments.heading != "known":
             requested.append("heading")
         if requested:
-            raise ValueError(f"--{min(requested)} with --from_model, which has its own; expected one of them")
+            raise ValueError(f"--{min(requested)} with --from_model, which brings its own; leave out one of them")
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ def small_data_classification(**arguments: Any) -> Classification:
     names = {entry.name for kind in kinds for entry in fields(kind)}
     foreign = sorted(arguments.keys() & OF_SCANS - names)
     if foreign:
-        raise ValueError(f"--{foreign[0]} has no effect on training; it is for --way features")
+        raise ValueError(f"--{foreign[0]} has no effect here; use it with --way features")
     recipe = read_recipe(RECIPE, kinds) | _start(arguments.keys(), arguments.get("peft"))
     return Classification.from_settings(arguments, recipe)
 
@@ -191,8 +194,8 @@ def _start(named: Collection[str], peft: str | None) -> dict[str, Any]:
             resolve_encoder(encoder)
     except (EncoderUnavailableError, RepositoryNotFoundError):
         warnings.warn(
-            f"{encoder} is neither here nor can it be fetched: training starts from the packaged encoder; with a "
-            "network, or pip install hf-any3d[offline], it is the frozen encoder",
+            f"{encoder} is not in the cache and cannot be downloaded, so training starts from the packaged "
+            "encoder; connect to a network or run pip install hf-any3d[offline] to use it",
             stacklevel=3,
         )
         is_adapted = peft not in (None, "none", "full")

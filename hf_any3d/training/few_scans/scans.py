@@ -70,9 +70,7 @@ class LabeledScans:
         These are names of classes that differ only in case or spaces, and scans with two labels.
         """
         if len(self.classes) == 1:
-            raise ValueError(
-                f"{origin}: all scans are of one class, {self.classes[0]!r}; expected at least two classes"
-            )
+            raise ValueError(f"{origin}: all scans are in one class, {self.classes[0]!r}; add scans of a second class")
         doubts = []
         counts = self.counts
         first_names: dict[str, str] = {}
@@ -80,19 +78,19 @@ class LabeledScans:
             other = first_names.setdefault(" ".join(name.casefold().replace("_", " ").split()), name)
             if other != name:
                 doubts.append(
-                    f"classes {other!r} ({counts[other]} scans) and {name!r} ({counts[name]}) differ only in case or "
-                    "spaces; give them one name"
+                    f"classes {other!r} ({counts[other]} scans) and {name!r} ({counts[name]}) differ only in case "
+                    "or spaces; use one name for both"
                 )
         for first, second in equal(self.digests):
             label, other_label = (self.classes[self.labels[number]] for number in (first, second))
             if label != other_label:
                 doubts.append(
-                    f"{self.names[first]} and {self.names[second]} are the same scan with two labels, {label!r} and "
-                    f"{other_label!r}; remove one of them"
+                    f"{self.names[first]} and {self.names[second]} are the same scan with different labels, "
+                    f"{label!r} and {other_label!r}; remove one of them"
                 )
         for text in doubts:
             if not allow_doubts:
-                raise ValueError(f"{origin}: {text}, or add --allow_doubts")
+                raise ValueError(f"{origin}: {text}, or add --allow_doubts to train anyway")
             warnings.warn(printable(f"{origin}: {text}"), stacklevel=2)
 
 
@@ -242,7 +240,10 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Labe
     present = np.flatnonzero(counts)
     empty = [name for number, name in enumerate(names) if not counts[number]]
     if empty:
-        warnings.warn(printable(f"{origin}: no scan of {', '.join(map(repr, empty))}; not learned"), stacklevel=2)
+        warnings.warn(
+            printable(f"{origin}: no scan of {', '.join(map(repr, empty))}; the class is not in the model"),
+            stacklevel=2,
+        )
     digests = []
     clouds = []
     processor = PointCloudProcessor(num_points=SAMPLE)

@@ -38,8 +38,8 @@ def hint_of_axis(rows: Dataset, up_axis: str) -> str | None:
     if axis == up_axis or wins[best] < SHARE * distances.shape[1] or nearer < NEARER:
         return None
     return (
-        f"up axis: {up_axis} was assumed, but {wins[best]} of {distances.shape[1]} scans look as if {axis} pointed "
-        f"up; if it does: --up_axis {axis}"
+        f"up axis: assumed {up_axis}, but {wins[best]} of {distances.shape[1]} scans seem to have {axis} up; if "
+        f"so, pass --up_axis {axis}"
     )
 
 

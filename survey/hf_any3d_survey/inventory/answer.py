@@ -35,7 +35,7 @@ class InventoryAnswers(Answers):
 
     def line(self, row: Row) -> str:
         """Return how many things of each class there are, and the highest of each."""
-        return words_of(row[self.column]) or f"{row['points']:,} points, and nothing that stands on the ground"
+        return words_of(row[self.column]) or f"{row['points']:,} points, but no trees or buildings"
 
     def caption(self, row: Row) -> str:
         """Return how many things of each class there are."""

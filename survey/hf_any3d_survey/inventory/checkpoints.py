@@ -54,7 +54,7 @@ def read_checkpoints(path: str | os.PathLike, coordinate_system: str | None) -> 
     else:
         rows = _rows_of_layer(path, coordinate_system)
     if not rows:
-        raise ValueError(f"{path}: has no checkpoint; expected columns x, y and z")
+        raise ValueError(f"{path}: has no checkpoints; give columns x, y and z")
     points = np.array([[_number(path, at, row, name) for name in "xyz"] for at, row in enumerate(rows, 1)])
     return Checkpoints(points, np.array([_is_vegetated(path, at, row) for at, row in enumerate(rows, 1)]))
 
@@ -74,13 +74,16 @@ def _rows_of_layer(path: str | os.PathLike, coordinate_system: str | None) -> li
     try:
         meta, _, shapes, columns = raw.read(path)
     except errors.DataSourceError as error:
-        raise ValueError(f"{path}: cannot be read as checkpoints: {error}") from error
+        raise ValueError(f"{path}: cannot read checkpoints: {error}") from error
     names = [name.lower() for name in meta["fields"]]
     move = None
     if meta["crs"] is not None and coordinate_system is not None:
         move = Transformer.from_crs(meta["crs"], coordinate_system, always_xy=True)
     elif Path(path).suffix.lower() == ".geojson":
-        raise ValueError(f"{path}: has longitudes and latitudes, and the scan no coordinate system; expected a .csv")
+        raise ValueError(
+            f"{path}: is in longitude and latitude, but the scan has no coordinate system; give a .csv in the "
+            "coordinates of the scan"
+        )
     rows = []
     for at, shape in enumerate(shapes):
         place = _coordinates(path, shape)
@@ -101,7 +104,7 @@ def _coordinates(path: str | os.PathLike, shape: bytes | None) -> tuple[float, .
             return struct.unpack_from(f"{order}2d", shape, 5)
         if kind in _POINTS_WITH_Z:
             return struct.unpack_from(f"{order}3d", shape, 5)
-    raise ValueError(f"{path}: has other shapes than points; expected one point for each checkpoint")
+    raise ValueError(f"{path}: has geometries other than points; give one point per checkpoint")
 
 
 def _number(path: str | os.PathLike, at: int, row: Mapping[str, Any], name: str) -> float:

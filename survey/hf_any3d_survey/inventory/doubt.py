@@ -45,36 +45,34 @@ class Condition(NamedTuple):
 CONDITIONS = {
     "hidden ground": Condition(
         0.92,
-        "{:.0%} of the area under trees and roofs hides the ground, so that heights may be wrong; use a scan with "
-        "more pulses, or without leaves",
+        "{:.0%} of the area under trees and roofs hides the ground, so heights may be wrong; use a denser or "
+        "leaf-off scan",
     ),
     "roofs on slopes": Condition(
         0.006,
-        "{:.1%} of the area looks like roofs on steep ground, which may be rock above a wrong ground; check the "
-        "ground there",
+        "{:.1%} of the area looks like roofs on steep ground and may be rock; check the ground there",
     ),
     "closed crowns": Condition(
         0.17,
-        "no pulse has several returns, and {:.0%} of the crowns have nothing below them, as by photogrammetry, so "
-        "that trees may be roofs and heights be wrong; use a laser scan, or label tiles like it",
+        "no pulse has several returns, and {:.0%} of the crowns have no points below them, as in photogrammetry, "
+        "so trees and roofs may be mixed up and heights wrong; use a laser scan, or train on labeled tiles like it",
     ),
-    "slope": Condition(44.0, "slopes of {:.0f}°, on which ground and heights may be wrong; check the ground there"),
+    "slope": Condition(44.0, "slopes reach {:.0f}°, so ground and heights may be wrong; check the ground there"),
     "width": Condition(
-        25.0, "{:.0f} m wide, so that ground and roofs may be mixed up; add the tiles beside it", is_least=True
+        25.0, "only {:.0f} m wide, so ground and roofs may be mixed up; add the neighboring tiles", is_least=True
     ),
     "noise": Condition(0.03, "{:.0%} of the points are noise, and some may be called ground; filter them first"),
-    "water": Condition(0.4, "{:.0%} of the area is level, as water is, and is called ground; cut waters out by a map"),
+    "water": Condition(0.4, "{:.0%} of the area is level like water and classified as ground; mask water with a map"),
     "zero": Condition(
         0.8,
-        "{:.0%} of the ground is at 0, as if heights stood in place of elevations, which then mean nothing; use the "
-        "file that they come from",
+        "{:.0%} of the ground is at 0, as if z were height above ground instead of elevation; use the original file",
     ),
     "unlike": Condition(
-        0.2, "{:.0%} of the points are unlike all learned ones, so that classes may be wrong; label some of them"
+        0.2, "{:.0%} of the points are unlike the training data, so classes may be wrong; label some of them"
     ),
     "ground": Condition(
         0.005,
-        "{:.1%} of the points are ground, so that heights are guesses; use a scan that reaches the ground",
+        "{:.1%} of the points are ground, so heights are unreliable; use a scan that reaches the ground",
         is_least=True,
     ),
 }
@@ -114,8 +112,8 @@ def find_doubts(numbers: Mapping[str, float], learned_density: tuple[float, floa
     density = numbers["density"]
     least, most = learned_density or (0.0, np.inf)
     if not _SPARSER * least <= density <= _DENSER * most:
-        text = f"{density:.2g} points a square meter ({least:.2g} to {most:.2g} were learned), so that classes may be "
-        text += "wrong; label tiles like it" if density < least else "wrong; thin it"
+        text = f"{density:.2g} points a square meter ({least:.2g} to {most:.2g} in training), so classes may be "
+        text += "wrong; train on labeled tiles like it" if density < least else "wrong; thin it"
         doubts.append(Doubt("density", text))
     return doubts
 
@@ -133,12 +131,12 @@ def find_tree_doubts(scores: Sequence[float], count: int, recount: int) -> list[
     doubts = []
     if np.mean(scores) < _LEAST_SCORE:
         share = 1 - float(np.mean(scores))
-        text = f"about {share:.0%} of the {len(scores):,} trees may be wrong, by their scores; check some of them"
+        text = (
+            f"about {share:.0%} of the {len(scores):,} trees may be wrong, judging by their scores; check some of them"
+        )
         doubts.append(Doubt("tree scores", text))
     if abs(recount - count) > _MOST_RECOUNT * count + 2 * np.sqrt(count):
-        text = (
-            f"the number of trees depends on where the scan is cut: {count:,} were found, and {recount:,} with half "
-        )
+        text = f"the tree count depends on where the scan is cut: {count:,} here, but {recount:,} with half  "
         text += "as much around each; check their crowns"
         doubts.append(Doubt("tree counts", text))
     return doubts
@@ -259,4 +257,4 @@ def _slope(ground: np.ndarray, cell: float) -> np.ndarray:
 def words_of(doubts: Sequence[Doubt], stem: str | None) -> str:
     """Return one sentence of all doubts about a tile."""
     name = "" if stem is None else f"{stem}: "
-    return f"{name}the answer may be wrong: {'; '.join(doubt.text for doubt in doubts)}"
+    return f"{name}the result may be wrong: {'; '.join(doubt.text for doubt in doubts)}"

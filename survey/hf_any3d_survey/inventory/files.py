@@ -88,7 +88,7 @@ class Outputs:
         if self.report is not None:
             check_report(self.report)
         elif self.checkpoints is not None:
-            raise ValueError(f"{self.checkpoints}: checkpoints are judged in a report; give the path of one")
+            raise ValueError(f"{self.checkpoints}: checkpoints need a report; add --report FILE")
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _left_out(given: Sequence[str], with_points: Sequence[str], tiles: Sequence[
         if path not in with_points:
             reasons[path] = "has no points"
         elif path not in used:
-            reasons[path] = "far from all other tiles, or has no points that can be used"
+            reasons[path] = "far from all other tiles, or has no usable points"
     return reasons
 
 
@@ -286,10 +286,10 @@ def learn_numbers(
         cloud = pipe.open(path, unit, (number,))
         cloud, _ = split_left_out(cloud, pipe.feature_extractor.split_far, Path(path).stem)
         if cloud is None:
-            raise PointCloudError("all of its points are noise or withheld")
+            raise PointCloudError("all points are noise or withheld")
         numbers = np.nan_to_num((cloud.further or {})[number]).astype(np.int64)
         seen = pipe.look(cloud, len(cloud), Path(path).stem)
         crowns = np.flatnonzero(are_crowns(seen.classes, seen.heights))
         if not (numbers[crowns] > 0).any():
-            raise PointCloudError(f"column {number!r} has no number of a tree")
+            raise PointCloudError(f"column {number!r} has no tree numbers")
         return choose_by(seen.points[crowns], seen.heights[crowns], numbers[crowns], around=seen.points[:])

@@ -252,7 +252,8 @@ class Place:
             self._crowns.add(tile, seen.points.part(own), seen.heights, crowns, is_guessed)
         else:
             warnings.warn(
-                f"{seen.spacing**-2:.2g} points a square meter are too few to tell trees apart: none is numbered",
+                f"{seen.spacing**-2:.2g} points per square meter are too few to separate trees, so trees "
+                "are not numbered",
                 stacklevel=2,
             )
         roofs = np.flatnonzero((seen.classes[own] == BUILDING) & is_new)
@@ -492,8 +493,8 @@ def check_place(bounds: np.ndarray, classes: np.ndarray) -> None:
     width, depth = (bounds[1] - bounds[0])[:2]
     if min(width, depth) < _LEAST_EXTENT:
         raise PointCloudError(
-            f"{width:.1f} × {depth:.1f} m; an inventory needs a place seen from above, of {_LEAST_EXTENT:g} m at least"
+            f"{width:.1f} × {depth:.1f} m; an inventory needs an aerial scan at least {_LEAST_EXTENT:g} m wide"
         )
     share = float((classes == GROUND).mean())
     if share < LEAST_GROUND:
-        raise PointCloudError(f"{share:.2%} of its points are ground; an inventory needs a place seen from above")
+        raise PointCloudError(f"{share:.2%} of its points are ground; an inventory needs an aerial scan")

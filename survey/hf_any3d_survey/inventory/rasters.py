@@ -201,7 +201,7 @@ def open_mosaic(
         try:
             known = CRS.from_user_input(coordinate_system)
         except CRSError as error:
-            raise ValueError(f"{path}: the coordinate system {coordinate_system!r} is not known to GDAL") from error
+            raise ValueError(f"{path}: the coordinate system {coordinate_system!r} is unknown to GDAL") from error
     profile = {
         "driver": "GTiff",
         "dtype": "float32",

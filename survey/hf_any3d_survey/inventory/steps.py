@@ -65,15 +65,15 @@ class InventorySteps(LocalFeaturesSteps):
         config = self.model.config
         if config.model_type != "local_features" or self.feature_extractor.unit != "meters":
             raise ValueError(
-                f"{self.model.name_or_path or type(self.model).__name__}: is no model of tiles; expected one that "
-                "`hf-any3d train` has learned from labeled scans of places"
+                f"{self.model.name_or_path or type(self.model).__name__}: is not a model of tiles; use one that "
+                "`hf-any3d train` made from labeled tiles"
             )
         codes = class_codes(self.label_names(), config, None, are_asprs=True)
         self.codes = np.array(codes, np.uint8)
         if not {*VEGETATION, BUILDING} & {*self.codes.tolist()}:
             raise ValueError(
-                f"{self.model.name_or_path}: knows {', '.join(self.label_names())}; expected a model that knows "
-                "vegetation or buildings"
+                f"{self.model.name_or_path}: knows {', '.join(self.label_names())}; use a model with a class "
+                "vegetation or building"
             )
 
     def _sanitize_parameters(
@@ -100,7 +100,7 @@ class InventorySteps(LocalFeaturesSteps):
         whole = self.open(inputs, forward_params["unit"])
         cloud, left_out = split_left_out(whole, self.feature_extractor.split_far, stem)
         if cloud is None:
-            raise PointCloudError("all of its points are noise or withheld; an inventory needs others")
+            raise PointCloudError("all points are noise or withheld; an inventory needs others")
         place = Place([len(cloud)], **forward_params["asked"])
         seen = self.look(cloud, len(cloud), stem)
         place.add(0, seen)
@@ -133,7 +133,7 @@ class InventorySteps(LocalFeaturesSteps):
             else:
                 data = to_cloud(cloud, self.feature_extractor.features, columns)
         if data.is_mesh:
-            raise PointCloudError("is a mesh; an inventory needs points of a place seen from above")
+            raise PointCloudError("is a mesh; an inventory needs an aerial point scan")
         data = with_unit(data, unit)
         for name in {*ATTRIBUTES.values()} - {*needed}:
             setattr(data, name, None)

@@ -81,8 +81,8 @@ def check_table(path: str | os.PathLike, coordinate_system: str | None) -> None:
     ending = one_of("ending of the table", Path(path).suffix.lower(), DRIVERS)
     if ending == ".geojson" and coordinate_system is None:
         raise ValueError(
-            f"{path}: the scan has no coordinate system, and GeoJSON has longitudes and latitudes; write a .gpkg or "
-            ".csv, which have the coordinates of the scan"
+            f"{path}: GeoJSON needs longitudes and latitudes, but the scan has no coordinate system; write a .gpkg "
+            "or .csv instead"
         )
     if ending == ".gpkg" and Path(path).exists():
         _check_geopackage(Path(path))
@@ -97,16 +97,16 @@ def _check_geopackage(path: Path) -> None:
     # What another program has changed and not yet moved into the file would be lost, and later be mixed with ours.
     for ending in ("-wal", "-journal"):
         if path.with_name(path.name + ending).exists():
-            raise ValueError(f"{path}: another program has it open; close it there, or give another path")
+            raise ValueError(f"{path}: is open in another program; close it there, or give another path")
     own = [list(columns_of(unit)) for unit in (METERS, FEET)]
     try:
         layers = [name for name, _ in list_layers(path)]
         fields = list(read_info(path, layer=LAYER)["fields"]) if LAYER in layers else own[0]
     except DataSourceError as error:
-        raise ValueError(f"{path}: exists, and is no GeoPackage that can be read; expected another path") from error
+        raise ValueError(f"{path}: exists but is not a readable GeoPackage; give another path") from error
     if fields not in own:
         raise ValueError(
-            f"{path}: its layer {LAYER!r} has other columns ({listed(fields)}) and would be lost; rename it, or "
+            f"{path}: its layer {LAYER!r} has other columns ({listed(fields)}) that would be lost; rename it, or "
             "give another path"
         )
 
@@ -220,7 +220,7 @@ def _write_layer(
                 layer_options=options,
             )
     except errors.CRSError as error:
-        raise ValueError(f"{path}: the coordinate system {coordinate_system!r} is not known to GDAL") from error
+        raise ValueError(f"{path}: the coordinate system {coordinate_system!r} is unknown to GDAL") from error
     except (errors.DataSourceError, errors.DataLayerError, errors.FeatureError) as error:
         # Such as places that have no longitude and latitude, or a full disk
         raise ValueError(f"{path}: {error}") from error

@@ -221,7 +221,7 @@ def look_at_tiles(
         cloud, left_out = split_left_out(whole, pipe.feature_extractor.split_far, Path(path).stem)
         del whole
         if cloud is None:
-            empty[path] = "has no points but noise and withheld ones"
+            empty[path] = "has only noise and withheld points"
             continue
         bounds = bounds_of_all(_on_map(cloud))[:, :2]
         cloud.labels = codes_of_file(cloud)
@@ -242,8 +242,8 @@ def _check_same_unit(length: float, height: float, first: TileFile) -> None:
     for what, own, of_first in (("unit", length, first.unit), ("unit of heights", height, first.height)):
         if abs(own / of_first - 1) > _SAME_UNIT:
             raise PointCloudError(
-                f"a {what} of {own:g} m, and {first.path} has one of {of_first:g} m; expected one in all tiles of a "
-                "place"
+                f"a {what} of {own:g} m, and {first.path} has one of {of_first:g} m; use the same for all tiles of "
+                "a site"
             )
 
 
@@ -297,7 +297,7 @@ def _without_far(tiles: Sequence[TileFile]) -> list[TileFile]:
     for number in np.flatnonzero(is_far).tolist():
         tile = tiles[number]
         away = distance_in_words(gaps[number])
-        text = f"{tile.path}: its {tile.count:,} points lie {away} away from all other tiles; it is left out"
+        text = f"{tile.path}: its {tile.count:,} points lie {away} away from all other tiles and is skipped"
         warnings.warn(printable(text), stacklevel=3)
     return [tile for tile, far in zip(tiles, is_far, strict=True) if not far]
 
@@ -316,9 +316,9 @@ def _tell_of_empty(paths: Sequence[str], empty: Mapping[str, str]) -> list[str]:
     if empty and len(empty) == len(paths):
         first, why = next(iter(empty.items()))
         names = first if len(empty) == 1 else f"{first} and {len(empty) - 1} more"
-        raise PointCloudFileError(f"{names}: {why}; expected a tile with points")
+        raise PointCloudFileError(f"{names}: {why}; pass a tile with points")
     for path, why in empty.items():
-        warnings.warn(printable(f"{path}: {why}, and is left out"), stacklevel=4)
+        warnings.warn(printable(f"{path}: {why}; skipped"), stacklevel=4)
     return [path for path in paths if path not in empty]
 
 
@@ -334,14 +334,14 @@ def system_of_place(paths: Sequence[str]) -> str | None:
         for other, system in known:
             if _in_one_dialect(own).differs_from(_in_one_dialect(system)):
                 raise PointCloudFileError(
-                    f"{path}: its coordinate system is {own}, and that of {other} is {system}; expected one in all "
-                    "tiles of a place: inventory those of each by themselves, or reproject them"
+                    f"{path}: its coordinate system is {own}, but {other} has {system}; reproject one, or run the "
+                    "tiles of each system separately"
                 )
         if str(own) and all(own != system for _, system in known):
             known.append((path, own))
     without = [path for path in paths if not str(system_of(path))]
     if known and without:
-        text = f"{listed(without, 3)}: no coordinate system; taken for that of {known[0][0]}, {known[0][1]}"
+        text = f"{listed(without, 3)}: no coordinate system; assuming that of {known[0][0]}, {known[0][1]}"
         warnings.warn(printable(text), stacklevel=3)
     return next((system.flat for _, system in known if system.flat is not None), None)
 

@@ -14,13 +14,13 @@ RECORD = Record(
                 "point-cloud-segmentation": "hf_any3d_survey.segmentation.steps.LocalFeaturesSteps",
                 "point-cloud-inventory": "hf_any3d_survey.inventory.steps.InventorySteps",
             },
-            says="a small network on the surroundings of each point of a scan",
+            says="a small network on the neighborhood of each point of a scan",
             method=Method(
                 "Local features",
                 None,
                 ("local_features",),
-                "A small network of {config.members} times {config.hidden_sizes} units reads {config.num_features} "
-                "numbers of each point's surroundings",
+                "An ensemble of {config.members} small networks with {config.hidden_sizes} hidden units "
+                "classifies {config.num_features} features of each point's neighborhood",
             ),
             cards={"LocalFeaturesForPointCloudSegmentation": "surroundings of points"},
         ),

@@ -198,7 +198,7 @@ def adapted(
     """
     learned = model.learned
     if learned is None:
-        raise ValueError("the model has no learned rows to learn from once more; train it anew")
+        raise ValueError("the model stores no training points to adapt with; train it again")
     logits, _ = logits_of(model, features)
     probabilities = torch.from_numpy(logits * model.config.temperature).softmax(dim=1)
     score, label = (values.numpy() for values in probabilities.max(dim=1))
@@ -243,7 +243,7 @@ def with_added(
     """
     learned = model.learned
     if learned is None:
-        raise ValueError("the model has no learned rows to add points to; train it anew")
+        raise ValueError("the model stores no training points to extend; train it again")
     places = learned.places.cpu().numpy()
     known = Rows(learned.features.float().cpu().numpy(), learned.labels.cpu().numpy(), places, places, 0 * places)
     further = added.places + places.max() + 1

@@ -34,12 +34,13 @@ ADAPTED_POINTS = 12_000
 _PIECE = 1 << 13
 # Condition of a scan -> words about its value and what was learned, and the span of usual ones around that
 _CONDITIONS = {
-    "density": "{:.2g} points a square meter (learned: {:.2g} to {:.2g})",
-    "slope": "slopes of {:.0f}° (learned: {:.0f} to {:.0f})",
-    "noise": "{:.2%} of its points are noise below the ground or in the air (learned: {:.2%} to {:.2%})",
-    "width": "a strip of {:.2g} m (learned: {:.2g} to {:.2g} m wide)",
-    "rise": "nothing rises more than {:.2g} m, as on water (learned: {:.2g} to {:.2g} m)",
-    "zero": "{:.0%} of its ground is at 0, as if heights stood in place of elevations (learned: {:.0%} to {:.0%})",
+    "density": "{:.2g} points per square meter (trained on {:.2g} to {:.2g})",
+    "slope": "slopes of {:.0f}° (trained on {:.0f} to {:.0f})",
+    "noise": "{:.2%} of its points are noise below the ground or in the air (trained on {:.2%} to {:.2%})",
+    "width": "a strip of {:.2g} m (trained on {:.2g} to {:.2g} m wide)",
+    "rise": "nothing rises more than {:.2g} m, as on water (trained on {:.2g} to {:.2g} m)",
+    "zero": "{:.0%} of its ground is at 0, as if z were height above ground instead of elevation (trained on "
+    "{:.0%} to {:.0%})",
 }
 _BEYOND: dict[str, Callable[[float, float], tuple[float, float]]] = {
     "density": lambda low, high: (low / 2, 4 * high),
@@ -119,16 +120,19 @@ class LocalFeaturesSteps(SegmentationSteps):
         if unit is not None:
             during["unit"] = one_of("unit", unit, LENGTHS)
             if self.feature_extractor.unit != "meters":
-                raise ValueError(f"unit={unit!r}: the model sees shares of an object's size; expected None")
+                raise ValueError(f"unit={unit!r}: this model scales objects to their size; leave unit out")
         if none_of_these and self.model.config.unknown.share is None:
-            raise ValueError("none_of_these=True: the model knows no level, as too few places were held out")
+            raise ValueError(
+                "none_of_these=True: the model has no threshold, as too few sites were held out; train it on "
+                "more sites"
+            )
         if noise and self.feature_extractor.unit != "meters":
-            raise ValueError("noise=True: the model labels objects, which have no ground; expected a model of places")
+            raise ValueError("noise=True: the model labels objects, which have no ground; use a model of tiles")
         rows = self.model.config.learned_rows
         if adapt and rows < LEAST_ADAPTED:
             raise ValueError(
-                f"adapt=True: the model has stored {counted(rows, 'learned point')}, too few to learn from once more; "
-                f"expected {LEAST_ADAPTED}, as hf-any3d train stores them"
+                f"adapt=True: the model stores only {counted(rows, 'training point')}; train it again to store at "
+                f"least {LEAST_ADAPTED}"
             )
         during |= without_none(none_of_these=none_of_these, noise=noise, adapt=adapt)
         return before, during, after
@@ -262,15 +266,15 @@ class LocalFeaturesSteps(SegmentationSteps):
         if scan.ground is not None and name_of_ground is not None:
             share = float((answers.labels == self.label_names().index(name_of_ground)).mean())
             if share < _LEAST_GROUND:
-                found.append(f"{share:.1%} of its points are ground, so that heights above it are guesses")
+                found.append(f"{share:.1%} of its points are ground, so heights above ground are unreliable")
         if config.unknown.share is not None and answers.all_unknown is not None:
             share = float(is_none_of_these(answers.all_unknown, config).mean())
             if share > _MANY_UNKNOWN * config.unknown.share:
                 usual = f"{config.unknown.share:.0%} are usual"
-                found.append(f"{share:.0%} of its points are unlike all learned ones ({usual})")
+                found.append(f"{share:.0%} of its points are unlike the training data ({usual})")
         if found:
             name = "" if stem is None else f"{stem}: "
-            what = "unlike the places that the model has learned, so its answers may be worse than estimated"
+            what = "unlike the sites in the training data, so expect lower accuracy than estimated"
             warnings.warn(printable(f"{name}{what}: {'; '.join(found)}"), stacklevel=2)
 
     def _smoothing_edge(self, scan: DescribedScan) -> float:

@@ -111,16 +111,14 @@ def learn_added_points(request: AddedPoints, paths: Sequence[str | Path]) -> Lea
         missing = "answers, such as the .csv that a page of hf-any3d data suggest saves"
         if answer_files:
             missing = f"tile with the points of {answer_files[0].name}"
-        raise ValueError(
-            f"--from {arguments.from_model}: no {missing}; expected answers and the tiles that they are of"
-        )
+        raise ValueError(f"--from {arguments.from_model}: no {missing}; pass the answers and their tiles")
     earlier = Path(arguments.from_model)
     if earlier.resolve() == Path(arguments.output_dir).resolve():
-        raise ValueError(f"--output {earlier}: has the model that points are added to; expected another directory")
+        raise ValueError(f"--output {earlier}: is the model to extend; give another directory")
     model = LocalFeaturesForPointCloudSegmentation.from_pretrained(earlier).eval()
     processor = LocalFeaturesProcessor.from_pretrained(earlier)
     if not model.config.learned_rows:
-        raise ValueError(f"--from {earlier}: the model has stored no learned points; train it anew on its tiles")
+        raise ValueError(f"--from {earlier}: the model stores no training points; train it again on its tiles")
     with stopwatch.part("data"):
         answers = read_all_answers(answer_files)
         tiles = _read_tiles(tile_paths, processor, arguments.unit)
@@ -129,7 +127,7 @@ def learn_added_points(request: AddedPoints, paths: Sequence[str | Path]) -> Lea
         kept = one_for_each_point(answers, named.labels, named.names, [*tiles.values()], tile_of)
         if len(kept) < len(answers):
             again = len(answers) - len(kept)
-            told([f"answers: {again:,} of {len(answers):,} repeat others about the same points, and count once"])
+            told([f"answers: {again:,} of {len(answers):,} are duplicates and count once"])
             answers = answers.part(kept)
             tile_of = tile_of[kept]
             # A new class may have had enough points by those.
@@ -174,7 +172,7 @@ def _read_tiles(
         try:
             cloud = read_point_cloud(path, columns=processor.columns)
         except NoPointsError as error:
-            told([f"{error}, and is left out"])
+            told([f"{error}; skipped"])
             empty.append(error)
             continue
         tiles[path] = with_unit(cloud, unit)
@@ -226,8 +224,8 @@ def name_answers(answers: Answers, config: LocalFeaturesConfig) -> Named:
             known = ", ".join(names[: len(id2label)])
             first = int((labels == names.index(name)).argmax())
             raise ValueError(
-                f"{answers.place(first)}: class {name!r} is new and has {counted(count, 'point')}; expected "
-                f"{LEAST_NEW} or more of it, or one of {known}"
+                f"{answers.place(first)}: class {name!r} is new and has only {counted(count, 'point')}; label at "
+                f"least {LEAST_NEW} points of it, or use one of {known}"
             )
     return Named(labels, names, codes, members, new)
 
@@ -266,7 +264,7 @@ def _rows(
                 first = int(asked[far.is_far[rows[asked]].argmax()])
                 raise ValueError(
                     f"{answers.place(first)}: row {rows[first]} of {path.name} is far from all other points of the "
-                    "tile; expected answers about others"
+                    "tile; remove this row"
                 )
             # Numbers among the points of the place
             rows = np.cumsum(~far.is_far)[rows.clip(0, len(far.is_far) - 1)] - 1
@@ -344,8 +342,8 @@ def _save(
     if before is not None:
         for split, values in before.metrics.items():
             if "mean_iou" in values:
-                sure.append(f"Before points were added: mean IoU {percent(values['mean_iou'])} %, on {inline(split)}.")
-    sure.append("Of the model as it is, no place was held out.")
+                sure.append(f"Before adding points: mean IoU {percent(values['mean_iou'])} %, on {inline(split)}.")
+    sure.append("No site was held out to evaluate the current model.")
     sure += ["", "### Added points", "", "| to | points | tiles | classes |", "|---|---|---|---|"]
     for entry in history:
         # Names come from files, and could break the table.
@@ -385,10 +383,12 @@ def _save(
 
 def _sure(facts: Mapping[str, Any]) -> str:
     """Return what is known of the answers, in one sentence or two."""
-    text = f"{counted(facts['points'], 'point')} added; the model before was right on {facts['right before']} of them."
+    text = (
+        f"{counted(facts['points'], 'point')} added; the previous model was right on {facts['right before']} of them."
+    )
     if facts["right when held out"] is not None:
         text += (
-            f" After it had learned the others, each fifth being held out, it was right on "
+            " Trained on four fifths of them and evaluated on the rest (5-fold cross-validation), it was right on "
             f"{facts['right when held out']}."
         )
     return text

@@ -86,7 +86,7 @@ def read_answers(path: Path) -> Answers:
     """
     answers = _of_cloud(path) if path.suffix.lower() in _LAS else _of_table(path)
     if not len(answers):
-        raise ValueError(f"{path}: no point has a class; expected one for some of them at least")
+        raise ValueError(f"{path}: no point has a class; label at least some points")
     return answers
 
 
@@ -121,7 +121,7 @@ def _of_table(path: Path) -> Answers:
         classes.append(_code_of(name) if _is_number(name) else name)
         where.append(f"{path}: line {row.line}")
         if isinstance(classes[-1], int) and not 0 <= classes[-1] < _MOST_CODES:
-            raise row.error(f"class {name!r}; expected a name, or a code of LAS from 0 to {_MOST_CODES - 1}")
+            raise row.error(f"class {name!r}; use a name, or a LAS code from 0 to {_MOST_CODES - 1}")
     return Answers(path, tiles, np.array(rows, np.int64), np.array(places).reshape(-1, 3), classes, where)
 
 
@@ -179,10 +179,13 @@ def tile_of_each(answers: Answers, tiles: Mapping[Path, PointCloudData], in_mete
         place = ", ".join(f"{value:.10g}" for value in answers.places[first])
         given = ", ".join(by_name.values())
         if name and name.casefold() not in by_name:
-            raise ValueError(f"{answers.place(first)}: its points are of {name}; expected that file beside {given}")
+            raise ValueError(
+                f"{answers.place(first)}: its points belong to {name}; pass that file together with {given}"
+            )
         raise ValueError(
-            f"{answers.place(first)}: row {answers.rows[first]} of {name or 'the tile'} is not at {place}; expected "
-            f"the tile as it was when its points were suggested, which is none of {given} or has changed"
+            f"{answers.place(first)}: row {answers.rows[first]} of {name or 'the tile'} is not at {place}; none of "
+            f"{given} is the tile that the points were suggested for, or it has changed since; pass the original "
+            "tile"
         )
     return found
 
@@ -216,8 +219,8 @@ def one_for_each_point(
             kept.append(number)
         elif labels[first] != labels[number]:
             raise ValueError(
-                f"{answers.place(number)}: says {names[labels[number]]} of a point that is "
-                f"{names[labels[first]]} in {answers.place(first)}; expected one class for each point"
+                f"{answers.place(number)}: says {names[labels[number]]} of a point that is {names[labels[first]]} "
+                f"in {answers.place(first)}; keep one answer for this point"
             )
     return np.array(kept)
 

@@ -73,9 +73,7 @@ class TilesArguments:
             # Whatever tells the answer at training is not there where the answer is wanted.
             is_chosen = self.label_field is not None and name.lower() == self.label_field.lower()
             if is_chosen or (self.label_field is None and is_label_name(name)):
-                raise ValueError(
-                    f"--features {name}: a column of labels; expected others, or --label_field with its name"
-                )
+                raise ValueError(f"--features {name}: a column of labels; leave it out, or name it with --label_field")
         for name in self.lacked:
             one_of("--may_lack", name, ("returns", "intensity", "colors"))
         if self.folds < 2 or self.points < 1:

@@ -57,8 +57,7 @@ def _tiles_request(source: Source, given: Mapping[str, Any], words: Sequence[str
         if cause in given:
             cause = OPTIONS_OF_COMMAND.get(cause, cause)
         raise ValueError(
-            f"--{without_effect[0]} has no effect on a network that is trained, which --{cause} asks for; expected "
-            "one of them"
+            f"--{without_effect[0]} has no effect with --{cause}, which trains a network; leave out one of them"
         )
     return None
 
@@ -74,8 +73,8 @@ def _added_request(
     model_type = str(config_of(earlier).get("model_type"))
     if model_type != LocalFeaturesConfig.model_type:
         raise ValueError(
-            f"--from {earlier} with labels of points: the model is of type {model_type}; expected one that "
-            "hf-any3d train has learned from labeled tiles"
+            f"--from {earlier} cannot be extended with labeled points, as its type is {model_type}; use a model "
+            "that hf-any3d train made from labeled tiles"
         )
     named = read_words([AddedArguments], words, _HELP)
     refuse_twice(given, named)
@@ -83,5 +82,5 @@ def _added_request(
     foreign = sorted(given.keys() - known)
     if foreign:
         name = OPTIONS_OF_COMMAND.get(foreign[0], foreign[0].replace("_", "-"))
-        raise ValueError(f"--{name} has no effect on points that are added to a model; the model's own settings count")
+        raise ValueError(f"--{name} has no effect when extending a model, which keeps its own settings; leave it out")
     return AddedPoints.from_settings({"output_dir": str(source.output), **given, **named})

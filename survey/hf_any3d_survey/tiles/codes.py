@@ -32,7 +32,9 @@ def what_is_labeled(tiles: Sequence[TileFacts]) -> str:
     # Some file has no labels of points, and another none of faces.
     of_faces = next(tile.path for tile in tiles if not tile.codes)
     of_points = next(tile.path for tile in tiles if not tile.face_codes)
-    raise ValueError(f"{of_faces}: labels are of faces, but in {of_points.name} of vertices; expected one of both")
+    raise ValueError(
+        f"{of_faces}: labels are on faces, but in {of_points.name} on vertices; use the same in all files"
+    )
 
 
 def with_codes_of(tile: TileFacts, labeled: str) -> TileFacts:
@@ -53,7 +55,7 @@ def with_common_words(tiles: Sequence[TileFacts]) -> list[TileFacts]:
     if numbered:
         worded = next(tile for tile in tiles if tile.words is not None)
         raise ValueError(
-            f"{numbered[0].path}: labels are numbers, but words in {worded.path.name}; expected one of both"
+            f"{numbered[0].path}: labels are numbers, but words in {worded.path.name}; use the same in all files"
         )
     common = []
     for tile in tiles:
@@ -72,7 +74,7 @@ def with_one_table(tiles: Sequence[TileFacts]) -> tuple[list[TileFacts], list[st
     others = [tile.path.name for tile in tiles if tile.table is None]
     if not 0 < len(others) < len(tiles):
         return list(tiles), []
-    remark = f"classes: those of {listed(others, 3)} are taken for codes of LAS, as the other files are LAS"
+    remark = f"classes: those of {listed(others, 3)} are read as LAS codes, as the other files are LAS"
     return [replace(tile, table=tile.table or CURRENT) for tile in tiles], [remark]
 
 
@@ -98,7 +100,7 @@ def remarks_on_codes(tiles: Sequence[TileFacts], rule: ClassRule) -> list[str]:
     flagged = sum(tile.not_counted for tile in tiles)
     if flagged:
         share = _percent(flagged, sum(tile.points for tile in tiles))
-        remarks.append(f"not learned: {flagged:,} points with the flag withheld or synthetic, {share} of all")
+        remarks.append(f"not used for training: {flagged:,} points flagged withheld or synthetic, {share} of all")
     left_out = sum((tile.left_out for tile in tiles), Counter())
     # Who gives codes to ignore, or has numbers without a meaning, knows what is left out.
     if rule.ignored is not None or not left_out or all(tile.table is None for tile in tiles):
@@ -111,7 +113,7 @@ def remarks_on_codes(tiles: Sequence[TileFacts], rule: ClassRule) -> list[str]:
     missed = next((code for code in codes if code not in _SELDOM_MISSED), codes[0])
     others = ",".join(map(str, sorted({*codes} - {missed}))) or NO_CODES
     learn = f"--ignore {others} learns {missed}" + ("" if others == NO_CODES else f", --ignore {NO_CODES} all")
-    return [*remarks, f"not learned: class {'; '.join(named)} of the labels; {learn}"]
+    return [*remarks, f"not used for training: class {'; '.join(named)} of the labels; {learn}"]
 
 
 def _percent(count: int, total: int) -> str:

@@ -97,7 +97,7 @@ class TilesEstimate:
         """Return the Markdown of a card's section."""
         intervals = self.intervals()
         lines = [f"Mean IoU {_percent(self.mean_iou, None if intervals is None else intervals[-1])}, by {self.how}."]
-        lines += ["", "| class | points | IoU | 95 % interval | mostly taken for |", "|---|---|---|---|---|"]
+        lines += ["", "| class | points | IoU | 95 % interval | mostly predicted as |", "|---|---|---|---|---|"]
         for number in self.judged:
             interval = "unknown" if intervals is None else f"{intervals[number, 0]:.2f} to {intervals[number, 1]:.2f}"
             points = int(self.matrix[number].sum())
@@ -116,7 +116,7 @@ class TilesEstimate:
         # Less than a hundredth is not worth a word.
         if share < 0.01:
             return ""
-        return f", mostly taken for {self.classes[int(wrong.argmax())]} ({percent(share)} %)"
+        return f", mostly predicted as {self.classes[int(wrong.argmax())]} ({percent(share)} %)"
 
 
 @dataclass(frozen=True)

@@ -77,11 +77,11 @@ def judge_held_out(
     logits = np.concatenate(kept_logits)
     labels = np.concatenate(kept_labels)
     name = "place" if has_places and tiles.are_places else tiles.kind
-    how = f"{len(kept_logits)} trainings that each left out whole {name}s"
+    how = f"{len(kept_logits)} training runs, each holding out whole {name}s"
     if has_places:
-        how += f"; the interval is for further {name}s of the same kind"
+        how += f"; the interval holds for new {name}s of the same kind"
     else:
-        how += "; all tiles are of one place, so that others will be worse"
+        how += "; all tiles are from one site, so expect lower scores on other sites"
     matrices = matrices[matrices.sum(axis=(1, 2)) > 0]
     estimate = TilesEstimate(matrices, tiles.classes.names, how, name)
     # Points of a place say much the same, so that few of each are enough.

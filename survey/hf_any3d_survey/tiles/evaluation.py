@@ -112,7 +112,7 @@ def judge_tiles(
             with file_errors(path):
                 answers = label(cloud)
         except NoPointsError as error:
-            told([f"{error}, and is left out"])
+            told([f"{error}; skipped"])
             errors.append(error)
             continue
         # A bad file does not end the others; the command counts it in its exit code.
@@ -123,7 +123,7 @@ def judge_tiles(
         if tile.table is not None:
             judgment.names = ASPRS_CLASSES | names
         if tile.not_counted:
-            told([f"{path}: {tile.not_counted:,} points with the flag withheld or synthetic are not judged"])
+            told([f"{path}: {tile.not_counted:,} points flagged withheld or synthetic are not evaluated"])
         own = _compare(answers, cloud, written, learned)
         judgment.comparison.merge(own)
         judgment.files.append({"file": str(path), **own.figures(judgment.names)})

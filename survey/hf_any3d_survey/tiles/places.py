@@ -46,7 +46,7 @@ def twins_of(tiles: Sequence[TileFacts], are_places: bool) -> np.ndarray:
 def remarks_on_copies(tiles: Sequence[TileFacts]) -> list[str]:
     """Return a remark on each pair of copies."""
     return [
-        f"copies: {tiles[other].path.name} and {tiles[one].path.name} have the same points"
+        f"duplicates: {tiles[other].path.name} and {tiles[one].path.name} have the same points; remove one"
         for one, other in _pairs(tiles)
         if _are_copies(tiles[one], tiles[other])
     ]
@@ -55,8 +55,8 @@ def remarks_on_copies(tiles: Sequence[TileFacts]) -> list[str]:
 def remarks_on_overlaps(tiles: Sequence[TileFacts]) -> list[str]:
     """Return a remark on each pair of tiles that share ground."""
     return [
-        f"overlap: {tiles[other].path.name} and {tiles[one].path.name}; points in both are learned twice, and never "
-        "judged by each other"
+        f"overlap: {tiles[other].path.name} and {tiles[one].path.name}; shared points count twice in training, and "
+        "the two are held out together"
         for one, other in _pairs(tiles)
         if _share_ground(tiles[one], tiles[other])
     ]

@@ -86,7 +86,7 @@ def tile_files(paths: Sequence[str | os.PathLike], split: str = "train") -> list
             folder = path / split if (path / split).is_dir() else path
             inside = sorted(file for file in folder.rglob("*") if file.suffix[1:].lower() in FORMATS)
             if not inside:
-                raise ValueError(f"{path}: no files of points; expected .las, .laz, .ply, .pcd, .npz, … with labels")
+                raise ValueError(f"{path}: no point files; expected labeled .las, .laz, .ply, .pcd, .npz, … files")
         elif path.is_file():
             inside = [path]
         else:
@@ -125,10 +125,12 @@ def read_tile(
         cloud, _ = split_far_points(cloud, path)
     if cloud.labels is None and cloud.face_labels is None:
         what = "neither vertices nor faces have" if cloud.is_mesh else "its points have no"
-        raise PointCloudError(f"{path}: {what} labels; expected a class for each")
+        raise PointCloudError(f"{path}: {what} labels; assign a class to each")
     # A cloud without extent has no surroundings, and would be divided by 0.
     if not np.ptp(cloud.points, axis=0).any():
-        raise PointCloudError(f"{path}: all {len(cloud)} points are equal; expected an object with an extent")
+        raise PointCloudError(
+            f"{path}: all {len(cloud)} points have the same coordinates; remove this file or export it again"
+        )
     return cloud
 
 

@@ -72,7 +72,7 @@ def save(
         },
     )
     folder = Path(arguments.output_dir)
-    sure = f"Unknown: a single {tiles.kind} was learned, and none was held out."
+    sure = f"Not evaluated: the model was trained on a single {tiles.kind}, so none could be held out."
     if judged is not None:
         sure = judged.estimate.section()
     with replacing_model(folder) as new:
@@ -102,24 +102,24 @@ def lines_of(
     origin = ", ".join(str(path) for path in list(paths)[:2]) + (", …" if len(paths) > 2 else "")
     lines = [
         f"{origin}: {origins}; labeled {labeled}: {shown}",
-        f"way: {len(processor.names())} features of each point's surroundings, of boxes {3 * processor.edges[0]:g} to "
-        f"{3 * processor.edges[-1]:g} {'m' if processor.unit == 'meters' else 'sixteenths of the diagonal'} wide, "
-        f"with a small network; read: {', '.join([*processor.features, *processor.columns])}",
+        f"way: {len(processor.names())} features of each point's neighborhood, in boxes {3 * processor.edges[0]:g} "
+        f"to {3 * processor.edges[-1]:g} {'m' if processor.unit == 'meters' else 'sixteenths of the diagonal'} "
+        f"wide, with a small network; inputs: {', '.join([*processor.features, *processor.columns])}",
     ]
     if judged is None:
-        why = f"as no {tiles.kind} could be held out; with a second one it is estimated"
-        return [*lines, f"mean IoU: unknown, {why}"]
+        why = f"as no {tiles.kind} could be held out; add a second one"
+        return [*lines, f"mean IoU: not evaluated, {why}"]
     lines += judged.estimate.lines()
     unit = "place" if tiles.are_places else "object"
     if unknown.share is None:
-        lines.append(f"none of these: never said, as its level takes {STATED_FROM} {unit}s")
+        lines.append(f"none of these: off; it needs at least {STATED_FROM} {unit}s")
     else:
         # The level is that of the worst fold, so that each of them stands for one place.
         folds = len(np.unique(judged.folds))
         of_fold = f"each {unit}" if folds == len(judged.estimate.matrices) else f"each of {folds} groups of {unit}s"
         lines.append(
-            f"none of these: with none_of_these, said of at most {percent(unknown.share)} % of the points of "
-            f"{of_fold} that was held out; at most {percent(share_at_most(0, folds))} % of further {unit}s like "
-            "these exceed that, with a confidence of 95 %"
+            f"none of these: with none_of_these, at most {percent(unknown.share)} % of the points of {of_fold} "
+            f"held out; at most {percent(share_at_most(0, folds))} % of new {unit}s like these exceed that (95 % "
+            "confidence)"
         )
     return lines

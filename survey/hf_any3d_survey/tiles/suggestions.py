@@ -68,7 +68,7 @@ def suggest_points(pipe: LocalFeaturesSteps, cloud: PointCloudData, count: int =
     margins = scan.margins[drawn[looked_at]]
     if not 1 <= count <= UNSURE_SHARE * len(looked_at):
         most = int(UNSURE_SHARE * len(looked_at))
-        raise ValueError(f"{count} points to suggest of {len(cloud):,}; expected 1 to {most:,}")
+        raise ValueError(f"{count} points to suggest from {len(cloud):,}; ask for 1 to {most:,}")
     places = scan.places[drawn[looked_at]]
     chosen = choose_unsure(scan.features[looked_at], margins, places, count, seed)
     rows = drawn[looked_at[chosen]]

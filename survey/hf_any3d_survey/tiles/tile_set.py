@@ -85,11 +85,11 @@ class TileSet:
             else:
                 codes = ", ".join(map(str, sorted(tile.left_out))) or "none that counts"
                 what = labels_of.removesuffix("s")
-                notes.append(f"left out: {tile.path}: no {what} has a class that says something; it has codes {codes}")
+                notes.append(f"skipped: {tile.path}: no {what} has a usable class; its codes are {codes}")
         if not tiles:
             told(notes)
             raise ValueError(
-                f"{files[0].parent}: none of {len(files)} files has labeled points; expected a class for each"
+                f"{files[0].parent}: none of {len(files)} files has labeled points; assign classes to some of them"
             )
         rule = replace(rule, words=tiles[0].words or ())
         # Codes are those of LAS in all files or in none.
@@ -98,12 +98,12 @@ class TileSet:
         if len(classes.names) < 2:
             only = ", ".join(classes.names) or "none"
             raise ValueError(
-                f"one class ({only}) in {len(tiles)} file{'s' * (len(tiles) > 1)}; expected two or more to tell apart "
-                "(--ignore, --merge)"
+                f"one class ({only}) in {len(tiles)} file{'s' * (len(tiles) > 1)}; training needs two or more "
+                "(check --ignore and --merge)"
             )
         for tile in tiles:
             if not classes.numbers.keys() & tile.codes.keys():
-                notes.append(f"left out: {tile.path}: its classes have fewer than {least} points in all files")
+                notes.append(f"skipped: {tile.path}: all its classes have fewer than {least} points in total")
         tiles = [tile for tile in tiles if classes.numbers.keys() & tile.codes.keys()]
         return cls(tiles, labels_of, rule, classes, arguments, notes, rare, least)
 
@@ -195,7 +195,7 @@ class TileSet:
         up_axis = self.arguments.up_axis or (said.pop() if len(said) == 1 else None) or "z"
         las = next((tile.path for tile in self.tiles if tile.is_las), None)
         if las is not None and up_axis != "z":
-            raise ValueError(f"--up_axis {up_axis}: in {las.name}, as in all LAS, z is the elevation; expected z")
+            raise ValueError(f"--up_axis {up_axis}: in {las.name}, as in every LAS file, z is the elevation; use z")
         return up_axis
 
     def processor(self) -> LocalFeaturesProcessor:
@@ -243,7 +243,7 @@ class TileSet:
         remarks = []
         # A handful of points of a class is more often a slip of the hand than a class.
         if self.rare:
-            remarks.append(f"classes: left out, with fewer than {self.least} points: {', '.join(self.rare)}")
+            remarks.append(f"classes not trained, with fewer than {self.least} points: {', '.join(self.rare)}")
         remarks += codes_without_class(self.classes, self.rule)
         differences = []
         for number, name in enumerate(self.classes.names):
@@ -256,7 +256,7 @@ class TileSet:
         heights = {"low vegetation", "medium vegetation", "high vegetation"} & {*self.classes.names}
         if len(heights) > 1 and any("vegetation" in remark for remark in differences):
             differences.append(
-                "classes: heights of vegetation are not told apart in all tiles; --merge vegetation=3,4,5 joins them"
+                "classes: some tiles do not split vegetation by height; merge it with --merge vegetation=3,4,5"
             )
         return remarks + differences
 
@@ -266,8 +266,7 @@ class TileSet:
             without = self._without(name)
             # If no file has it, nothing is missing.
             if len(without) < len(self) and not self._is_learned(name):
-                has = "has" if len(without) == 1 else "have"
-                remarks.append(f"{_WORDS[name]}: not used, as {listed(without, 3)} {has} none")
+                remarks.append(f"{_WORDS[name]}: not used, as it is missing in {listed(without, 3)}")
         return remarks
 
     def _remarks_on_units(self) -> list[str]:
@@ -284,7 +283,7 @@ class TileSet:
             feet = [tile.path.name for tile, length in named if length not in (None, 1.0)]
             if feet:
                 of_all = f"{len(feet)} of {len(self)} tiles"
-                remarks.append(f"units: {what} of {of_all} are in feet, and converted ({', '.join(feet[:3])})")
+                remarks.append(f"units: {what} of {of_all} are in feet and were converted ({', '.join(feet[:3])})")
         return remarks
 
 
@@ -298,7 +297,7 @@ def _look_at_all(files: Sequence[Path], arguments: TilesArguments) -> tuple[list
             cloud = _read(path, arguments)
         except PointCloudError as error:
             # A damaged or unlabeled file among many is told, and the others are learned.
-            notes.append(f"left out: {error}")
+            notes.append(f"skipped: {error}")
             errors.append(error)
             continue
         if arguments.unit != "diagonal":

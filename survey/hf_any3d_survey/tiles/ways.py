@@ -32,11 +32,11 @@ def choose_way(paths: Sequence[str | Path], settings: Mapping[str, Any], way: st
     if "xyz" in settings.get("features", ()):
         foreign.append("features xyz")
     if way == FEATURES and foreign:
-        raise ValueError(f"--{foreign[0]} has no effect on features of surroundings; expected --way trained")
+        raise ValueError(f"--{foreign[0]} has no effect with --way features; use it with --way trained")
     if way is None:
         # Bytes stand for points, which would take reading all files.
         size = sum(path.stat().st_size for path in tile_files(paths))
         way = TRAINED if foreign or size > MOST_BYTES else FEATURES
     if way == TRAINED and (len(paths) > 1 or not Path(paths[0]).is_dir()):
-        raise ValueError(f"--way trained with {Path(paths[0]).name}; expected a folder of labeled files")
+        raise ValueError(f"--way trained with {Path(paths[0]).name}; pass a folder of labeled files")
     return way

@@ -82,9 +82,9 @@ def labeling_page(
     data = viewer_data(
         [shown],
         title=title,
-        note="Which class has the point in the ring? Drag to turn.",
+        note="Which class is the point in the ring? Drag to turn.",
         names=names,
-        label_name="answer of the model",
+        label_name="model prediction",
         value_name=value_name,
         up_axis="z",
         palette=colors,

@@ -57,9 +57,9 @@ def _answer(content: Mapping[str, Any]) -> list[str]:
         found += f", up to {trees['height_m']['max']:.1f} m"
     found += f") and {counted(buildings['buildings'], 'building')} on {content['area_ha']:,.2f} ha"
     rmse = content["ground_cross_check"]["all"]["rmse_z_m"]
-    trust = f"The ground is guessed on {content['ground_guessed_share']:.0%} of the area"
+    trust = f"The ground is interpolated without nearby points on {content['ground_guessed_share']:.0%} of the area"
     if rmse is not None:
-        trust += f"; where it is seen, held-out ground points are {rmse:.2f} m off (RMSEz)"
+        trust += f"; elsewhere, the RMSEz on held-out ground points is {rmse:.2f} m"
     if check:
         trust += f". Check first the {counted(len(check), 'cell')} below"
     return [f"{found}, with {trees['crown_cover_share']:.0%} crown cover.", f"{trust}."]
@@ -126,11 +126,11 @@ def _accuracy(content: Mapping[str, Any]) -> dict[str, Any]:
         tables["Your checkpoints"] = checkpoints
         if checkpoints["outside"]:
             outside = counted(checkpoints["outside"], "checkpoint")
-            notes.append(f"{outside} without points of the scan nearby, not used.")
+            notes.append(f"{outside} too far from the scan, not used.")
         least = content["least_checkpoints"]
         few = [name for name, key in _KINDS.items() if 0 < checkpoints[key]["points"] < least]
         if few:
-            notes.append(f"Fewer {' and '.join(few)} checkpoints than the {least} that the standard asks for.")
+            notes.append(f"Fewer {' and '.join(few)} checkpoints than the {least} that the standard requires.")
     rows = []
     for name, errors in tables.items():
         for kind, key in _KINDS.items():
@@ -144,17 +144,17 @@ def _figures(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return names and values of the figures of the place."""
     trees, buildings = content["trees"], content["buildings"]
     rows = [
-        ("Area that has points", f"{content['area_ha']:,.2f} ha"),
+        ("Area with points", f"{content['area_ha']:,.2f} ha"),
         ("Points", f"{content['points']:,}"),
         ("Points per m²", f"{content['points_per_m2']:,}"),
         ("Ground points per m²", f"{content['ground_points_per_m2']:,}"),
         ("Guessed ground (no ground point within 5 m)", f"{content['ground_guessed_share']:.1%}"),
-        ("Noise points, left out", f"{content['noise_points']:,}"),
-        ("Withheld points, left out", f"{content['withheld_points']:,}"),
-        ("Points far from all others, left out", f"{content['far_points']:,}"),
+        ("Noise points (excluded)", f"{content['noise_points']:,}"),
+        ("Withheld points (excluded)", f"{content['withheld_points']:,}"),
+        ("Points far from all others (excluded)", f"{content['far_points']:,}"),
         ("Trees per hectare", f"{trees['trees_per_ha']:,}"),
         ("Crown cover (cells with vegetation of 2 m or more)", f"{trees['crown_cover_share']:.1%}"),
-        ("Trees above a guessed ground", f"{trees['guessed_ground_trees']:,}"),
+        ("Trees above interpolated ground", f"{trees['guessed_ground_trees']:,}"),
     ]
     for name, key in (("Height of trees", "height_m"), ("Crown diameter", "crown_diameter_m")):
         if trees[key] is not None:
@@ -173,8 +173,8 @@ def _settings(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Model", content["model"]),
         ("Command", content["command"]),
         ("Coordinate system", content["coordinate_system"] or "none in the files"),
-        ("Unit of x and y, of the files as of this page", f"{content['map_unit_m']:.10g} m"),
-        ("Unit of elevations of the files; this page has meters", f"{content['elevation_unit_m']:.10g} m"),
+        ("Unit of x and y in the files and on this page", f"{content['map_unit_m']:.10g} m"),
+        ("Unit of elevations in the files; this page uses meters", f"{content['elevation_unit_m']:.10g} m"),
     ]
     for name, value in content["settings"].items():
         rows.append((name.replace("_", " ").capitalize(), "default" if value is None else value))

@@ -34,7 +34,7 @@ def test_one_bad_file_among_two_thousand_is_named_or_left_out(tmp_path, cache_di
         rows = load_point_dataset("folder", data_dir=root, cache_dir=cache_dir, on_error="skip", split="train")
     reason, summary = (record.getMessage() for record in caplog.records)
     assert reason.count(BAD) == 1 and "1234.npy" in reason
-    assert summary == f"1 of {COUNT} files are left out: {root / BAD}"
+    assert summary == f"skipped 1 of {COUNT} files: {root / BAD}"
     assert len(rows) == COUNT - 1 and BAD not in rows["file"][:].tolist()
     numbers = [int(Path(name).stem) for name in rows["file"][:].tolist()]
     np.testing.assert_array_equal(np.stack(list(rows["points"][:]))[:, 0, 0], numbers)

@@ -144,7 +144,7 @@ def test_files_that_the_metadata_does_not_name_are_left_out_with_a_warning(scans
     write(scans / "metadata.csv", ROWS[:1])
     with caplog.at_level(logging.WARNING, logger="hf_any3d"):
         assert load(scans)["train"]["file"][:].tolist() == ["a.npy"]
-    assert "1 files are not in the metadata and are left out, the first is deep/er/b.npy" in caplog.text
+    assert "skipped 1 files that are not in the metadata, such as deep/er/b.npy" in caplog.text
     with raises(ValueError, naming="fits no layout"):
         load(scans, drop_metadata=True)
 

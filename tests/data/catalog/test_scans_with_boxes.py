@@ -123,7 +123,7 @@ def test_scans_that_nothing_names_are_counted(tmp_path):
     for name in ("a.npy", "b.npy", "more/c.npy", "more/d.npy"):
         np.save(tmp_path / name, scan())
     (tmp_path / "readme.txt").write_text("1 2 3\n")
-    told = "4 of 5 files of points are left out, since no boxes name them: a.npy, b.npy, more/c.npy, …"
+    told = "4 of 5 point files are skipped, since no boxes name them: a.npy, b.npy, more/c.npy, …"
     with pytest.warns(UserWarning, match=told):
         assert len(load_point_dataset("scans_with_boxes", data_dir=tmp_path, split="train")) == 1
     empty = {name: [] for name in ("a.npy", "b.npy", "more/c.npy", "more/d.npy")}

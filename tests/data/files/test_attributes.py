@@ -105,7 +105,7 @@ def test_labels_are_whole_numbers(values, first, whole):
         assert found.dtype == np.int64 and found.tolist() == values.astype(np.int64).tolist()
         return
     lowest = "" if first is None else f" from {first}"
-    text = f"some: the label column has values other than whole numbers{lowest} and is left out"
+    text = f"some: the label column has values that are not integers{lowest} and is left out"
     with pytest.warns(UserWarning) as caught:
         assert usable_labels(values, source(), first) is None
     assert str(caught[-1].message) == text
@@ -121,8 +121,8 @@ CLASSES = np.array([[3.0], [0], [7]])
     ("parts", "file_type", "expected", "warned"),
     [
         ([], "txt", {}, ()),
-        ([CLASSES], "txt", {"labels": [3, 0, 7]}, ("column 4 is read as labels",)),
-        ([-CLASSES], "txt", {"labels": None}, ("column 4 may be labels, intensities or other values",)),
+        ([CLASSES], "txt", {"labels": [3, 0, 7]}, ("column 4 has no name and is read as labels",)),
+        ([-CLASSES], "txt", {"labels": None}, ("column 4 has no name, may be labels, intensities or other values",)),
         ([-CLASSES], "pts", {"intensity": [-3, 0, -7]}, ()),
         ([BYTES], "txt", {"colors": BYTES / 255}, ()),
         ([BYTES / 255], "txt", {"colors": BYTES / 255}, ()),
@@ -132,15 +132,30 @@ CLASSES = np.array([[3.0], [0], [7]])
         ([BYTES + 1], "txt", {}, ("columns 4 to 6",)),
         ([BYTES - 1], "txt", {}, ("columns 4 to 6",)),
         ([UNIT, CLASSES], "txt", {"normals": UNIT, "labels": [3, 0, 7]}, ()),
-        ([BYTES, CLASSES], "txt", {"colors": BYTES / 255, "labels": [3, 0, 7]}, ("column 7 is read as labels",)),
+        (
+            [BYTES, CLASSES],
+            "txt",
+            {"colors": BYTES / 255, "labels": [3, 0, 7]},
+            ("column 7 has no name and is read as labels",),
+        ),
         ([CLASSES, BYTES], "pts", {"colors": BYTES / 255, "intensity": [3, 0, 7]}, ()),
         ([CLASSES / 4 - 1, BYTES], "txt", {"colors": BYTES / 255, "intensity": [-0.25, -1, 0.75]}, ()),
-        ([CLASSES - 5, BYTES], "txt", {"colors": BYTES / 255, "intensity": [-2, -5, 2]}, ("column 4 is read as",)),
+        (
+            [CLASSES - 5, BYTES],
+            "txt",
+            {"colors": BYTES / 255, "intensity": [-2, -5, 2]},
+            ("column 4 has no name and is read as",),
+        ),
         ([BYTES, CLASSES - 5], "pts", {"colors": BYTES / 255, "labels": None}, ("column 7 may be",)),
         ([BYTES, CLASSES * 0 + 255], "txt", {"colors": BYTES / 255}, ()),
         ([BYTES / 255, CLASSES * 0 + 1], "txt", {"colors": BYTES / 255}, ("column 7 is 1 everywhere",)),
-        ([BYTES / 255, CLASSES / 7], "txt", {}, ("columns 4 to 7 may be an intensity and colors, or colors and",)),
-        ([NEITHER, CLASSES], "txt", {"labels": [3, 0, 7]}, ("columns 4 to 6", "column 7 is read as labels")),
+        ([BYTES / 255, CLASSES / 7], "txt", {}, ("columns 4 to 7 may be intensity and colors, or colors and",)),
+        (
+            [NEITHER, CLASSES],
+            "txt",
+            {"labels": [3, 0, 7]},
+            ("columns 4 to 6", "column 7 has no name and is read as labels"),
+        ),
         ([BYTES, UNIT], "txt", {"colors": BYTES / 255, "normals": UNIT}, ()),
         ([UNIT, BYTES], "txt", {"colors": BYTES / 255, "normals": UNIT}, ()),
         ([UNIT, NEITHER], "txt", {"normals": UNIT}, ("columns 7 to 9",)),
@@ -183,6 +198,6 @@ def test_a_highlight_above_1_does_not_darken_the_others(top):
     )
     rows = np.concatenate([colors, colors], axis=1).astype("<f4")
     for data, kind in ((ply(header, rows.tobytes()), "ply"), (npz(points=colors, colors=colors), "npz")):
-        with pytest.warns(UserWarning, match="1 of 300 numbers of colors are above 1"):
+        with pytest.warns(UserWarning, match="1 of 300 color values are above 1"):
             cloud = read_point_cloud(data, file_type=kind)
         np.testing.assert_allclose(cloud.colors, colors.clip(0, 1), atol=1e-6)

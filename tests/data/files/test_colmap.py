@@ -10,7 +10,7 @@ from hf_any3d.data.input_files import list_files
 
 from .builders import COLMAP_COLORS, COLMAP_POINTS, colmap_binary, colmap_text, sweep
 
-LEFT_OUT = "left out: point ids, reprojection errors, tracks"
+LEFT_OUT = "ignored: point ids, reprojection errors, tracks"
 
 
 def read(path, **options):

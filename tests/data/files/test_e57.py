@@ -17,7 +17,7 @@ SCANS = (FILES.parent / "data" / "files" / "scans.e57").read_bytes()
 
 
 def test_scans_of_another_program_are_joined_in_their_common_frame():
-    with pytest.warns(UserWarning, match="3 of 300 points of a scan are marked as invalid and are left out"):
+    with pytest.warns(UserWarning, match="3 of 300 points of a scan are marked as invalid and are skipped"):
         cloud = read_point_cloud(SCANS, file_type="e57")
     with np.load(FILES / "chair.npz", allow_pickle=False) as archive:
         points, colors = archive["points"][:300].astype(np.float64) / 20, archive["colors"][:300]
@@ -135,8 +135,8 @@ def test_scans_of_two_scales_are_joined_on_one_and_marked_values_are_0():
     np.testing.assert_allclose(cloud.colors, colors, atol=1e-6)
     texts = [str(each.message).split("bytes>: ")[1] for each in said]
     assert texts == [
-        "1 of 12 points of a scan are marked as invalid and are left out",
-        "scans state intensities of different limits; each is scaled to 0 to 1 by its own",
+        "1 of 12 points of a scan are marked as invalid and are skipped",
+        "scans declare different intensity limits; each scan is scaled to 0 to 1 by its own limits",
         "colors: 2 of 22 are marked as invalid, or NaN, the first at 2 (counted from 0); they are 0",
         "intensities: 1 of 22 are marked as invalid, or NaN, the first at 14 (counted from 0); they are 0",
     ]

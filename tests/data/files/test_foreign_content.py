@@ -62,7 +62,7 @@ CONTENTS = {
     "ROS": b"#ROSBAG V2.0\n" + bytes(60),
     "EPT": b'{"bounds": [0, 1], "dataType": "laszip", "hierarchyType": "json"}',
     "Potree": b'{"version": "2.0", "name": "a", "hierarchy": {"firstChunkSize": 22}}',
-    "index of 3D Tiles": b'{"asset": {"version": "1.0"}, "geometricError": 1, "root": {}}',
+    "3D Tiles tileset index": b'{"asset": {"version": "1.0"}, "geometricError": 1, "root": {}}',
 }
 # Content of our own formats by their types; of rows of text and OBJ, which have no signature, the type is to be told.
 KNOWN = {
@@ -254,7 +254,7 @@ def test_a_folder_of_another_program_says_what_its_files_are(tmp_path):
     (tmp_path / "notes.md").write_text("of May")
     for command in (["predict"], ["data", "check"]):
         code, _, err = run(*command, tmp_path)
-        assert code == 1 and "scan.rcs is a scan of Autodesk ReCap; export it" in err
+        assert code == 1 and "scan.rcs is an Autodesk ReCap scan; export it" in err
 
 
 @pytest.mark.parametrize(("file_type", "rows"), [("bin", "16 or 20"), ("kitti", "16"), ("nuscenes", "20")])

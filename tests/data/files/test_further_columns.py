@@ -63,7 +63,7 @@ def test_columns_are_read_by_name_with_nothing_where_a_point_has_none(kind):
     # laspy 2.7.0 scales reflectances, too, but keeps the number that stands for none.
     np.testing.assert_array_equal(cloud.further["reflectance"], [*REFLECTANCE[:3], np.nan])
     np.testing.assert_array_equal(cloud.further["deviation"], DEVIATION)
-    assert "1 of 4 points have no value in column 'reflectance'" in said
+    assert "1 of 4 points have no value in attribute 'reflectance'" in said
     assert "deviation" not in said and "Reflectance" not in said
     assert cloud.labels.tolist() == CLASSES
     with raises(ValueError, naming="'reflectances'"), warnings.catch_warnings(action="ignore"):

@@ -160,10 +160,10 @@ def test_colors_are_those_of_all_vertices_or_else_of_all_materials(materials, pr
 @pytest.mark.parametrize(
     ("primitives", "why"),
     [
-        ([{**PLAIN, **COLORED}, PLAIN], "left out: .*colors .1 of 2 parts have none"),
-        ([{**PLAIN, "material": 0}, PLAIN, PLAIN], "left out: .*colors .2 of 3 parts have none"),
-        ([{**PLAIN, "material": 0}, {**PLAIN, "material": 1}], "left out: .*colors .1 of 2 parts have none"),
-        ([{"attributes": {"POSITION": 0, "NORMAL": 0}}, PLAIN], "left out: .*normals .1 of 2 parts have none"),
+        ([{**PLAIN, **COLORED}, PLAIN], "ignored: .*colors .1 of 2 parts have none"),
+        ([{**PLAIN, "material": 0}, PLAIN, PLAIN], "ignored: .*colors .2 of 3 parts have none"),
+        ([{**PLAIN, "material": 0}, {**PLAIN, "material": 1}], "ignored: .*colors .1 of 2 parts have none"),
+        ([{"attributes": {"POSITION": 0, "NORMAL": 0}}, PLAIN], "ignored: .*normals .1 of 2 parts have none"),
     ],
 )
 def test_what_only_some_parts_have_is_left_out_with_a_warning(primitives, why):

@@ -44,7 +44,7 @@ def read(source, file_type=None, **options):
 
 def test_texts_of_cloudcompare_are_read_and_grids_of_the_same_ending_are_named():
     cloud, told = read(PLAIN, "asc")
-    assert cloud.labels.tolist() == [0, 1, 2] and "column 7 is read as labels" in told
+    assert cloud.labels.tolist() == [0, 1, 2] and "column 7 has no name and is read as labels" in told
     assert (cloud.colors[0] * 255).round().tolist() == [165, 177, 221]
     cloud, told = read(TITLED, "asc")
     assert cloud.labels.tolist() == [0, -1, 2] and cloud.intensity[0] == np.float32(0.298200011253)

@@ -182,7 +182,7 @@ def test_what_las_cannot_hold_is_an_error_before_anything_is_written(tmp_path):
     for arguments, naming in cases:
         with raises(ValueError, naming=naming):
             write_labels(tmp_path / "a.las", tmp_path / "b.las", **arguments)
-    for path, naming in (("a.las", "is the file itself"), ("b.ply", "expected the ending .las or .laz")):
+    for path, naming in (("a.las", "is the input file"), ("b.ply", "expected the ending .las or .laz")):
         with raises(ValueError, naming=naming):
             write_labels(tmp_path / "a.las", tmp_path / path, labels)
     data = scan(6, True)

@@ -276,7 +276,7 @@ def test_a_copc_has_a_plain_copy_on_request(tmp_path):
             write_labels(source, tmp_path / name, np.arange(20))
     before = read(source)
     for name in ("a.plain.laz", "a.las"):
-        with pytest.warns(UserWarning, match=f"{name}: is plain LAS 1.4, no COPC"):
+        with pytest.warns(UserWarning, match=f"{name}: is plain LAS 1.4, not COPC"):
             write_labels(source, tmp_path / name, np.arange(20))
         new = laspy.read(tmp_path / name)
         np.testing.assert_array_equal(new.classification, np.arange(20))

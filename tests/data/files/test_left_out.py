@@ -46,7 +46,7 @@ def test_a_class_counts_before_the_number_of_an_object(columns):
     cloud, told = read(with_columns(*columns), "ply")
     other = next(name for name in columns if name.startswith("label"))
     place = columns.index(next(name for name in columns if name != other))
-    assert cloud.labels.tolist() == [place, 10 + place, 20 + place, 30 + place] and f"left out: {other} " in told
+    assert cloud.labels.tolist() == [place, 10 + place, 20 + place, 30 + place] and f"ignored: {other} " in told
 
 
 def test_fields_without_a_place_are_told_and_no_others():
@@ -164,7 +164,7 @@ def test_las_names_extra_dimensions_and_records_that_its_header_does_not_count(t
         ({1024: 1, 3072: 2225}, 1200 / 3937, ""),
         ({1024: 1, 3072: 2225, 4096: 5703}, (1200 / 3937, 1.0), "heights"),
         ({1024: 1, 3072: 6588, 4096: 6360}, 1200 / 3937, ""),
-        ({1024: 1, 3072: 1999}, None, "no known unit"),
+        ({1024: 1, 3072: 1999}, None, "no known horizontal unit"),
         ({1024: 1, 3072: 2225, 3076: 9003}, 1200 / 3937, ""),
         ({1024: 1, 3072: 2154}, 1.0, ""),
     ],
@@ -190,7 +190,7 @@ def test_e57_has_normals_and_names_fields_of_extensions():
     normals = dict(zip(("normalX", "normalY", "normalZ"), np.float64([[0] * 4, [0] * 4, [1] * 4]), strict=True))
     cloud, told = read(e57_of_doubles(xyz | normals | {"classification": np.arange(4), "echo": np.arange(4)}), "e57")
     assert cloud.normals.tolist() == [[0, 0, 1]] * 4 and cloud.labels.tolist() == [0, 1, 2, 3]
-    assert "left out: echo " in told
+    assert "ignored: echo " in told
 
 
 def test_all_that_a_file_has_too_much_is_one_warning_with_each_reason_once():
@@ -202,8 +202,8 @@ def test_all_that_a_file_has_too_much_is_one_warning_with_each_reason_once():
         read_point_cloud("\n".join(lines).encode(), file_type="ply")
     message = str(caught.pop(UserWarning).message)
     assert message.endswith(
-        "left out: quality of faces, echo, element edge (a cloud has no place for them); "
-        "texture 'wood.png' (textures are not read)"
+        "ignored: quality of faces, echo, element edge (a point cloud cannot store them); "
+        "texture 'wood.png' (textures are not used)"
     )
     assert not any("left out" in str(warning.message) for warning in caught)
 
@@ -243,7 +243,7 @@ def test_what_obj_has_no_place_for_is_told():
     cloud = PointCloudData(
         SQUARE, labels=np.arange(4), faces=TRIANGLES, face_colors=np.eye(3)[:2], intensity=np.ones(4), ring=np.ones(4)
     )
-    with pytest.warns(UserWarning, match="left out: labels, intensity, ring, face_colors "):
+    with pytest.warns(UserWarning, match="ignored: labels, intensity, ring, face_colors "):
         point_cloud_bytes(cloud, "obj")
     for file_type in ("ply", "npz"):
         back, told = read(point_cloud_bytes(cloud, file_type), file_type)

@@ -213,7 +213,7 @@ def test_several_units_in_names_are_one_of_heights_or_refused(container):
         read_point_cloud(data, file_type=kind)
     # A unit after the last name
     cloud, said = cloud_of(container, dict(zip(("x", "y", "z_mm"), POINTS.T, strict=True)))
-    assert cloud.meters_per_unit == 0.001 and "mm is taken for all" in said
+    assert cloud.meters_per_unit == 0.001 and "assuming mm for all" in said
     cloud, _ = cloud_of(container, dict(zip("xyz", POINTS.T, strict=True)))
     assert cloud.meters_per_unit is None
 
@@ -243,7 +243,7 @@ def test_latitude_and_longitude_are_to_be_projected(names, container):
     kind, data = container(dict(zip(names.split(), rows.T, strict=True)))
     with pytest.raises(PointCloudFileError) as refusal:
         read_point_cloud(data, file_type=kind)
-    assert "are degrees; expected a projection" in str(refusal.value) and "names of columns" not in str(refusal.value)
+    assert "are in degrees; reproject" in str(refusal.value) and "names of columns" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("container", CONTAINERS)

@@ -69,7 +69,7 @@ def test_python_objects_are_named_and_never_unpickled(content):
             read(data, kind)
         assert "damaged" not in str(told.value)
     # Beside points they are left out, by name if they are what a cloud has a place for.
-    with pytest.warns(UserWarning, match=r"left out: labels \(Python objects, which are never unpickled\); notes"):
+    with pytest.warns(UserWarning, match=r"ignored: labels \(Python objects, which are never unpickled\); notes"):
         cloud = read(npz(points=XYZ, labels=array, notes=array), "npz")
     assert len(cloud) == 4 and cloud.labels is None
 
@@ -162,7 +162,7 @@ def test_of_several_arrays_of_points_the_first_name_counts(names):
 
 def test_labels_are_those_with_one_value_a_point_and_others_are_named():
     arrays = {"labels": np.arange(3), "part": np.zeros((4, 2)), "seg": np.arange(4)[:, None] + 7}
-    with pytest.warns(UserWarning, match="left out: labels, part "):
+    with pytest.warns(UserWarning, match="ignored: labels, part "):
         assert read(npz(points=XYZ, **arrays), "npz").labels.tolist() == [7, 8, 9, 10]
     assert read(npz(points=XYZ, label=np.array([2])), "npz").labels is None
 
@@ -173,11 +173,11 @@ def test_names_of_pointcept_are_read_and_what_is_left_out_is_named(labels):
     with pytest.warns(UserWarning) as said:
         cloud = read(npz(coord=XYZ, strength=np.arange(4.0)[:, None], instance=labels, name="a", **arrays), "npz")
     assert [str(warning.message).partition(": ")[2] for warning in said] == [
-        "left out: instance, name (a cloud has no place for them)"
+        "ignored: instance, name (a point cloud cannot store them)"
     ]
     assert (cloud.points == XYZ).all() and cloud.labels.tolist() == cloud.intensity.tolist() == [0, 1, 2, 3]
     np.testing.assert_allclose(cloud.colors, [[0.2, 0.4, 1]] * 4, atol=1e-6)
-    with pytest.warns(UserWarning, match="the fourth column of colors, such as an alpha, is left out"):
+    with pytest.warns(UserWarning, match="the fourth column of colors, such as alpha, is ignored"):
         assert read(npz(points=XYZ, colors=np.eye(4)), "npz").colors.tolist() == np.eye(4)[:, :3].tolist()
 
 
@@ -187,7 +187,7 @@ def test_fields_of_three_numbers_are_columns():
     )
     rows = np.zeros(4, kind)
     rows["XYZ"], rows["normal"], rows["intensity"], rows["rgba"] = XYZ, [0, 0, 1], np.arange(4), [255, 0, 51, 9]
-    with pytest.warns(UserWarning, match="fields velocity have several numbers for each point and are left out"):
+    with pytest.warns(UserWarning, match="fields velocity have several values per point and are ignored"):
         cloud = read(npy(rows))
     assert (cloud.points == XYZ).all() and cloud.intensity.tolist() == [0, 1, 2, 3]
     np.testing.assert_allclose(cloud.colors, [[1, 0, 0.2]] * 4, atol=1e-6)
@@ -199,7 +199,7 @@ def test_columns_of_the_points_of_an_archive_are_kept_where_no_array_replaces_th
     cloud = read(npz(points=wide, normals=np.tile([1, 0, 0], (4, 1))), "npz")
     np.testing.assert_allclose(cloud.colors, 0.2, atol=1e-6)
     assert cloud.normals.tolist() == [[1, 0, 0]] * 4
-    with pytest.warns(UserWarning, match="normals are all zero and are left out"):
+    with pytest.warns(UserWarning, match="normals are all zero and are ignored"):
         cloud = read(npz(points=wide, normals=np.zeros((4, 3))), "npz")
     np.testing.assert_allclose(cloud.normals, [[0, 0.6, 0.8]] * 4)
 

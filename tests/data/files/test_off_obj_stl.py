@@ -134,7 +134,7 @@ def test_faces_of_an_off_have_colors_if_each_has_three_numbers(rows, colors):
 
 
 def test_colors_of_some_faces_of_an_off_are_left_out_with_a_warning():
-    with pytest.warns(UserWarning, match="1 of 2 faces have colors; they are left out"):
+    with pytest.warns(UserWarning, match="1 of 2 faces have colors, so colors are ignored"):
         cloud = read("OFF\n" + OFF.replace("3 0 1 2", "3 0 1 2 255 0 0"), "off")
     assert cloud.face_colors is None and len(cloud.faces) == 2
 
@@ -249,7 +249,11 @@ def test_missing_material_files_are_one_warning(tmp_path):
 @pytest.mark.parametrize("color, count", [("1 0 0.5", 2), ("1 0 0.5 1", 2), ("1", 0)])
 def test_colors_of_some_vertices_of_an_obj_are_left_out_with_a_warning(color, count):
     text = f"v 0 0 0\nv 1 0 0 {color}\n# a\nv 0 1 0 # b\nv 0 0 1 {color}\nf 1 2 3\n"
-    with pytest.warns(UserWarning, match="2 of 4 vertices have colors; they are left out") if count else nullcontext():
+    with (
+        pytest.warns(UserWarning, match="2 of 4 vertices have colors, so colors are ignored")
+        if count
+        else nullcontext()
+    ):
         cloud = read(text, "obj")
     assert cloud.points.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]] and cloud.colors is None
 

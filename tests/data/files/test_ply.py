@@ -102,7 +102,7 @@ def test_a_line_of_a_text_file_is_named_by_its_number_in_the_file():
 
 
 def test_gaussian_splats_have_the_color_seen_from_all_sides_and_no_normals():
-    with pytest.warns(UserWarning, match="normals are all zero and are left out") as caught:
+    with pytest.warns(UserWarning, match="normals are all zero and are ignored") as caught:
         cloud = read_point_cloud(splats(f_dc_0=[0, 1, -9, 9], f_dc_1=0.5, f_dc_2=-1), file_type="ply")
     assert cloud.normals is None and len(caught) == 1
     expected = np.clip(0.5 + 0.28209479 * np.array([0, 1, -9, 9]), 0, 1)
@@ -130,7 +130,7 @@ def test_faint_splats_are_left_out_with_one_warning_that_counts_them():
 def test_what_follows_the_declared_rows_is_left_out_with_a_warning(order, rest, recwarn):
     assert len(read(ply_square(order) + rest)) == 4
     count = len(rest.strip()) if order == "ascii" else len(rest)
-    text = f"{count} bytes after the data that the header declares are left out"
+    text = f"{count} bytes after the data that the header declares are ignored"
     assert [str(one.message).partition(">: ")[2] for one in recwarn] == [text] * (rest == b"12 more")
 
 
@@ -141,7 +141,7 @@ def test_faces_have_colors_only_if_all_three_are_numbers_in_range(names):
     text = "\n".join(" ".join(map(str, row)) for row in SQUARE) + f"\n3 0 1 2 {' '.join('300' for _ in names)}\n"
     data = ply(header, text.encode(), "ascii")
     if len(names) == 3:
-        with pytest.warns(UserWarning, match="colors range from 300 to 300; .* they are left out"):
+        with pytest.warns(UserWarning, match="colors range from 300 to 300; .* they are ignored"):
             cloud = read(data)
     else:
         cloud = read(data)
@@ -245,7 +245,7 @@ def test_points_are_those_of_the_element_with_coordinates(name, other, tmp_path)
         warnings.simplefilter("always")
         cloud = read_point_cloud(tmp_path / "a.ply")
     np.testing.assert_array_equal(cloud.points, CORNERS)
-    words = [f"left out: element camera (points are those of element {name.lower()})"] * (other == "camera")
+    words = [f"ignored: element camera (points are those of element {name.lower()})"] * (other == "camera")
     assert [str(warning.message).partition(": ")[2] for warning in told] == words
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -107,7 +107,7 @@ def test_properties_of_batches_are_those_of_their_points(kind):
     batches = {"Classification": [6, 2, 5], "Intensity": {"byteOffset": 0, "componentType": "FLOAT", "type": "SCALAR"}}
     batches["name"] = ["roof", "ground", "tree"]
     rows = np.array([0.5, 7, 100], "<f4").tobytes()
-    with pytest.warns(UserWarning, match="left out: name"):
+    with pytest.warns(UserWarning, match="ignored: name"):
         cloud = read(
             tile({"POSITION": (POINTS, {}), "BATCH_ID": (stored, further)}, batches, rows, BATCH_LENGTH=3),
             columns=["BATCH_ID"],
@@ -144,7 +144,7 @@ draco = {"extensions": {"3DTILES_draco_point_compression": {"properties": {"POSI
         (tile({}), "24 points without POSITION"),
         (tile({"POSITION_QUANTIZED": (QUANTIZED, {})}), "QUANTIZED_VOLUME_OFFSET"),
         (tile({"POSITION": (POINTS, {}), "BATCH_ID": (RGB565, {})}, BATCH_LENGTH=3), "BATCH_LENGTH is 3"),
-        (struct.pack("<4s6I", b"b3dm", 1, 28, 0, 0, 0, 0), "a tile of 3D Tiles; export it as .glb"),
+        (struct.pack("<4s6I", b"b3dm", 1, 28, 0, 0, 0, 0), "a 3D Tiles tile; export it as .glb"),
     ],
 )
 def test_what_cannot_be_read_is_explained(data, words):

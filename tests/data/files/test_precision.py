@@ -135,7 +135,7 @@ def test_commands_and_rows_keep_a_tile_within_half_a_step(frame, extent, tmp_pat
 def test_an_offset_that_rows_leave_out_is_said(tmp_path):
     (tmp_path / "tiles").mkdir()
     np.save(tmp_path / "tiles" / "a.npy", tile("meters", 100)[0])
-    with pytest.warns(UserWarning, match="relative to an offset; it is left out, unless columns have 'offset'"):
+    with pytest.warns(UserWarning, match="relative to an offset, which is lost; add 'offset' to columns"):
         load_point_dataset("folder", data_dir=tmp_path)
 
 

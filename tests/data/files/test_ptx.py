@@ -23,7 +23,7 @@ MOVED = np.array([[0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [500_000.0, 5_000_0
 
 def test_scans_are_moved_by_their_transforms_and_joined():
     data = ptx((ROWS, MOVED), (ROWS[:1], MOVED))
-    with pytest.warns(UserWarning, match="1 of 4 directions of the scans have no return and are left out"):
+    with pytest.warns(UserWarning, match="1 of 4 directions of the scans have no return and are skipped"):
         cloud = read_point_cloud(data, file_type="ptx")
     local = ROWS[[0, 2, 0], :3]
     expected = np.column_stack([500_000 - local[:, 1], 5_000_000 + local[:, 0], 30 + local[:, 2]])

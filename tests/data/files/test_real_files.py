@@ -76,6 +76,6 @@ def test_labels_are_the_parts_of_the_archive():
 def test_data_after_what_the_header_declares_are_left_out_with_a_warning(name):
     data, file_type = (FILES / name).read_bytes(), name.partition(".")[2]
     read_point_cloud(data + b"\0" * 8 if name.startswith("chair") else data + b"\n\n", file_type=file_type)  # padding
-    with pytest.warns(UserWarning, match="after the data that the header declares are left out"):
+    with pytest.warns(UserWarning, match="after the data that the header declares are ignored"):
         longer = read_point_cloud(data + b"3 0 1 2\n", file_type=file_type)
     assert np.array_equal(longer.points, read_point_cloud(data, file_type=file_type).points)

@@ -118,14 +118,14 @@ spz_3, spz_4 = (builders.spz(SQUARE, np.zeros((4, 3), int), [255] * 4, version, 
 @pytest.mark.parametrize(
     ("kind", "data", "words"),
     [
-        ("las", changed(las_12, 25, "<B", 6), "is LAS 1.6; versions 1.0 to 1.5 are read, newer ones not yet"),
-        ("las", changed(las_12, 24, "<BB", 2, 0), "is LAS 2.0; versions 1.0 to 1.5 are read, newer ones not yet"),
+        ("las", changed(las_12, 25, "<B", 6), "is LAS 1.6; versions 1.0 to 1.5 are supported"),
+        ("las", changed(las_12, 24, "<BB", 2, 0), "is LAS 2.0; versions 1.0 to 1.5 are supported"),
         ("laz", changed(laz_14, 25, "<B", 9), "is LAS 1.9; versions"),
         ("las", changed(las_12, 104, "<B", 11), "point"),
         ("e57", builders.paged(changed(builders.e57(is_paged=False), 8, "<I", 2)), "version 2.0; version 1 is read"),
-        ("npy", changed(array, 6, "<B", 4), "version 4.0 of the format; 1.0 to 3.0 are read, newer ones not yet"),
+        ("npy", changed(array, 6, "<B", 4), "version 4.0 of the format; 1.0 to 3.0 are supported"),
         ("npz", npz_of(changed(array, 6, "<B", 4)), "array 'points' has version 4.0"),
-        ("spz", changed(spz_4, 4, "<I", 5), "SPZ of version 5; versions 1 to 4 are read, newer ones not yet"),
+        ("spz", changed(spz_4, 4, "<I", 5), "SPZ of version 5; versions 1 to 4 are supported"),
         ("spz", gzip.compress(changed(gzip.decompress(spz_3), 4, "<I", 7), mtime=0), "SPZ of version 7"),
         ("glb", builders.gltf({"asset": {"version": "3.0"}}, b""), "glTF version '3.0'"),
         ("pnts", builders.pnts({"POINTS_LENGTH": 1}, b"", version=2), "version 2 of point cloud tiles; version 1 is"),
@@ -187,5 +187,5 @@ BLACK = np.zeros((4, 3), np.uint8)
     ],
 )  # fmt: skip
 def test_colors_that_are_zero_everywhere_are_none_and_told_of(kind, data):
-    with pytest.warns(UserWarning, match=r"left out: .* \(zero everywhere\)"):
+    with pytest.warns(UserWarning, match=r"ignored: .* \(zero everywhere\)"):
         assert read_point_cloud(data, file_type=kind).colors is None

@@ -51,15 +51,15 @@ def test_an_extension_may_turn_the_axes(tmp_path):
     streams = spz(POINTS, COLORS, OPACITIES, 4)
     streams = changed(changed(streams, 14, "B", 2), 16, "<I", 32 + len(extension))
     for data in (legacy, streams[:32] + extension + streams[32:]):
-        with pytest.warns(UserWarning, match="left out: scales, rotations, spherical harmonics, extensions"):
+        with pytest.warns(UserWarning, match="ignored: scales, rotations, spherical harmonics, extensions"):
             cloud = read_point_cloud(data, file_type="spz")
         assert cloud.up_axis is None and cloud.points.tolist() == POINTS[KEPT].tolist()
 
 
 def test_what_a_cloud_has_no_place_for_is_told():
     for data, file_type, left_out in (
-        (splat_rows(POINTS, COLORS, [255] * 3), "splat", "left out: scales, rotations"),
-        (spz(POINTS, COLORS, [255] * 3), "spz", "left out: scales, rotations, spherical harmonics"),
+        (splat_rows(POINTS, COLORS, [255] * 3), "splat", "ignored: scales, rotations"),
+        (spz(POINTS, COLORS, [255] * 3), "spz", "ignored: scales, rotations, spherical harmonics"),
     ):
         with pytest.warns(UserWarning, match=left_out) as caught:
             read_point_cloud(data, file_type=file_type)

@@ -72,7 +72,7 @@ def test_columns_that_match_no_rule_are_left_out_with_a_warning(extra):
 
 
 def test_a_line_before_the_rows_names_the_columns():
-    with pytest.warns(UserWarning, match="left out: time "):
+    with pytest.warns(UserWarning, match="ignored: time "):
         cloud = read("label,r,g,b,z,y,x,time\n4,255,0,51,3,2,1,99.5\n")
     assert cloud.points.tolist() == [[1, 2, 3]] and cloud.labels.tolist() == [4]
     np.testing.assert_allclose(cloud.colors, [[1, 0, 0.2]], atol=1e-6)
@@ -119,7 +119,7 @@ def test_numbers_of_rows_are_no_coordinates(text, recwarn):
 
 def test_columns_of_pdal_are_read_and_others_named():
     names = '"X","Y","Z","Intensity","Return Number","Classification","Red","Green","Blue","GpsTime"\n'
-    with pytest.warns(UserWarning, match="left out: GpsTime "):
+    with pytest.warns(UserWarning, match="ignored: GpsTime "):
         cloud = read(names + "1,2,3,900,1,2,65535,0,13107,1.5\n4,5,6.5,12,1,6,0,255,51,2.5\n")
     np.testing.assert_allclose(cloud.colors, [[1, 0, 0.2], [0, 255 / 65535, 51 / 65535]], atol=1e-6)
     assert cloud.intensity.tolist() == [900, 12] and cloud.labels.tolist() == [2, 6]
@@ -135,9 +135,11 @@ def test_many_values_of_a_column_without_a_name_are_not_taken_for_labels():
     generator = np.random.default_rng(0)
     points, intensity = generator.normal(size=(300, 3)), generator.integers(0, 256, 300)
     colors = generator.integers(0, 256, (300, 3))
-    with pytest.warns(UserWarning, match="column 4 may be labels, intensities or other values and is left out"):
+    with pytest.warns(
+        UserWarning, match="column 4 has no name, may be labels, intensities or other values, and is ignored"
+    ):
         assert read(rows(points, intensity)).labels is None
-    with pytest.warns(UserWarning, match="columns 4 to 7 may be an intensity and colors, or colors and another"):
+    with pytest.warns(UserWarning, match="columns 4 to 7 may be intensity and colors, or colors and another"):
         cloud = read(rows(points, intensity, colors))
     assert cloud.labels is None and cloud.colors is None
     cloud = read(rows(points, intensity - 2048, colors))
@@ -152,7 +154,7 @@ def test_pts_files_have_intensities_and_several_blocks(ends):
     assert cloud.points.tolist() == [*XYZ, [7, 8, 9]] and cloud.intensity.tolist() == [-1800, 7, 2047]
     np.testing.assert_allclose(cloud.colors, [[1, 0, 0.2], [0, 0, 0], [0, 0, 1]], atol=1e-6)
     assert read("1\n1 2 3 100\n", "pts").intensity.tolist() == [100]
-    with pytest.raises(PointCloudFileError, match="3 points where 4 are declared; the file may be cut off"):
+    with pytest.raises(PointCloudFileError, match="3 points, but the file declares 4; the file may be cut off"):
         read(text.replace("\n1\n", "\n2\n"), "pts")
 
 
@@ -162,7 +164,7 @@ def test_pts_files_have_intensities_and_several_blocks(ends):
         ("1 2 3\n4 5\n", "line 2 has 2 columns; expected 3"),
         ("# c\n1 2 3\n\n4 5 6 7\n", "line 4 has 4 columns; expected 3"),
         ("x y z\n1 2 3\n4 5 six\n", "line 3: 'six' is not a number"),
-        ("1 2 3 4 5\n", "5 columns; expected 3, 4, 6, 7 or 9"),
+        ("1 2 3 4 5\n", "5 columns without names; expected 3, 4, 6, 7 or 9"),
         ("3\n1 2 3\n4 5 6\n", "2 points where 3 are declared"),
         ("x y z r\n1 2 3\n", "3 columns, but line 1 names 4"),
         ("# x y z label\n1 2 3 4 5 6\n", "6 columns, but line 1 names 4"),
@@ -173,7 +175,7 @@ def test_pts_files_have_intensities_and_several_blocks(ends):
         ("1 2 nan\n1 2 3\n", "NaN, infinite or too large values in 1 of 2 rows, first in row 0"),
         ("1 2 inf\n", "NaN, infinite"),
         ("1 2 1e300\n", "too large"),
-        (b"1 2 3\0\0\0", "binary data; expected text"),
+        (b"1 2 3\0\0\0", "binary data, not text"),
     ],
 )
 def test_a_wrong_text_is_explained(text, why):
@@ -263,7 +265,7 @@ def test_coordinates_of_other_names(names):
 @pytest.mark.parametrize("separator", [",", ";", "\t", " "])
 def test_names_of_points_are_left_out_by_their_name(separator):
     rows = ["name x y z note", "P1 1 2 3 tree", "P2 4 5 6 kerb"]
-    with pytest.warns(UserWarning, match="left out: name, note "):
+    with pytest.warns(UserWarning, match="ignored: name, note "):
         cloud = read("\n".join(rows).replace(" ", separator))
     assert cloud.points.tolist() == [[1, 2, 3], [4, 5, 6]]
     with raises(PointCloudFileError, naming="line 3"):

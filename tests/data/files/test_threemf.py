@@ -57,11 +57,11 @@ def test_a_mirrored_mesh_keeps_its_outside():
 
 def test_what_is_not_read_is_told():
     textures = '<m:texture2dgroup id="7" texid="8"><m:tex2coord u="0" v="0"/></m:texture2dgroup>'
-    with pytest.warns(UserWarning, match="left out: textures"):
+    with pytest.warns(UserWarning, match="ignored: textures"):
         assert read(f'{textures}<object id="1" pid="7" pindex="0">{MESH}</object>').face_colors is None
     colors = '<m:colorgroup id="6"><m:color color="#0000FF"/><m:color color="#00FF00"/></m:colorgroup>'
     mesh = threemf_mesh(SQUARE, TRIANGLES, ['pid="6" p1="1" p2="0" p3="1"', 'pid="6" p1="0"'])
-    with pytest.warns(UserWarning, match="left out: colors that change within a triangle"):
+    with pytest.warns(UserWarning, match="ignored: colors that change within a triangle"):
         cloud = read(f'{colors}<object id="1">{mesh}</object>')
     assert cloud.face_colors.tolist() == [[0, 1, 0], [0, 0, 1]]
     mesh = threemf_mesh(SQUARE, TRIANGLES, ['pid="6" p1="1"', ""])
@@ -71,7 +71,7 @@ def test_what_is_not_read_is_told():
 
 def test_slices_have_vertices_of_their_own():
     slices = '<slicestack id="9"><slice ztop="1"><vertices><vertex x="9" y="9"/></vertices></slice></slicestack>'
-    with pytest.warns(UserWarning, match="left out: slices"):
+    with pytest.warns(UserWarning, match="ignored: slices"):
         assert read(f'<object id="1">{MESH}</object>{slices}').points.tolist() == SQUARE.tolist()
 
 

@@ -64,7 +64,7 @@ def test_a_bank_tells_what_is_as_far_from_the_known_rows_as_they_are_from_each_o
     model.save_pretrained(tmp_path)
     again = PointFeaturesForPointCloudClassification.from_pretrained(tmp_path)
     torch.testing.assert_close(again.score_unknown(unknown, logits), model.score_unknown(unknown, logits))
-    assert "and how like 100 drawn things of no class" in (tmp_path / "README.md").read_text()
+    assert "and how much it resembles 100 generated non-objects" in (tmp_path / "README.md").read_text()
     # Without one again, the score is that of the distance alone.
     model.fit_unknown_score(known, logits)
     assert model.config.unknown.bank_rows == 0 and model.unknown_score.bank is None

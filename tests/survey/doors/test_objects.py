@@ -19,7 +19,7 @@ def jaws(shell):
 
 
 def test_labeled_faces_are_learned_and_written_into_another_mesh(jaws, shell):
-    assert "2 objects; labeled faces: gum" in jaws.out and "left out whole objects" in jaws.out
+    assert "2 objects; labeled faces: gum" in jaws.out and "holding out whole objects" in jaws.out
     assert "95 % interval" in jaws.out
     report = json.loads((shell.folder / "outputs/jaws/metrics.json").read_text())
     assert report["metrics"]["held-out objects"]["mean_iou"] > 0.7
@@ -57,9 +57,9 @@ for folder in ("both", "same", "some"):
 """
     )
     assert done.out.count("exit code 1") == 2
-    assert "faces.ply: labels are of faces, but in vertices.ply of vertices" in done.err
+    assert "faces.ply: labels are on faces, but in vertices.ply on vertices" in done.err
     assert "one class (class 0) in 1 file" in done.err
     assert "b.ply: neither vertices nor faces have labels" in done.err
-    assert "c.ply: all 9 points are equal" in done.err
+    assert "c.ply: all 9 points have the same coordinates" in done.err
     assert "1 object; labeled vertices:" in done.out
-    assert "mean IoU: unknown, as no object could be held out" in done.out
+    assert "mean IoU: not evaluated, as no object could be held out" in done.out

@@ -119,20 +119,20 @@ def test_a_tile_unlike_all_that_was_learned_is_told(learned, shell):
     shell.write("usual.ply", points, **columns)
     shell.write("steep.ply", points + np.outer(2 * points[:, 0], [0, 0, 1]).astype(np.float32), **columns)
     assert "unlike" not in shell("hf-any3d segment usual.ply --model outputs/tiles").err
-    assert "steep: unlike the places" in (said := shell("hf-any3d segment steep.ply --model outputs/tiles").err)
-    assert "slopes of 6" in said and "learned" in said
+    assert "steep: unlike the sites" in (said := shell("hf-any3d segment steep.ply --model outputs/tiles").err)
+    assert "slopes of 6" in said and "trained on" in said
     # What no labeled tile of this place looks like
     generator = np.random.default_rng(0)
     level = np.column_stack([60 * generator.random((len(points), 2)), generator.normal(100, 0.05, len(points))])
     strange = {
         "water": (level, "nothing rises"),
         "strip": (points * [1, 0.05, 1], "a strip of"),
-        "noise": (generator.random((len(points), 3)) * [60, 60, 40], "unlike all learned ones"),
+        "noise": (generator.random((len(points), 3)) * [60, 60, 40], "unlike the training data"),
     }
     for name, (changed, words) in strange.items():
         shell.write(f"{name}.ply", changed.astype(np.float32), **columns)
         said = shell(f"hf-any3d segment {name}.ply --model outputs/tiles").err
-        assert f"{name}: unlike the places" in said and words in said
+        assert f"{name}: unlike the sites" in said and words in said
     seen = json.loads((shell.folder / "outputs/tiles/config.json").read_text())["seen"]
     assert seen["slope"][1] > 20 and seen["density"][0] < 1 < seen["density"][1]
 

@@ -254,7 +254,7 @@ class TestErrors:
         walls = generator.random((20_000, 3)) * (4, 5, 3)
         walls[:, 0] = np.where(generator.random(len(walls)) < 0.5, 0, 4)
         walls[:, 2] += 0.5
-        with pytest.raises(PointCloudError, match="4.0 × 5.0 m; an inventory needs a place seen from above"):
+        with pytest.raises(PointCloudError, match="4.0 × 5.0 m; an inventory needs an aerial scan"):
             pipe(PointCloudData(walls, meters_per_unit=1.0))
 
     def test_degrees_are_refused(self, pipe, tile):
@@ -286,7 +286,7 @@ class TestErrors:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pipe, "open", other_unit)
-            with pytest.raises(PointCloudFileError, match="expected one in all"):
+            with pytest.raises(PointCloudFileError, match="use the same for all"):
                 take_inventory(pipe, paths, Outputs())
 
 
@@ -305,6 +305,6 @@ def test_arguments_are_checked(pipe, arguments):
 
 def test_a_sparse_scan_has_no_numbered_trees(pipe, tile):
     rows = np.random.default_rng(0).choice(len(tile.points), int(0.4 * SIZE**2), replace=False)
-    with pytest.warns(UserWarning, match="too few to tell trees apart"):
+    with pytest.warns(UserWarning, match="too few to separate trees"):
         found = pipe(cloud_of(tile, rows))
     assert not [thing for thing in found["things"] if thing.label == "tree"]

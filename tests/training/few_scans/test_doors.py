@@ -50,7 +50,7 @@ def learned(tmp_path_factory) -> tuple[str, Path]:
 
 def test_predict_and_evaluate_agree_on_what_is_none_of_these(learned, tmp_path):
     said, model = learned
-    assert "none of these: said of 8 % of further scans like these on average, and of at most 22 %" in said
+    assert "none of these: flags about 8 % of new scans like these (at most 22 %" in said
     balls = np.random.default_rng(2).normal(size=(3, 128, 3)) ** 3
     other = {"flat": [*boxes(4, (1, 0.1, 1), 3), *balls], "tall": boxes(4, (0.2, 1, 0.2), 4)}
     test = write(tmp_path / "test", other)
@@ -64,7 +64,7 @@ def test_predict_and_evaluate_agree_on_what_is_none_of_these(learned, tmp_path):
 
 def test_below_five_scans_of_a_class_nothing_is_claimed_and_every_cloud_gets_a_label(tmp_path):
     said, model = learn(tmp_path, 4)
-    assert "none of these: never said, as its level takes 5 different scans of each class" in said
+    assert "none of these: off; it needs at least 5 distinct scans of each class" in said
     test = write(tmp_path / "test", {"flat": list(1e3 * np.random.default_rng(2).normal(size=(2, 128, 3)) ** 3)})
     rows = json.loads(run("predict", test, "--model", model, "--json"))
     assert all(row["predictions"][0]["label"] and row["predictions"][0]["unknown"] > 0.5 for row in rows)
@@ -75,7 +75,7 @@ def test_channels_that_nothing_reads_are_refused(tmp_path):
         tmp_path / "scans", {"flat": boxes(2, (1, 0.1, 1), 0), "tall": boxes(2, (0.2, 1, 0.2), 1)}, colors=True
     )
     done = CliRunner().invoke(app, ["train", str(data), "--features", "xyz", "rgb", "--output", str(tmp_path / "m")])
-    assert done.exit_code != 0 and "do not read rgb" in done.stderr
+    assert done.exit_code != 0 and "do not use rgb" in done.stderr
     assert "--way trained" in done.stderr
 
 
@@ -108,11 +108,11 @@ def test_a_folder_of_scans_that_lie_gets_a_hint_and_is_not_turned(tmp_path):
     clouds = {name: own for name, own in shapes_of(("chair", "table", "person"), 8).items()}
     lying = {name: [turn_up_axis(cloud, "y", "z") for cloud in own] for name, own in clouds.items()}
     said = run("train", write(tmp_path / "lying", lying), "--output", tmp_path / "model", *FEW)
-    (hint,) = [line for line in said.splitlines() if "look as if" in line]
-    assert hint.startswith("up axis: y was assumed, but ") and hint.endswith("z pointed up; if it does: --up_axis z")
+    (hint,) = [line for line in said.splitlines() if "seem to have" in line]
+    assert hint.startswith("up axis: assumed y, but ") and hint.endswith("z up; if so, pass --up_axis z")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["up_axis"] == "y"
     # Neither upright scans get one, nor a few, nor those of which a person has said it.
     upright = write(tmp_path / "upright", clouds)
     few = write(tmp_path / "few", {name: own[:3] for name, own in lying.items()})
     for data, words in ((upright, ()), (few, ()), (tmp_path / "lying", ("--up_axis", "y"))):
-        assert "look as if" not in run("train", data, "--output", tmp_path / "others", *FEW, *words)
+        assert "seem to have" not in run("train", data, "--output", tmp_path / "others", *FEW, *words)

@@ -49,7 +49,7 @@ def test_a_column_of_groups_joins_scans():
 
 def test_classes_without_scans_are_named_and_left_out():
     rows = rows_of([shape(0, 0), shape(1, 1)], [0, 2], ("ball", "cone", "stick"))
-    with pytest.warns(UserWarning, match="scans: no scan of 'cone'; not learned"):
+    with pytest.warns(UserWarning, match="scans: no scan of 'cone'; the class is not in the model"):
         scans = look_at(rows, "scans")
     assert scans.classes == ["ball", "stick"] and scans.labels.tolist() == [0, 1]
 
@@ -57,9 +57,9 @@ def test_classes_without_scans_are_named_and_left_out():
 @pytest.mark.parametrize(
     ("labels", "names", "message"),
     [
-        ([0], ("ball", "stick"), "scans: all scans are of one class, 'ball'; expected at least two"),
+        ([0], ("ball", "stick"), "scans: all scans are in one class, 'ball'; add scans of a second"),
         ([0, 1, 1], ("ball", "Ball"), r"classes 'ball' \(1 scans\) and 'Ball' \(2\) differ only in case or spaces"),
-        ([0, 1, 1], ("arm chair", "arm_chair"), "differ only in case or spaces; give them one name, or add --allow"),
+        ([0, 1, 1], ("arm chair", "arm_chair"), "differ only in case or spaces; use one name for both, or"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:scans. no scan")
@@ -73,7 +73,7 @@ def test_the_same_scan_under_two_labels_is_refused_or_warned_of():
     cloud = shape(0, 0)
     rows = rows_of([cloud, shape(1, 1), cloud], [0, 1, 1], file=["ball/a.ply", "stick/b.ply", "stick/c.ply"])
     scans = look_at(rows, "scans")
-    text = "scans: ball/a.ply and stick/c.ply are the same scan with two labels, 'ball' and 'stick'; remove one"
+    text = "scans: ball/a.ply and stick/c.ply are the same scan with different labels, 'ball' and 'stick'; remove one"
     with pytest.raises(ValueError, match=text):
         scans.check("scans")
     with pytest.warns(UserWarning, match=text):

@@ -16,7 +16,7 @@ from tests.errors import raises
     ("given", "text"),
     [
         ({"heading": "north"}, "heading='north'; expected one of 'known'"),
-        ({"wrap_weight": 0.5}, "--wrap_weight 0.5 with --wrap None; expected 0 to 1, and a wrap"),
+        ({"wrap_weight": 0.5}, "--wrap_weight 0.5 with --wrap None; give a weight from 0 to 1"),
         ({"wrap_weight": 0, "wrap": "x"}, "--wrap_weight 0 with --wrap x"),
         ({"wrap_weight": 1, "wrap": "x"}, "--wrap_weight 1 with --wrap x"),
         ({"folds": 1}, "--folds 1; expected at least 2"),
@@ -56,7 +56,7 @@ def test_scans_of_classes_that_were_not_learned_count_as_wrong(tmp_path):
     assert learned.report.class_accuracy["test"]["cone"] == 0 and np.isfinite(learned.report.metrics["test"]["loss"])
     seen, way, sure, test, confused, unknown = learned.lines
     assert "10 scans of 2 classes, 4 (ball) to 6 (stick); 0 near-duplicates; up axis y" in seen
-    assert "frozen descriptors features, mean of 8 copies" in way and "the saved model learned from all 10" in sure
+    assert "frozen descriptors features, mean of 8 copies" in way and "the saved model is trained on all 10" in sure
     assert test.startswith("test: ") and confused.startswith("confused: ") and unknown.startswith("none of these: ")
     with raises(ValueError, naming="--encoder"):
         learn_few_scans([*words, "--encoder", "some"], splits)

@@ -116,11 +116,11 @@ class Column:
     def check_fits(self, kind: Any, what: str, *, is_plain: bool = True) -> None:
         """Check that something that is in the file, such as a dimension, takes the column in its type."""
         if self.is_new:
-            raise PointCloudError(f"has a {what} {self.name!r} already; expected another name")
+            raise PointCloudError(f"has a {what} {self.name!r} already; choose another name")
         if not is_plain or not self.fits(kind):
             raise PointCloudError(
-                f"{what} {self.name!r} of type {np.dtype(kind).name} cannot hold {self.least:g} to {self.most:g} for "
-                "each point; expected another one (field=NAME, --field NAME)"
+                f"{what} {self.name!r} of type {np.dtype(kind).name} cannot hold {self.least:g} to {self.most:g} "
+                "for each point; choose another one (field=NAME, --field NAME)"
             )
 
 
@@ -244,7 +244,7 @@ def number_texts(column: Column, start: int, stop: int, *, is_new: bool = False)
 def check_word(name: str) -> str:
     """Check that a name can stand among others that blanks or other marks separate."""
     if not name.isascii() or re.search(r"[\s,;\"#]", name) or not name:
-        raise ArgumentError(f"field is {name!r}; expected a word of ASCII letters without separators")
+        raise ArgumentError(f"field is {name!r}; use ASCII letters without separators")
     return name
 
 
@@ -264,9 +264,7 @@ def check_field(name: str, columns: Iterable[str], *, has_decimals: bool = False
     is_known = plain in measured_words() or re.sub(r"\W|_", "", plain) in _MEASURED
     is_measured = has_decimals and not _LIKE_CLASSES.search(plain)
     if is_used or is_known or is_measured or _OF_SPLATS.fullmatch(plain):
-        raise ArgumentError(
-            f"field is {name!r}, which says where or what a point is; expected a name of its own for the class"
-        )
+        raise ArgumentError(f"field is {name!r}, a standard attribute; choose another name for the class")
 
 
 class QuietSource(Source):

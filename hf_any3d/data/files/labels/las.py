@@ -110,8 +110,8 @@ class LasCopy:
                 most = 255 if self.format >= _SINCE_14 else 31
                 if column.most > most:
                     raise PointCloudError(
-                        f"class {column.most:g}: point format {self.format} of LAS has room for 0 to {most}; "
-                        "write them to a dimension of its own (field=NAME, --field NAME)"
+                        f"class {column.most:g}: point format {self.format} of LAS allows 0 to {most}; write "
+                        "classes to another attribute (field=NAME, --field NAME)"
                     )
                 self.class_column = column
             elif column.is_class:
@@ -168,15 +168,14 @@ class LasCopy:
         users = {record.key[0] for record in self.records}
         if _COMPATIBLE in users:
             raise PointCloudError(
-                "is LAS 1.4 in the compatibility mode of LASzip, of which no labeled copy is written; rewrite it as "
-                "plain LAZ"
+                "is LAS 1.4 in LASzip compatibility mode, which cannot be copied with labels; rewrite it as plain LAZ"
             )
         self.is_copc = _COPC in users
         if self.is_copc:
             if not self.target.lower().endswith(_PLAIN):
                 raise PointCloudError(
-                    "is COPC, whose octree a labeled copy cannot keep; a name that ends with .plain.laz, or with "
-                    ".las, asks for a plain copy of its points"
+                    "is COPC, whose octree a labeled copy cannot keep; name the copy .plain.laz or .las to write "
+                    "plain points"
                 )
             self.records = [record for record in self.records if record.key[0] != _COPC]
 
@@ -231,8 +230,8 @@ class LasCopy:
             is_unknown = las.EXTRA_BYTES in [(user, kind) for user, kind, _, _ in self._extended_records()]
         if is_unknown:
             raise PointCloudError(
-                f"describes its {self.size - las.SIZES[self.format]} extra bytes after the points, or other ones; no "
-                "dimension can be added"
+                f"describes its {self.size - las.SIZES[self.format]} extra bytes after the points, so no attribute "
+                "can be added"
             )
         return descriptions, left
 
@@ -465,10 +464,10 @@ class LasCopy:
             old = Path(self.name).with_suffix(".wdp").name
             new = Path(self.target).with_suffix(".wdp").name
             if old != new or Path(self.name).parent != Path(self.target).parent:
-                text = f"{self.target}: its waveforms stay in {old}; copy that file as {new}"
+                text = f"{self.target}: its waveforms stay in {old}; copy that file to {new}"
                 warnings.warn(printable(text), stacklevel=2)
         if self.is_copc:
-            text = f"{self.target}: is plain LAS 1.4, no COPC; its points have the order of {self.name}"
+            text = f"{self.target}: is plain LAS 1.4, not COPC; its points keep the order of {self.name}"
             warnings.warn(printable(text), stacklevel=2)
         added = [str(dimension.column.name) for dimension in self.dimensions if dimension.at >= self.size]
         if added and self.head[25] < 4:
@@ -488,7 +487,7 @@ class LasCopy:
             decompressor.decompress_many(block)
             check = zlib.crc32(block.data, check)
         if check != expected:
-            raise PointCloudError("lazrs does not keep the waveform packets of this file in LAZ; write .las")
+            raise PointCloudError("lazrs cannot write the waveform packets of this file to LAZ; write .las")
 
 
 @contextmanager
@@ -535,5 +534,5 @@ def _size_of(description: bytes) -> int:
 def _description(name: str, kind: int, options: int = 0, text: str = "") -> bytes:
     encoded = name.encode()
     if len(encoded) > 32:
-        raise ArgumentError(f"field is {name!r}; LAS has room for 32 bytes")
+        raise ArgumentError(f"field is {name!r}; LAS allows 32 bytes")
     return struct.pack("<2xBB32s124x32s", kind, options, encoded, text.encode())

@@ -85,7 +85,7 @@ class TextCopy:
         table, self.worded, has_words = self._table(plain[size:])
         if has_words and any(column.name is None for column in columns):
             raise PointCloudError(
-                "the classes of the file are words, beside which no number is a class; expected another column "
+                "the classes in the file are words, so numbers cannot be added to them; choose another column "
                 "(field=NAME, --field NAME)"
             )
         self.width = table.shape[1]
@@ -152,7 +152,7 @@ class TextCopy:
             wanted = (fields_of(of_numbers).get("labels") or [new])[0]
         place = self.names.index(wanted) if wanted in self.names else None
         if column.is_new and place is not None:
-            raise PointCloudError(f"has a column {wanted!r} already; expected another name")
+            raise PointCloudError(f"has a column {wanted!r} already; choose another name")
         if column.name is not None and column.is_class:
             has_decimals = place is not None and bool((table[:, place] != np.floor(table[:, place])).any())
             check_field(wanted, self.names, has_decimals=has_decimals)

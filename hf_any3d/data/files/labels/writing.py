@@ -33,16 +33,16 @@ _WRITERS = {
 _WITH_FACES = ("ply", "npz")
 # Why files of the other types take no labels, and what to do instead
 _REASONS = {
-    "e57": "its points are packed in pages with checksums; convert it to .las or .ply first",
-    "obj": "OBJ has no place for labels; convert it to .ply first",
-    "off": "OFF has no place for labels; convert it to .ply first",
-    "stl": "STL has no place for labels, and no vertices of its own; convert it to .ply first",
-    "glb": "labels of glTF need a schema of their own; convert it to .ply first",
-    "gltf": "labels of glTF need a schema of their own; convert it to .ply first",
-    "pnts": "its properties belong to a set of tiles; convert it to .ply first",
+    "e57": "E57 stores points in checksummed pages; convert it to .las or .ply first",
+    "obj": "OBJ cannot store labels; convert it to .ply first",
+    "off": "OFF cannot store labels; convert it to .ply first",
+    "stl": "STL cannot store labels; convert it to .ply first",
+    "glb": "glTF has no standard labels; convert it to .ply first",
+    "gltf": "glTF has no standard labels; convert it to .ply first",
+    "pnts": "its properties belong to a tileset; convert it to .ply first",
     "pts": "the columns of .pts are fixed; convert it to .xyz or .ply first",
 }
-_SWEEPS = "rows of such a sweep have fixed columns; convert it to .ply or .npz first"
+_SWEEPS = "the columns of such a sweep are fixed; convert it to .ply or .npz first"
 
 
 def copy_endings(source: str | os.PathLike) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ def write_labels(
     if labels is not None:
         written.insert(0, class_column(np.asarray(labels), field, codes))
     if not written:
-        raise ValueError("labels is None, and nothing else is to be written; expected labels, or columns")
+        raise ValueError("labels is None and nothing else is to be written; pass labels or columns")
     faces = None if face_labels is None else class_column(face_labels, field, codes)
     with ExitStack() as stack:
         # All checks come before the target is touched.
@@ -176,7 +176,7 @@ def _opened(
     if kind not in _WRITERS:
         known = ", ".join(f".{ending}" for ending in _WRITERS)
         reason = _REASONS.get(kind, _SWEEPS if kind in ("bin", "kitti", "nuscenes") else f"expected {known}")
-        raise ValueError(f"{name}: no labels can be written into a copy of a .{kind} file: {reason}")
+        raise ValueError(f"{name}: cannot write labels to a .{kind} file: {reason}")
     # LAS and LAZ may be written as each other, all others as themselves.
     module, endings = _WRITERS[kind]
     if faces is not None and kind not in _WITH_FACES:
@@ -195,7 +195,7 @@ def _opened(
     else:
         # The same file by another name, such as a link, counts as well.
         if not is_stream and Path(path).exists() and os.path.samefile(source, path):
-            raise ValueError(f"{os.fspath(path)}: is the file itself, which stays as it is; expected another path")
+            raise ValueError(f"{os.fspath(path)}: is the input file, which is never overwritten; give another path")
         file = stack.enter_context(open(source, "rb"))
     with file_errors(name, f".{kind} file whose points can be labeled"):
         writer = import_module(f"{__package__}.{module}")
