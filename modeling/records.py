@@ -14,13 +14,13 @@ FEATURES = "point-cloud-feature-extraction"
 """The task of models without a head."""
 POINT_ENCODER = "act3d"
 """Model type of the point transformer that models with a point encoder as a part have by default."""
-LICENSE = {"license": "license of the weights, such as mit; a card says unknown without it"}
+LICENSE = {"license": "license of the weights, such as mit; by default the card says unknown"}
 # Options of `hf-any3d convert` that several conversions take, and what they are for; see `Converter.takes`.
 DATASET = {
-    "dataset": "dataset that names the labels: scanobjectnn, modelnet40, shapenetpart, s3dis, scannet, scannet200, "
-    "nuscenes, waymo, sunrgbd or none; by default by their number"
+    "dataset": "dataset to take the label names from: scanobjectnn, modelnet40, shapenetpart, s3dis, scannet, "
+    "scannet200, nuscenes, waymo, sunrgbd or none; by default chosen by the number of labels"
 }
-CLASSES = {"classes": "names of the classes, separated by commas, or a file with one in each line"}
+CLASSES = {"classes": "comma-separated class names, or a file with one name per line"}
 HEADS = {"num_attention_heads": "attention heads"}
 PATCHES = {"num_groups": "patches per cloud", "group_size": "points per patch"}
 POINTS = {"num_points": "points per cloud"}

@@ -83,12 +83,14 @@ check_outputs_of(app)
 def _options(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks of errors; anywhere in the line.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Print a traceback for each error; accepted anywhere on the command line.")
+    ] = False,
 ) -> None:
     """3D point clouds in the Hugging Face ecosystem.
 
-    `hf-any3d predict chair.ply` answers at once, with the classifier of the package; `hf-any3d train FOLDER` learns
-    your own scans, a folder for each class; `hf-any3d COMMAND --help` explains a command.
+    `hf-any3d predict chair.ply` classifies a file with the bundled model; `hf-any3d train FOLDER` trains on your own
+    scans, with one subfolder per class; `hf-any3d COMMAND --help` describes a command.
     """
     del debug  # read by CommandLine
     if version:

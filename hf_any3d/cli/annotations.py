@@ -29,29 +29,31 @@ def convert_annotations(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="boxes.json, as `hf-any3d detect --output` writes it; a folder with boxes of Label Cloud, CVAT, "
-            "KITTI or of this package; a folder that Label Cloud has segmented; files whose points have labels; or "
-            "OBJ meshes with named parts, or with a JSON file of labels beside each.",
+            help="One of: boxes.json from `hf-any3d detect --output`; a folder of boxes from Label Cloud, CVAT, "
+            "KITTI or this package; a folder segmented in Label Cloud; files with point labels; OBJ meshes "
+            "with named parts or with a JSON file of labels next to each.",
         ),
     ],
     to: Annotated[
         Form,
         typer.Option(
-            help="label-cloud (boxes, or labels of points), datumaro, supervisely or kitti-raw (boxes, for CVAT), "
-            "json (boxes of this package), ply (labels of points or faces, for CloudCompare and training)."
+            help="Output format: label-cloud (boxes or point labels), datumaro, supervisely or kitti-raw (boxes, "
+            "for CVAT), json (boxes in this package's format), or ply (point or face labels, for "
+            "CloudCompare and training)."
         ),
     ],
-    output: Annotated[Path, output_option("Folder to write; a new one, or an empty one.")],
+    output: Annotated[Path, output_option("Output folder; must be new or empty.")],
     class_names: Annotated[
         str | None,
         option(
-            'JSON object with names of classes, such as {"2": "ground"}; LAS has its own. For OBJ: names of parts.',
+            'JSON object with class names, such as {"2": "ground"}; not needed for standard LAS classes. '
+            "For OBJ, part names.",
             "--names",
         ),
     ] = None,
     label_field: LabelField = None,
 ) -> None:
-    """Convert boxes and labels of points or faces between programs for labeling; z is up."""
+    """Convert boxes, point labels and face labels between annotation tools; z is up."""
     # Programs for labeling read a folder as a whole, with what was there before.
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty; expected a new folder for --output")

@@ -21,7 +21,7 @@ from hf_any3d.visualization.gallery import Gallery, Mark
 Output = Annotated[
     Path | None,
     output_option(
-        "Also write a page (.html) or picture (.png) of the clouds, or a table (.json, .csv; of a run also .jsonl, "
+        "Also write an HTML page (.html), an image (.png) or a table (.json, .csv; resumable runs also .jsonl, "
         ".parquet)."
     ),
 ]

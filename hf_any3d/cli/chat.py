@@ -12,23 +12,25 @@ from hf_any3d.cli.common import CHAT, Device, Template, check_model, open_with_t
 from hf_any3d.cli.inputs import find_inputs
 from hf_any3d.utils.messages import model_errors, print_line, printable
 
-HELP = "/open FILE switches to another cloud, /restart forgets the conversation, /quit exits; Ctrl-C stops an answer."
+HELP = "/open FILE loads another file, /restart clears the conversation, /quit exits; Ctrl-C interrupts an answer."
 
 
 def chat(
-    model: Annotated[str, typer.Argument(help="Directory or hub name of a point cloud language model.")],
-    file: Annotated[Path, typer.Argument(help="Point file or mesh to ask about.")],
+    model: Annotated[str, typer.Argument(help="Directory or Hub name of a point cloud language model.")],
+    file: Annotated[Path, typer.Argument(help="Point cloud or mesh file to ask about.")],
     template: Template = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 200,
-    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 0.2,
-    top_p: Annotated[float, typer.Option(min=0, max=1, help="Probability mass of the tokens to sample from.")] = 0.9,
-    repetition_penalty: Annotated[float, typer.Option(min=0.1, help="Above 1, repetitions are less likely.")] = 1.05,
-    seed: Annotated[int | None, typer.Option(help="Random seed, for the same answers again.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens in an answer.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 for greedy decoding.")] = 0.2,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Probability mass for nucleus (top-p) sampling.")] = 0.9,
+    repetition_penalty: Annotated[
+        float, typer.Option(min=0.1, help="Repetition penalty; values above 1 make repetition less likely.")
+    ] = 1.05,
+    seed: Annotated[int | None, typer.Option(help="Random seed, for reproducible answers.")] = None,
     device: Device = None,
 ) -> None:
-    """Ask a model about a point cloud: each line is a question, and the answer is streamed.
+    """Chat with a model about a point cloud. Type one question per line; answers are streamed.
 
-    /open FILE switches to another cloud, /restart forgets the conversation, /quit exits, and Ctrl-C stops an answer.
+    /open FILE loads another file, /restart clears the conversation, /quit exits, and Ctrl-C interrupts an answer.
     """
     generation: dict[str, Any] = {"max_new_tokens": max_new_tokens, "repetition_penalty": repetition_penalty}
     if temperature:

@@ -55,24 +55,29 @@ def output_option(help: str, *names: str, **arguments: Any) -> Any:
     return option(help, *names, writable=True, **arguments)
 
 
-Model = Annotated[str | None, option("Directory or hub name of the model; it may also come before the files.")]
-Classifier = Annotated[str | None, option("Directory or hub name of a classifier; by default the packaged one.")]
+Model = Annotated[str | None, option("Directory or Hub name of the model; you can also pass it before the files.")]
+Classifier = Annotated[str | None, option("Directory or Hub name of a classifier; by default the bundled one.")]
 Embedder = Annotated[
-    str | None, option("Directory or hub name of any model with features; by default the packaged one.")
+    str | None, option("Directory or Hub name of a model that returns features; by default the bundled encoder.")
 ]
-Device = Annotated[str | None, option("cpu, cuda, cuda:1, mps …; by default the fastest available.")]
-Revision = Annotated[str | None, option("Branch, tag or commit of the model on the hub.")]
-Template = Annotated[str | None, option("Chat template of the processor, such as demo; by default its own.")]
+Device = Annotated[str | None, option("Device: cpu, cuda, cuda:1, mps, …; by default the fastest one available.")]
+Revision = Annotated[str | None, option("Branch, tag or commit of the model on the Hub.")]
+Template = Annotated[
+    str | None, option("Name of a chat template of the processor, such as demo; by default its default template.")
+]
 AllowedHost = Annotated[
     list[str] | None,
-    option("Name of the server besides localhost, such as example.org behind a proxy; * for any; may be repeated."),
+    option(
+        "Hostname to accept besides localhost, such as example.org behind a proxy; * accepts any. Can be repeated."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")]
 BatchSize = Annotated[
-    int | None, option("Clouds per batch; by default 8, or 1 if predictions depend on the other clouds.", min=1)
+    int | None,
+    option("Point clouds per batch; by default 8, or 1 if a prediction depends on the rest of its batch.", min=1),
 ]
-DataDir = Annotated[str | None, option("Directory with the files of a dataset of the catalog.")]
+DataDir = Annotated[str | None, option("Directory with the files of a catalog dataset.")]
 
 
 class LengthUnit(StrEnum):
@@ -93,19 +98,21 @@ class Axis(StrEnum):
 
 UnitOfFiles = Annotated[
     LengthUnit | None,
-    option("Unit of scans whose files say none: meters, feet or us-feet; by default taken for meters.", "--unit"),
+    option("Unit of files that do not state one: meters, feet or us-feet; by default meters.", "--unit"),
 ]
 FileType = Annotated[
     str | None,
-    option("Type of all files and of standard input, such as kitti; by default the ending of a name, or detected."),
+    option(
+        "Format of all files and of standard input, such as kitti; by default taken from the extension or the content."
+    ),
 ]
 
 
 LabelField = Annotated[
     str | None,
     option(
-        "Name of the column, property, field, array or extra dimension with the label of each point, or the number of "
-        "a column of text without names, from 1; by default a usual name, such as label."
+        "Attribute with the label of each point (LAS dimension, PLY property, PCD field or array name), or a "
+        "column number, counted from 1, in text files without a header; by default a common name such as label."
     ),
 ]
 
@@ -122,7 +129,7 @@ class FileOptions:
 def _accept(
     accept_license: Annotated[
         bool,
-        typer.Option("--accept-license", help="Accept a license that forbids commercial use; this is remembered."),
+        typer.Option("--accept-license", help="Accept a non-commercial license; your choice is remembered."),
     ] = False,
 ) -> None:
     del accept_license  # read by ModelCommand

@@ -35,27 +35,30 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN RUN …",
-            help="Output directories of train, or JSON files of evaluate --output; with --on, any models. Differences "
-            "are to the first one.",
+            help="Output directories of train or JSON files from evaluate --output; with --on, any models. The "
+            "first run is the baseline.",
         ),
     ],
     on: Annotated[
         str | None,
-        option("Labeled clouds, as DATA of evaluate: evaluate all models on them, and compare the results."),
+        option("Labeled data, as in DATA of evaluate: evaluate all models on it and compare the results."),
     ] = None,
     split: Annotated[
-        str | None, option("Split to compare on, such as test; by default one that all runs have.")
+        str | None, option("Split to compare on, such as test; by default one that all runs share.")
     ] = None,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU for --on.")] = False,
-    output: Annotated[Path | None, output_option("Also write a page (.html) or the figures (.json, .csv).")] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Run --on on the CPU only.")] = False,
+    output: Annotated[
+        Path | None, output_option("Also write an HTML page (.html) or the metrics (.json, .csv).")
+    ] = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Compare runs: accuracy or another metric with intervals, a paired test on the same scans, and what they cost.
+    """Compare runs: a metric with confidence intervals, a paired test on the same scans, and training cost.
 
-    Without `--on`, the scans are those that each run was judged on when it was trained, as far as all runs have them.
-    Accuracies are compared by McNemar's exact test, other metrics by exchanging the runs at random; intervals of 95 %
-    are Wilson's, or from resampled scans. Of more than two runs, p values are adjusted (Holm).
+    Without `--on`, uses the evaluation results saved during training, on the scans that all runs share. Accuracy is
+    compared with McNemar's exact test, other metrics with a paired permutation test. The 95 % intervals are Wilson
+    intervals for accuracy, and bootstrap intervals over scans otherwise. With more than two runs, p values are
+    Holm-adjusted.
     """
     suffix = check_output(output, (".html", *DATA), as_json=as_json, as_csv=as_csv)
     if len(runs) < 2:
@@ -155,15 +158,15 @@ def conclusions(comparison: Comparison) -> list[str]:
     """Return what follows from a comparison, in sentences."""
     first, *others = comparison.runs
     if comparison.why_no_test:
-        return [f"Without intervals and test: {comparison.why_no_test}."]
+        return [f"No intervals or test: {comparison.why_no_test}."]
     sentences = [_conclusion(comparison, first, row) for row in others]
     if len(others) > 1:
-        sentences.append(f"The p values are adjusted for {len(others)} comparisons (Holm).")
+        sentences.append(f"The p values are Holm-adjusted for {len(others)} comparisons.")
     for row in comparison.runs:
         if row.run.selection_split == row.split:
             sentences.append(
-                f"The weights of {row.run.name} were selected on these scans, which flatters it; --on FOLDER compares "
-                "on others."
+                f"The checkpoint of {row.run.name} was selected on these scans, so its result is optimistic; compare "
+                "on other scans with --on FOLDER."
             )
     return sentences
 
@@ -184,17 +187,17 @@ def _conclusion(comparison: Comparison, first: ComparedRun, row: ComparedRun) ->
         word = "better" if (difference.value > 0) != comparison.lower_is_better else "worse"
         sentence = f"{row.run.name} is {word} than {first.run.name}: {figures}"
     else:
-        sentence = f"{row.run.name} and {first.run.name} cannot be told apart: {figures}"
+        sentence = f"{row.run.name} and {first.run.name} do not differ significantly: {figures}"
     evidence = comparison.units
     if difference.only_run is not None and difference.only_first is not None:
         evidence = difference.only_run + difference.only_first
         sentence += (
-            f"; {row.run.name} alone is right on {counted(difference.only_run, 'scan')}, {first.run.name} alone on "
+            f"; only {row.run.name} is right on {counted(difference.only_run, 'scan')}, only {first.run.name} on "
             f"{difference.only_first:,}"
         )
     if difference.p_value >= LEVEL and evidence < FEWEST_DISAGREEMENTS:
-        what = "scans on which one alone is right" if difference.only_run is not None else "scans"
-        sentence += f". Fewer than {FEWEST_DISAGREEMENTS} {what} can tell no two runs apart: compare on more scans"
+        what = "scans that only one run gets right" if difference.only_run is not None else "scans"
+        sentence += f". At least {FEWEST_DISAGREEMENTS} {what} are needed to show a difference: compare on more scans"
     return f"{sentence}."
 
 
@@ -219,7 +222,7 @@ def _heading(comparison: Comparison) -> str:
         return f"{name} ({', '.join(splits)})"
     judged = f"{name} on {counted(len(comparison.scans), 'scan')} ({', '.join(splits)})"
     if comparison.left_out:
-        judged += f"; {counted(comparison.left_out, 'scan')} not judged by every run left out"
+        judged += f"; {counted(comparison.left_out, 'scan')} left out that some run did not evaluate"
     return judged
 
 
@@ -230,7 +233,7 @@ def _name(comparison: Comparison) -> str:
 def _table(comparison: Comparison) -> list[list[str]]:
     """Return the rows of the table as texts, its head first."""
     name = _name(comparison)
-    head = ["run", name, "95 % interval", "difference", "95 % interval", "p", "trained", "time", "memory"]
+    head = ["run", name, "95 % interval", "difference", "95 % interval", "p", "trainable", "time", "memory"]
     rows = [head]
     for row in comparison.runs:
         difference = row.difference

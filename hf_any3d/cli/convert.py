@@ -47,11 +47,12 @@ def convert(
         list[str],
         typer.Argument(
             metavar="FILE…",
-            help="The authors' file, several that belong together, or a published name such as Pointcept/Utonia:base.",
+            help="The original checkpoint, several files that belong together, or a published name such as "
+            "Pointcept/Utonia:base.",
         ),
     ],
     output: Annotated[
-        Path | None, output_option("Directory to create; published checkpoints go to the cache.")
+        Path | None, output_option("Output directory; by default, published checkpoints go to the cache.")
     ] = None,
     variant: Annotated[str | None, option(_help("variant"))] = None,
     plain_blocks: Annotated[bool, typer.Option("--plain-blocks", help=_help("plain_blocks"))] = False,
@@ -59,7 +60,9 @@ def convert(
     base: Annotated[str | None, option(_help("base"))] = None,
     encoder: Annotated[str | None, option(_help("encoder"))] = None,
     teacher: Annotated[str | None, option(_help("teacher"))] = None,
-    revision: Annotated[str | None, option("Branch, tag or commit of these or of a published one.")] = None,
+    revision: Annotated[
+        str | None, option("Branch, tag or commit of the encoder, the teacher or the published checkpoint.")
+    ] = None,
     store_encoder: Annotated[bool, typer.Option("--store-encoder", help=_help("store_encoder"))] = False,
     dataset: Annotated[str | None, option(_help("dataset"))] = None,
     tokenizer: Annotated[str | None, option(_help("tokenizer"))] = None,
@@ -81,16 +84,16 @@ def convert(
     prompt_groups: Annotated[int | None, option(_help("prompt_groups"), min=1)] = None,
     classes: Annotated[str | None, option(_help("classes"))] = None,
     license: Annotated[str | None, option(_help("license"))] = None,
-    size: Annotated[str | None, option("Of a published checkpoint: such as base; also as NAME:SIZE.")] = None,
+    size: Annotated[str | None, option("Size of a published checkpoint, such as base; NAME:SIZE also works.")] = None,
 ) -> None:
-    """Convert checkpoints of original programs into directories that `from_pretrained` opens, or the other way.
+    """Convert original checkpoints into directories that `from_pretrained` opens, or convert them back.
 
-    Program, kind and size are found from the tensors: {forth}. Options choose what the files do not say; by default it
-    is as published. Files of one model are given together, in any order; those of its parts alone become a directory
-    for each part. Every tensor is accounted for.
+    The architecture, task and size are detected from the tensors: {forth}. Use options for settings that the files do
+    not contain; the defaults match the published models. Pass all files of one model together, in any order; if you
+    pass only parts of a model, each becomes its own directory. The command fails if any tensor is left unused.
 
-    Directories of this package are converted back into their authors' form: {back}. A published checkpoint is fetched
-    first, and opens by its name without a network afterwards.
+    Directories of this package can be converted back to the original format: {back}. A published checkpoint is
+    downloaded first and can then be opened by name, even offline.
     """
     # First of all, while the arguments are the only local variables.
     given = dict(locals())

@@ -27,13 +27,13 @@ class FileFormat(StrEnum):
 
 def convert_clouds(
     files: Files,
-    output: Annotated[Path, output_option("Folder for the files and results.jsonl.")],
+    output: Annotated[Path, output_option("Output folder for the files and results.jsonl.")],
     runs: RunOptions,
     file_type: FileType = None,
-    to: Annotated[FileFormat, typer.Option(help="Format to write.")] = FileFormat.PLY,
-    points: Annotated[int | None, option("Write this many points of the surface of meshes.", min=1)] = None,
+    to: Annotated[FileFormat, typer.Option(help="Output format.")] = FileFormat.PLY,
+    points: Annotated[int | None, option("Sample this many points from the surface of each mesh.", min=1)] = None,
 ) -> None:
-    """Write point files and meshes in another format; the same command continues an interrupted run."""
+    """Convert point clouds and meshes to another format; rerun the command to resume."""
     settings = {"output": str(output), "to": to.value, "points": points}
     job = Job("convert", settings, _open, uses_model=False, copy_ending=f".{to.value}", file_type=file_type)
     run_job(job, files, output / "results.jsonl", runs)

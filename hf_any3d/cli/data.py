@@ -38,16 +38,17 @@ from hf_any3d.utils.messages import counted, listed, print_line, printable
 if TYPE_CHECKING:
     from hf_any3d.data.checks import Checks
 
-data = typer.Typer(rich_markup_mode="markdown", help="Prepare, describe and check data.", no_args_is_help=True)
+data = typer.Typer(rich_markup_mode="markdown", help="Prepare, describe, check and show data.", no_args_is_help=True)
 
 Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="A folder with a folder of files for each class, Parquet, or the name of a dataset of catalog or hub.",
+        help="A folder with one subfolder of files per class, Parquet files, or the name of a dataset in the "
+        "catalog or on the Hub.",
     ),
 ]
-Options = Annotated[str | None, option('JSON object with options of the dataset, such as {"variant": "obj_bg"}.')]
+Options = Annotated[str | None, option('JSON object with dataset options, such as {"variant": "obj_bg"}.')]
 # Near-duplicates that are named.
 _MOST_PAIRS = 20
 
@@ -67,16 +68,18 @@ def _load(name: str, data_dir: str | None, options: str | None, **further: Any) 
 @data.command()
 def prepare(
     name: Data,
-    output: Annotated[Path, output_option("Folder to write.")],
-    points: Annotated[int | None, option("Draw this many points of every file; by default all.", min=1)] = None,
-    columns: Annotated[str | None, option("Further columns to read from files: 'colors normals labels'.")] = None,
+    output: Annotated[Path, output_option("Output folder.")],
+    points: Annotated[
+        int | None, option("Sample this many points from each file; by default keep all.", min=1)
+    ] = None,
+    columns: Annotated[str | None, option("Additional columns to read, such as 'colors normals labels'.")] = None,
     data_dir: DataDir = None,
     options: Options = None,
 ) -> None:
-    """Write data as Parquet files with a card, which train, load and push quickly.
+    """Convert data to Parquet files with a dataset card, which load, train and upload faster.
 
-    Bad files are left out with a warning, and the exit code is then 2. `hf-any3d train FOLDER` trains on the result,
-    `hf-any3d push FOLDER OWNER/NAME` shares it.
+    Skips unreadable files with a warning; the exit code is then 2. Train on the result with `hf-any3d train FOLDER`,
+    share it with `hf-any3d push FOLDER OWNER/NAME`.
     """
     # Files of earlier data beside the new ones would be read as further splits of one dataset.
     if output.exists() and any(output.iterdir()):
@@ -97,7 +100,7 @@ def prepare(
 def describe(
     name: Data, data_dir: DataDir = None, options: Options = None, as_json: AsJson = False, as_csv: AsCsv = False
 ) -> None:
-    """Describe data: splits, columns, classes, points per cloud, and extent; the exit code is 2 if files are bad."""
+    """Describe data: splits, columns, classes, points per cloud and extent. Exits with 2 if any file is unreadable."""
     with LeftOutFiles() as left_out:
         splits = _load(name, data_dir, options, on_error="skip")
     from hf_any3d.data.parquet.publishing import split_statistics
@@ -142,16 +145,16 @@ def check(
     output: Annotated[Path | None, output_option("Also write a table (.json, .csv).")] = None,
     label_field: LabelField = None,
 ) -> None:
-    """Read every file, and list those that are damaged, doubtful or equal, with the extent of each.
+    """Read every file, print its extent, and report bad, doubtful and duplicate files.
 
-    Doubtful are clouds with invalid points, few points or no extent, those whose coordinates lost their precision, and
-    those whose extents are in another unit than the others, or in millimeters. What a cloud has no place for, such as
-    a texture, is told once and leaves no doubt. Near-duplicates are named. Bad are damaged files, LAS in degrees and
-    clouds of fewer than three points, which training leaves out or refuses, too; the exit code is then 2. Folders
-    without a cloud are named.
+    Doubtful: invalid points, very few points, no extent, coordinates with lost precision, or an extent that suggests
+    millimeters or a different unit than the other files. Data that is not read, such as a texture, is reported once
+    and is not a reason for doubt. Bad: damaged files, LAS in degrees, and fewer than three points; training skips or
+    rejects these too, and the exit code is 2. Also lists near-duplicates and folders without point clouds.
 
-    Of scans with labels of points or faces, the summary has the classes with their shares, those that only some files
-    have, and files without labels; of scans in known units the density and overlaps; and what only some files have.
+    For labeled points or faces, the summary shows the share of each class, classes that only some files have, and
+    files without labels. For scans with a known unit, it shows point density and overlaps. It also lists attributes
+    that only some files have.
     """
     from hf_any3d.data.checks import Checks, describe_classes, empty_folders
     from hf_any3d.data.units import TAKEN_FOR_METERS
@@ -207,31 +210,36 @@ def show(
         list[str],
         typer.Argument(
             metavar="FILE|DATASET",
-            help="Point files, meshes, folders or globs; - for standard input; or a dataset: Parquet, or a name.",
+            help="Point clouds, meshes, folders or globs; - for standard input; or a dataset: Parquet files or "
+            "a name.",
         ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            help="A page (.html), a picture (.png), or the points of one file (.ply, .obj, .npz).", writable=True
+            help="HTML page (.html), image (.png), or the points of one file (.ply, .obj, .npz).", writable=True
         ),
     ] = Path("show.html"),
-    most: Annotated[int, typer.Option("--most", min=1, max=60, help="Clouds to show, spread over the data.")] = 24,
-    split: Annotated[str | None, option("Split of a dataset; by default its first.")] = None,
-    columns: Annotated[int, typer.Option(min=1, help="Clouds in a row.")] = 4,
+    most: Annotated[
+        int, typer.Option("--most", min=1, max=60, help="Number of point clouds to show, spread evenly over the data.")
+    ] = 24,
+    split: Annotated[str | None, option("Split of a dataset; by default the first one.")] = None,
+    columns: Annotated[int, typer.Option(min=1, help="Point clouds per row.")] = 4,
     up_axis: Annotated[
         Axis | None,
-        option("Axis that points up: x, y or z; by default z for LAS, E57, PTX, 3MF, .bin and S3DIS, else y."),
+        option("Up axis: x, y or z; by default z for LAS, E57, PTX, 3MF, .bin and S3DIS, otherwise y."),
     ] = None,
-    browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    serve: Annotated[bool, typer.Option("--serve", help="Serve all points of one large file until Ctrl-C.")] = False,
+    browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve all points of one large file on localhost until Ctrl-C.")
+    ] = False,
     data_dir: DataDir = None,
     file_type: FileType = None,
 ) -> None:
-    """Show clouds of files or of a dataset on a page that turns them, or in a picture.
+    """Show point clouds from files or a dataset in an interactive 3D page or an image.
 
-    The page is one file that works without the network, and colors points by label, as in the file, by intensity, or
-    by height. Numbered things of LAS and LAZ (PredInstance) have a color each, and are named under the pointer.
+    The page is a single file that works offline. You can color points by label, by their own color, by intensity or by
+    height. Numbered objects in LAS and LAZ (PredInstance) each get a color; hover over one to see its name.
     """
     rows = None if serve else _rows_of_dataset(what, split, data_dir)
     inputs = Inputs([], False) if rows is not None else find_inputs(what, file_type)

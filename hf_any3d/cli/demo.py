@@ -28,31 +28,33 @@ def demo(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Directory or hub name of a model of any kind; by default the classifier of the package.",
+            help="Directory or Hub name of a model for any task; by default the bundled classifier.",
             show_default=False,
         ),
     ] = None,
     examples: Annotated[
-        Path | None, typer.Option(help="Folder of shapes to choose from; ID_8192.npy is listed as ID.")
+        Path | None, typer.Option(help="Folder of example shapes; ID_8192.npy is listed as ID.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 admits other machines.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
-    share: Annotated[bool, typer.Option("--share", help="Make the page public, through gradio's servers.")] = False,
+    share: Annotated[bool, typer.Option("--share", help="Create a public link through Gradio's servers.")] = False,
     task: Annotated[
         str | None,
-        option("What to ask for, by its command, such as features; by default what it is made for."),
+        option("Task to run, by its command, such as features; by default the model's own task."),
     ] = None,
     allowed_host: AllowedHost = None,
     template: Template = None,
     context: Annotated[
-        int, typer.Option(min=64, help="Tokens of a conversation with a chat model, including the next answer.")
+        int, typer.Option(min=64, help="Context length for chat models, in tokens, including the next answer.")
     ] = 400,
     device: Device = None,
 ) -> None:
-    """Try a model on a page in the browser, with examples and with files that visitors upload.
+    """Try a model in the browser, on examples and uploaded files.
 
-    The page shows the shape in 3D and, depending on the model, its classes, the scores of any words, its parts, its
-    reconstruction, similar shapes, or a conversation about it. Several visitors share the model. Ctrl-C stops it.
+    The page shows the shape in 3D and, depending on the model, its classes, scores for labels you type, its parts, its
+    reconstruction, similar shapes, or a chat about it. Several visitors can use it at once. Press Ctrl-C to stop.
     """
     need_packages("demo", "gradio")
     from hf_any3d.data.example_shapes import ExampleShapes

@@ -15,22 +15,28 @@ from hf_any3d.utils.messages import one_line, print_line
 def from_depth(
     depth: Annotated[
         list[Path],
-        typer.Argument(metavar="DEPTH…", help="Depth images, PNG of 16 bits or EXR; folders and globs of them."),
+        typer.Argument(metavar="DEPTH…", help="Depth images (16-bit PNG or EXR), folders or globs."),
     ],
     intrinsics: Annotated[
         Path,
-        option("JSON of Open3D, Record3D, Polycam, ARKit, ROS or RealSense; or a folder with one for each image."),
+        option(
+            "Camera intrinsics as JSON from Open3D, Record3D, Polycam, ARKit, ROS or RealSense, or a folder "
+            "with one file per image."
+        ),
     ],
-    output: Annotated[Path, output_option("File of a cloud (.ply, .obj, .npz), or for several images a folder.")],
+    output: Annotated[Path, output_option("Output file (.ply, .obj, .npz), or a folder for several images.")],
     color: Annotated[
-        Path | None, option("Color image of the same view; or a folder with one for each depth image, by its name.")
+        Path | None, option("Color image of the same view, or a folder of color images named like the depth images.")
     ] = None,
     depth_scale: Annotated[
-        float | None, option("Depth of a meter; by default 1000 for PNG, millimeters, and 1 for EXR.", min=0)
+        float | None,
+        option("Depth value that equals one meter; by default 1000 for PNG (millimeters) and 1 for EXR.", min=0),
     ] = None,
-    depth_truncation: Annotated[float | None, option("Leave out what is farther away, in meters.", min=0)] = None,
+    depth_truncation: Annotated[
+        float | None, option("Discard points farther away than this, in meters.", min=0)
+    ] = None,
 ) -> None:
-    """Write depth images as upright clouds, in meters, seen from the camera: x right, y up, z towards it."""
+    """Convert depth images to point clouds in meters, in camera axes: x right, y up, z toward the camera."""
     from hf_any3d.data.depth_images import depth_images, file_beside
     from hf_any3d.data.files import write_point_cloud
     from hf_any3d.data.files.rgbd import read_rgbd

@@ -19,7 +19,8 @@ class _FrameOptions(Settings):
     """An option for what has two forms in Python: whether a frame is found, or which parts of it."""
 
     align_parts: Annotated[
-        str | None, option("Of models that write layouts: parts of the frame, up_axis,level,unit,floor,turn.")
+        str | None,
+        option("For layout models: which steps of frame alignment to apply, from up_axis,level,unit,floor,turn."),
     ] = None
 
     def values(self) -> dict[str, Any]:
@@ -46,17 +47,16 @@ def detect(
     output: Annotated[
         Path | None,
         output_option(
-            "A table of the boxes (.json, .csv; of a run also .jsonl, .parquet), or a page (.html) or picture "
-            "(.png) of them."
+            "Write the boxes as a table (.json, .csv; resumable runs also .jsonl, .parquet), an HTML page (.html) "
+            "or an image (.png)."
         ),
     ] = None,
     batch_size: BatchSize = None,
     device: Device = None,
 ) -> None:
-    """Find objects in scans, with a box around each.
+    """Detect objects in scans and print an oriented box for each.
 
-    Boxes are in the frame and units of the file: center, size (length, width, height) and heading, in radians,
-    counterclockwise about the up axis. Scores are not calibrated; models that write layouts, such as SpatialLM, have
-    none.
+    Boxes use the coordinates and units of the file: center, size (length, width, height) and heading, in radians,
+    counterclockwise about the up axis. Scores are not calibrated; layout models such as SpatialLM have no scores.
     """
     ask(TASK.name, files, model, asked.values(), options, runs, output, batch_size, device)

@@ -13,21 +13,25 @@ from hf_any3d.utils.messages import print_line
 
 def encoder(
     checkpoint: Annotated[
-        str, typer.Argument(help="Hub name or directory of a text, vision or audio checkpoint, or a model type: bert.")
+        str,
+        typer.Argument(
+            help="Hub name or directory of a text, vision or audio checkpoint, or a model type such as bert."
+        ),
     ],
     tower: Annotated[
-        str | None, typer.Option(help="One of several encoders: text, vision or audio; by default all.")
+        str | None,
+        typer.Option(help="Which encoder of a multimodal checkpoint: text, vision or audio; by default all."),
     ] = None,
     revision: Revision = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Tell whether the layers of a checkpoint can read point clouds, and how, or why not.
+    """Check whether the layers of a checkpoint can process point clouds, and explain how or why not.
 
-    Only its configuration is downloaded. A small copy of its structure runs on input of its own kind. The exit code is
-    1 if none of its encoders can.
+    Downloads only its configuration and runs a small, randomly initialized copy of the model. The exit code is 1 if
+    none of its encoders is supported.
     """
-    with status("watching its forward pass"):
+    with status("tracing its forward pass"):
         load_libraries()
         from hf_any3d.modeling.encoders.answers import encoder_facts
 

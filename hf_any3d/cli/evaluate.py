@@ -91,78 +91,89 @@ evaluation = typer.Typer(
     rich_markup_mode="markdown",
     cls=_ClassifierByDefault,
     no_args_is_help=True,
-    help="Evaluate a trained model, or labels of points. `evaluate MODEL …` is short for `evaluate classifier MODEL "
-    "…`, `evaluate PREDICTED TRUTH` for `evaluate labels PREDICTED TRUTH`; a folder with the name of a command is "
-    "given as ./NAME.",
+    help="Evaluate a trained model or predicted point labels. `evaluate MODEL …` is short for `evaluate "
+    "classifier MODEL …`, `evaluate PREDICTED TRUTH` for `evaluate labels PREDICTED TRUTH`. Write a folder "
+    "named like a command as ./NAME.",
 )
 evaluation.command(_LABELS, cls=LabelsCommand)(evaluate_labels)
 
 
 @evaluation.command(_DEFAULT, cls=ModelCommand)
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub name of a model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or Hub name of a model.")],
     data: Annotated[
         str | None,
         typer.Argument(
             metavar="DATA",
-            help="As for train: a folder with a folder of files for each class or with files of boxes, a Parquet file "
-            "or folder of them, or the name of a dataset in the catalog or on the hub (owner/name). For models of "
-            "labeled tiles, a file or a folder of files whose points have classes.",
+            help="As in train: a folder with one subfolder per class or with box files, a Parquet file or a "
+            "folder of them, or a dataset in the catalog or on the Hub (owner/name). For models trained on "
+            "labeled tiles, a file or folder of files with point classes.",
             show_default=False,
         ),
     ] = None,
-    dataset: Annotated[str | None, option("Dataset in the catalog or on the hub; DATA is then its folder.")] = None,
+    dataset: Annotated[str | None, option("Dataset in the catalog or on the Hub; DATA is then its folder.")] = None,
     recipe: Annotated[
-        Path | None, option("YAML of the training program, whose data, options and splits are used instead of DATA.")
+        Path | None, option("Training recipe (YAML) whose data, options and splits to use instead of DATA.")
     ] = None,
     data_dir: DataDir = None,
-    options: Annotated[str | None, option("JSON object with options of the dataset, such as a variant.")] = None,
-    split: Annotated[str | None, option("Split; by default test, or the only one of a folder or file.")] = None,
+    options: Annotated[str | None, option("JSON object with dataset options, such as the variant.")] = None,
+    split: Annotated[
+        str | None, option("Split to evaluate; by default test, or the only split of a folder or file.")
+    ] = None,
     label_field: LabelField = None,
     voting: Annotated[
-        int | None, option("Also evaluate the mean logits of this many augmented copies.", min=0)
+        int | None,
+        option("Also evaluate with test-time augmentation: mean logits over this many augmented copies.", min=0),
     ] = None,
-    vote_augment: Annotated[list[str] | None, option("A transform of the copies; may be repeated.")] = None,
+    vote_augment: Annotated[list[str] | None, option("Transform for the augmented copies; can be repeated.")] = None,
     batch_size: Annotated[
-        int | None, option("Clouds per batch; by default 32, or 1 if predictions depend on the others.", min=1)
+        int | None,
+        option("Point clouds per batch; by default 32, or 1 if a prediction depends on the rest of its batch.", min=1),
     ] = None,
-    max_samples: Annotated[int | None, option("Evaluate on this many rows at most.", min=1)] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of the votes.")] = 0,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
+    max_samples: Annotated[int | None, option("Evaluate on at most this many rows.", min=1)] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for test-time augmentation.")] = 0,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Run on the CPU only.")] = False,
     unit: UnitOfFiles = None,
     output: Annotated[
         Path | None,
         output_option(
-            "Also write a page (.html) of mistakes, classes and the worst clouds, or the figures (.json, .csv)."
+            "Also write an HTML page with the confusion matrix, classes and worst mistakes (.html), or "
+            "the metrics (.json, .csv)."
         ),
     ] = None,
     robustness: Annotated[
         bool,
         typer.Option(
             "--robustness",
-            help="Also evaluate on corrupted, sparse, rotated and colorless clouds, and write table, picture and a "
-            "section of the model card. Resumes if interrupted.",
+            help="Also evaluate on corrupted, sparse, rotated and colorless inputs, and write a table, a plot and "
+            "a section of the model card. Resumes if interrupted.",
         ),
     ] = False,
     output_dir: Annotated[
         Path | None,
-        output_option("Folder for --robustness; by default that of the model, or ./robustness for hub names."),
+        output_option(
+            "Output folder for --robustness; by default the model's directory, or ./robustness for Hub names."
+        ),
     ] = None,
     report_file: Annotated[
         Path | None,
-        output_option("Also write a report of a classifier's test split for a table of several (.json).", "--report"),
+        output_option(
+            "Also write a report (.json) of a classifier on the test split, for comparing several models in "
+            "one table.",
+            "--report",
+        ),
     ] = None,
     report_facts: Annotated[
-        str | None, option('JSON object with what the model does not say for --report, such as {"seed": 0}.')
+        str | None, option('JSON object with facts for --report that the model does not record, such as {"seed": 0}.')
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the score of each class.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, including the score of each class.")] = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Evaluate a trained model on labeled clouds.
+    """Evaluate a trained model on labeled data.
 
-    Classifiers get accuracies, segmentation models intersections over union, detectors average precisions, zero-shot
-    models the accuracy on names of classes, autoencoders Chamfer distances. Figures of classifiers with voting are
-    listed apart from those without. Files of a folder that cannot be read are left out, and the exit code is then 2.
+    Reports accuracy for classifiers and zero-shot models, IoU for segmentation, average precision for detection and
+    Chamfer distance for autoencoders. Results with test-time augmentation are listed separately. Skips files in a
+    folder that cannot be read; the exit code is then 2.
     """
     _check_data(data, dataset, recipe, data_dir)
     # What can be refused is refused before torch is loaded and data are read, which takes seconds to minutes.
@@ -389,60 +400,64 @@ def _write_robustness(robust: dict[str, Any], folder: Path, *, print_table: bool
 def evaluate_minigpt3d(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help="Directory or hub name; without, the answers in --output-dir."),
+        typer.Argument(
+            metavar="MODEL",
+            help="Directory or Hub name of the model; without it, scores the existing answers in --output-dir.",
+        ),
     ] = None,
     output_dir: Annotated[
         Path,
-        typer.Option(help="Folder for answers, verdicts and the summary; existing ones are reused.", writable=True),
+        typer.Option(help="Folder for answers, judgments and the summary; existing ones are reused.", writable=True),
     ] = Path("minigpt3d-evaluation"),
     protocol: Annotated[
         list[str] | None,
         option(
-            "modelnet40-instruction, modelnet40-completion, objaverse-instruction, objaverse-completion or "
-            "objaverse-caption; may be given several times. All by default."
+            "Benchmark: modelnet40-instruction, modelnet40-completion, objaverse-instruction, "
+            "objaverse-completion or objaverse-caption. Can be repeated; by default all."
         ),
     ] = None,
     data_dir: DataDir = None,
-    options: Annotated[str | None, option("JSON object with further options of the datasets.")] = None,
+    options: Annotated[str | None, option("JSON object with additional dataset options.")] = None,
     revision: Revision = None,
-    generation: Annotated[str | None, option("JSON object with settings of generation.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clouds per batch.")] = 15,
-    max_samples: Annotated[int | None, option("Evaluate on this many clouds at most.", min=1)] = None,
+    generation: Annotated[str | None, option("JSON object with generation parameters.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Point clouds per batch.")] = 15,
+    max_samples: Annotated[int | None, option("Evaluate on at most this many point clouds.", min=1)] = None,
     judge: Annotated[
         JudgeKind | None,
         option(
-            "Class names in the answer, an OpenAI-compatible endpoint, or a local language model; by default none."
+            "Judge: class-names (matches class names in the answer), endpoint (OpenAI-compatible) or "
+            "local (a local language model); by default none."
         ),
     ] = None,
     judge_model: Annotated[
-        str | None, option("The judge's model: a name at the endpoint, or a directory or hub name.")
+        str | None, option("Judge model: its name at the endpoint, or a directory or Hub name.")
     ] = None,
     judge_revision: Annotated[str | None, option("Branch, tag or commit of a local judge.")] = None,
-    judge_url: Annotated[str, typer.Option(help="Base address of the endpoint.")] = "https://api.openai.com/v1",
-    judge_key_variable: Annotated[str, typer.Option(help="Variable with the endpoint's key.")] = "OPENAI_API_KEY",
-    judge_settings: Annotated[
-        str | None, option("JSON object with settings of the judge; null leaves a field out.")
-    ] = None,
+    judge_url: Annotated[str, typer.Option(help="Base URL of the endpoint.")] = "https://api.openai.com/v1",
+    judge_key_variable: Annotated[
+        str, typer.Option(help="Environment variable with the API key of the endpoint.")
+    ] = "OPENAI_API_KEY",
+    judge_settings: Annotated[str | None, option("JSON object with judge settings; null omits a field.")] = None,
     judge_prompt: Annotated[
         list[str] | None,
-        option("File with a prompt for the judge; KIND is class, same or caption.", metavar="KIND=FILE"),
+        option("File with a judge prompt; KIND is class, same or caption.", metavar="KIND=FILE"),
     ] = None,
     metrics: Annotated[
-        bool, typer.Option("--metrics/--no-metrics", help="Compute BLEU, ROUGE and the like for captions.")
+        bool, typer.Option("--metrics/--no-metrics", help="Compute BLEU, ROUGE and similar metrics for captions.")
     ] = True,
     sentence_encoder: Annotated[
-        str, typer.Option(help="Model for cosines of Sentence-BERT.")
+        str, typer.Option(help="Model for Sentence-BERT cosine similarity.")
     ] = "sentence-transformers/all-mpnet-base-v2",
     simcse: Annotated[
-        str, typer.Option(help="Model for cosines of SimCSE.")
+        str, typer.Option(help="Model for SimCSE cosine similarity.")
     ] = "princeton-nlp/sup-simcse-roberta-large",
     device: Device = None,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of sampled answers and random classes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for sampled answers and random classes.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a model about clouds and have its answers judged, as published for PointLLM and MiniGPT-3D.
+    """Generate answers about point clouds and score them, following the PointLLM and MiniGPT-3D benchmarks.
 
-    Interrupted runs resume. Answers are kept, so that another judge can read them later.
+    Resumes if interrupted. Answers are saved, so you can score them again with another judge.
     """
     from hf_any3d.data import load_point_dataset
     from hf_any3d.data.catalog.modelnet40_generative import DATASET

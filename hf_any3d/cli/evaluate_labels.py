@@ -69,64 +69,71 @@ class LabelsCommand(TyperCommand):
 def evaluate_labels(
     predicted: Annotated[
         Path,
-        typer.Argument(metavar="PREDICTED", help="A file whose points have predicted labels, or a folder of them."),
+        typer.Argument(metavar="PREDICTED", help="A file with predicted point labels, or a folder of such files."),
     ],
     truth: Annotated[
         Path,
-        typer.Argument(metavar="TRUTH", help="The file, or a folder of files of the same names, with true labels."),
+        typer.Argument(
+            metavar="TRUTH", help="The file with ground-truth labels, or a folder of files with the same names."
+        ),
     ],
     output: Annotated[
-        Path | None, output_option("Also write all figures (.json) or a table of classes (.csv).")
+        Path | None, output_option("Also write all metrics (.json) or a table of classes (.csv).")
     ] = None,
     page: Annotated[
-        Path | None, output_option("Write a page (.html) of true and predicted labels and differences.")
+        Path | None, output_option("Also write an HTML page (.html) of true labels, predicted labels and differences.")
     ] = None,
     tolerance: Annotated[
         float | None,
         option(
-            "Largest distance of matched points in units of the files; by default a centimeter, without a known unit "
-            "1/10,000 of the extent.",
+            "Maximum distance between matched points, in the units of the files; by default one centimeter, or "
+            "1/10,000 of the extent if the unit is unknown.",
             min=0,
         ),
     ] = None,
     least_matched: Annotated[
         float,
         typer.Option(
-            help="Least share of the true points of a file that must have a predicted point within the tolerance; "
-            "with fewer the file is an error, as figures of a few chance matches say nothing of the scan.",
+            help="Minimum share of ground-truth points in a file that must match a predicted point within the "
+            "tolerance; below it, the file is reported as an error.",
             min=0,
             max=1,
         ),
     ] = 0.5,
     merge: Annotated[
         list[str] | None,
-        option("Classes to join in prediction and truth, as in train, such as vegetation=3,4,5; several may follow."),
+        option(
+            "Classes to merge in predictions and ground truth, as in train, such as vegetation=3,4,5; accepts "
+            "several values."
+        ),
     ] = None,
     ignore: Annotated[
         list[str] | None,
         option(
-            "Codes of true labels whose points do not count, as in train, such as 0,1,7 or none; may be repeated. By "
-            "default those of LAS that name no object in the point format of the file, such as 0, 1, 7, 12 and 18, "
-            "but for those that --merge names; negative ones never count."
+            "Ground-truth codes to ignore, as in train, such as 0,1,7 or none; can be repeated. By default, LAS "
+            "codes that are not object classes, such as 0, 1, 7, 12 and 18, unless --merge names them. Negative "
+            "codes are always ignored."
         ),
     ] = None,
     class_names: Annotated[
-        str | None, option('JSON object with names of classes, such as {"2": "ground"}; LAS has its own.', "--names")
+        str | None,
+        option(
+            'JSON object with class names, such as {"2": "ground"}; not needed for standard LAS classes.', "--names"
+        ),
     ] = None,
     label_field: LabelField = None,
     predicted_field: Annotated[
-        str | None, option("The same of PREDICTED, whose column need not be that of TRUTH.")
+        str | None, option("Attribute with the labels in PREDICTED, if it differs from --label-field.")
     ] = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Compare labels of points with ground truth: intersection over union, recall and precision of each class.
+    """Compare predicted point labels with ground truth: IoU, recall and precision of each class.
 
-    Points are matched by their order where their coordinates are equal, else by the nearest within the tolerance. True
-    points without a match do not count and are reported. Points that the prediction leaves without a class (0 and 1 of
-    LAS, and others that name no object; negative labels) count as wrong. Points that are flagged as withheld or
-    synthetic in the truth are left out. A file of whose true points fewer than --least-matched have a match is an
-    error.
+    Points are matched by order if their coordinates are equal, otherwise to the nearest point within the tolerance.
+    Ground-truth points without a match are reported but not scored. Points without a predicted class (LAS codes 0 and
+    1 and others that are not object classes; negative labels) count as wrong. Points flagged as withheld or synthetic
+    in the ground truth are ignored.
     """
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     if page is not None:
@@ -141,7 +148,7 @@ def evaluate_labels(
     # There is one table for all files, in which a code has one meaning.
     is_las = not endings.isdisjoint(_LAS)
     if is_las and not endings <= _LAS:
-        print_note("note: one of a pair is no LAS; its labels are taken for the codes of ASPRS, as those of the other")
+        print_note("note: one file of a pair is not LAS; its labels are read as ASPRS codes, like those of the other")
     joined, ignored = _read_rule(merge, ignore, is_las)
     given_names = {int(label): str(name) for label, name in json_object("--names", class_names).items()}
     compared = LabelFiles(

@@ -18,18 +18,18 @@ def example(
         list[str] | None,
         typer.Argument(
             metavar="NAME",
-            help="chair.ply, lamp.ply and the like: meshes. scans: a folder for each of four classes, with five "
-            "scans. tiles: four generated tiles with the class of each point; new.las: a fifth, without. room.ply: a "
-            "generated room. stairs.ply: no household object. ddp_cpu.yaml and the like: configurations of "
-            "accelerate launch. Without a name the names are printed.",
+            help="Example to write: a mesh (chair.ply, lamp.ply, …); scans (four classes, five scans each); tiles "
+            "(four generated tiles with point classes) or new.las (a fifth, without classes); room.ply (a "
+            "generated room); stairs.ply (not a household object); or an accelerate config (ddp_cpu.yaml, "
+            "…). Without a name, lists all names.",
         ),
     ] = None,
-    output: Annotated[Path, output_option("Folder to write to.")] = Path("."),
+    output: Annotated[Path, output_option("Output folder.")] = Path("."),
 ) -> None:
-    """Write files to try: meshes, a folder of labeled scans, labeled tiles, a room, configurations of accelerate.
+    """Write example files: meshes, a folder of labeled scans, labeled tiles, a room, accelerate configs.
 
-    Meshes, scans and configurations come with the package, tiles and the room are drawn. A file or folder that is
-    there already is not replaced.
+    Meshes, scans and configs come with the package; tiles and the room are generated. Existing files and folders are
+    not overwritten.
     """
     from hf_any3d.data.generated.examples import OF_DATASETS, WRITERS
 

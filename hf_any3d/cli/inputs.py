@@ -35,7 +35,7 @@ from hf_any3d.utils.messages import listed, one_line
 from hf_any3d.utils.repeated_texts import RepeatedTexts
 
 Files = Annotated[
-    list[str], typer.Argument(metavar="FILE", help="Point files, meshes, folders or globs; - for standard input.")
+    list[str], typer.Argument(metavar="FILE", help="Point clouds, meshes, folders or globs; - for standard input.")
 ]
 _STDIN = "<stdin>"
 

@@ -35,19 +35,19 @@ from hf_any3d.utils.messages import model_errors, print_json, print_line
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="Directory or hub name of a model.")],
+    model: Annotated[str, typer.Argument(help="Directory or Hub name of a model.")],
     revision: Revision = None,
     cost: Annotated[
         bool,
-        typer.Option("--cost", help="Add FLOPs of inference and training, and clouds a second on this machine."),
+        typer.Option("--cost", help="Also report FLOPs for inference and training, and throughput on this machine."),
     ] = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
     """Describe a model: encoder, adapters, parameters, labels, inputs.
 
-    Only its configuration files are downloaded, no weights. Parameters are counted once for each configuration. The
-    cost is that of a generated cloud with as many points as the model's processor keeps, and of random weights.
+    Downloads only configuration files, no weights. Parameter counts are cached for each configuration. Costs are
+    measured with random weights on a generated point cloud with as many points as the model's processor keeps.
     """
     # Every model of this package has facts, whatever its command.
     name = check_model(model, *(task.command for task in TASKS.values()), revision=revision)
@@ -126,18 +126,21 @@ class ExportFormat(StrEnum):
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Directory or hub name of a classifier, detector or chat model.")],
-    output: Annotated[Path, output_option("The file to write; for a language model, the folder.")],
+    model: Annotated[str, typer.Argument(help="Directory or Hub name of a classifier, detector or chat model.")],
+    output: Annotated[Path, output_option("Output file; for a language model, output folder.")],
     format: Annotated[
         ExportFormat,
-        typer.Option(help="pt2 is a program of torch.export; language-model that of a chat model, for vLLM."),
+        typer.Option(
+            help="Format: onnx, pt2 (torch.export program), or language-model (the language model of a chat model, "
+            "for vLLM)."
+        ),
     ] = ExportFormat.ONNX,
     revision: Revision = None,
 ) -> None:
-    """Write a classifier or detector as ONNX or as a program of torch.export, or the language model of a chat model.
+    """Export a classifier or detector to ONNX or torch.export, or the language model of a chat model.
 
-    The file is compared with the model before it is kept. A file of settings, and the model's processor if it has one,
-    are written beside it. The language model is written with its LoRA merged, so that other programs open it.
+    Verifies the outputs of the exported file against the model. Also writes a settings file and, if there is one, the
+    model's processor. LoRA weights of a language model are merged, so other programs can load it.
     """
     is_chat = format is ExportFormat.LANGUAGE_MODEL
     commands = ("chat",) if is_chat else ("predict", "detect")
@@ -179,15 +182,16 @@ def export(
 
 def push(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Directory of a saved model or prepared dataset.")],
-    repository: Annotated[str, typer.Argument(metavar="REPOSITORY", help="owner/name on the hub.")],
+    repository: Annotated[str, typer.Argument(metavar="REPOSITORY", help="Repository on the Hub, owner/name.")],
     private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
-    message: Annotated[str | None, option("Message of the commit.")] = None,
-    revision: Annotated[str | None, option("Branch to push to; it must exist. By default main.")] = None,
+    message: Annotated[str | None, option("Commit message.")] = None,
+    revision: Annotated[str | None, option("Existing branch to push to; by default main.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Push a saved model, or a dataset made by `data prepare`, to the hub.
+    """Push a saved model, or a dataset made by `data prepare`, to the Hub.
 
-    Checkpoints and logs of the training stay here. An unedited model card gets the name of the repository.
+    Training checkpoints and logs are not uploaded. If you have not edited the model card, the repository name is
+    filled in.
     """
     from hf_any3d.hub.pushing import kind_of_folder
 
@@ -212,10 +216,10 @@ def push(
 
 def space(
     model: Annotated[str, typer.Argument(help="Hub name of the model, owner/name.")],
-    output: Annotated[Path, output_option("Folder to write; by default space.")] = Path("space"),
+    output: Annotated[Path, output_option("Output folder; by default space.")] = Path("space"),
     title: Annotated[str | None, option("Title of the page; by default the name of the model.")] = None,
 ) -> None:
-    """Write the files of a Space on the hub with the demo of a model: app.py, requirements.txt, README.md."""
+    """Write the files of a Hugging Face Space with a demo of a model: app.py, requirements.txt, README.md."""
     name = find_model(model)
     if Path(name).is_dir():
         raise ValueError(f"{model}: a directory; a Space opens a model of the hub: hf-any3d push {model} OWNER/NAME")

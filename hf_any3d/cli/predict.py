@@ -46,19 +46,20 @@ def predict(
     runs: RunOptions,
     model: Classifier = None,
     labels: Annotated[
-        str | None, option("For a zero-shot model: labels to choose from, separated by commas.", "--labels", "-l")
+        str | None, option("For zero-shot models: candidate labels, separated by commas.", "--labels", "-l")
     ] = None,
     text_features: Annotated[
-        Path | None, option("For a zero-shot model: features of the labels from elsewhere, .npy (labels, channels).")
+        Path | None,
+        option("For zero-shot models: precomputed text features of the labels, .npy of shape (labels, channels)."),
     ] = None,
     output: Output = None,
     batch_size: BatchSize = None,
     device: Device = None,
 ) -> None:
-    """Classify point files and meshes.
+    """Classify point clouds and meshes.
 
-    A folder stands for all files of readable types in it and in its subfolders. Bad files are reported, the others
-    are classified, and the exit code is 2.
+    Searches folders recursively for supported files. Reports unreadable files and classifies the rest; the exit code
+    is then 2.
     """
     # Contradictions are refused before a model is looked for.
     if labels is None and text_features is not None:
@@ -83,7 +84,7 @@ def zero_shot(
     batch_size: BatchSize = None,
     device: Device = None,
 ) -> None:
-    """Classify point files and meshes among labels of your own."""
+    """Classify point clouds and meshes with your own labels (zero-shot)."""
     if asked.labels is None:
         raise ValueError(
             "--labels is missing; expected labels to choose from, separated by commas: 'chair, lamp, car'"
@@ -114,14 +115,14 @@ def features(
     output: Annotated[
         Path | None,
         output_option(
-            "Also write arrays (.npz, .npy), a table (.json, .csv; of a run also .jsonl, .parquet), or a map of "
-            "similar clouds (.html, .png)."
+            "Also write arrays (.npz, .npy), a table (.json, .csv; resumable runs also .jsonl, .parquet), or a 2D "
+            "map by similarity (.html, .png)."
         ),
     ] = None,
     batch_size: BatchSize = None,
     device: Device = None,
 ) -> None:
-    """Extract a feature vector of each file, for search, clustering or a head of your own."""
+    """Extract a feature vector from each file, for search, clustering or your own head."""
 
     def check(_: str, inputs: Inputs, suffix: str) -> None:
         # The map is projected by t-SNE, which needs a few neighbors for each point.
@@ -185,15 +186,15 @@ def reconstruct(
     output: Annotated[
         Path | None,
         output_option(
-            "A page or picture, the points of one cloud, a table, or a folder for points and a page of each."
+            "An HTML page or image, the points of one file, a table, or a folder with points and a page for each file."
         ),
     ] = None,
     batch_size: BatchSize = None,
     device: Device = None,
 ) -> None:
-    """Encode point files and meshes as discrete codes, decode them, and measure the reconstruction error.
+    """Encode point clouds and meshes as discrete codes, decode them, and measure the reconstruction error.
 
-    Distances are in the frame of the processor, which usually scales a cloud to the unit sphere.
+    Distances refer to processed coordinates, usually scaled to the unit sphere.
     """
 
     def write(answered: Asked, results: dict[str, Any], inputs: Inputs, suffix: str) -> None:

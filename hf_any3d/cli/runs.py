@@ -44,17 +44,17 @@ class RunOptions:
     workers: Annotated[
         int | None,
         option(
-            "Make a run, whose rows are kept as they come: in so many processes, with --ray one on each CPU or GPU.",
+            "Number of worker processes; with --ray, one per CPU or GPU. Saves results as they come, so "
+            "you can resume.",
             min=1,
         ),
     ] = None
     resume: Annotated[
-        bool, typer.Option("--resume", help="Make a run, or go on where one of the same command has stopped.")
+        bool,
+        typer.Option("--resume", help="Save results as they come, and resume an interrupted run of the same command."),
     ] = False
-    retry: Annotated[bool, typer.Option("--retry", help="Of a run: try files again that failed before.")] = False
-    ray: Annotated[bool, typer.Option("--ray", help="Make a run in processes of Ray, on one or more machines.")] = (
-        False
-    )
+    retry: Annotated[bool, typer.Option("--retry", help="When resuming, retry files that failed.")] = False
+    ray: Annotated[bool, typer.Option("--ray", help="Use Ray workers, on one or more machines.")] = False
 
     @property
     def are_given(self) -> bool:
@@ -220,7 +220,7 @@ def _run_locked(job: Job, words: Sequence[str], output: Path, runs: RunOptions) 
     table = Table(output, job.description(words), write)
     # The stamp tells on a second run whether a file has changed.
     before, done = run(table, files, lambda name: files[name].stamp(), execute, retry=runs.retry)
-    earlier = f", {before} of them before" if before else ""
+    earlier = f", {before} already done" if before else ""
     print_line(f"{output}: {counted(len(files), 'file')}{earlier}, {done.failed} failed")
     # The table is complete, with errors in it: the exit code tells a script so.
     if done.failed:

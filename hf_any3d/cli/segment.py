@@ -49,14 +49,20 @@ class CopyOptions:
     """Options of copies of the files in which only the class changed."""
 
     field: Annotated[
-        str | None, option("Of a labeled copy: where the class goes, such as a dimension of extra bytes of LAS.")
+        str | None, option("For labeled copies: attribute to write the class to, such as a LAS extra-bytes dimension.")
     ] = None
-    score: Annotated[bool, typer.Option("--score", help="Of a labeled copy: write the probability, too.")] = False
+    score: Annotated[
+        bool, typer.Option("--score", help="For labeled copies: also write the probability of each point.")
+    ] = False
     unknown: Annotated[
-        bool, typer.Option("--unknown", help="Of a labeled copy: write how unlike the training a point is.")
+        bool,
+        typer.Option("--unknown", help="For labeled copies: also write how unlike the training data each point is."),
     ] = False
     classes: Annotated[
-        str | None, option("Of a labeled copy: codes of classes, 'ground=2,building=6,*=1'; * are all others.")
+        str | None,
+        option(
+            "For labeled copies: codes of the classes, such as 'ground=2,building=6,*=1'; * stands for all others."
+        ),
     ] = None
 
     def arguments(self) -> dict[str, Any]:
@@ -91,18 +97,19 @@ def segment(
     output: Annotated[
         Path | None,
         output_option(
-            "A copy of the file with its classes (out.laz for a .laz), a page or picture, the points of one cloud, a "
-            "table, or a folder for a copy and a page of each; of a run a folder for copies and results.jsonl."
+            "A labeled copy of the file (out.laz for a .laz), an HTML page or image, the points of one file, a "
+            "table, or a folder with a copy and a page for each file; for resumable runs, a folder for copies and "
+            "results.jsonl."
         ),
     ] = None,
-    batch_size: Annotated[int | None, option("Blocks per batch; by default 8, or 1 for voxels.", min=1)] = None,
+    batch_size: Annotated[int | None, option("Blocks per batch; by default 8, or 1 for voxel models.", min=1)] = None,
     device: Device = None,
 ) -> None:
-    """Label every point with the part or object that it belongs to.
+    """Label every point with the class or part that it belongs to.
 
-    Clouds of any size are processed in blocks. A bar shows the blocks that are done. Models such as PatchAlign3D and
-    Find3D find parts by their names, which --labels gives. With an --output of the file's own ending, everything in
-    it stays as it is but the class of each point; of .las and .laz either becomes the other.
+    Point clouds of any size are processed in blocks. Models such as PatchAlign3D and Find3D find the parts that you
+    name with --labels. If --output has the same extension as the input, the copy changes only the class of each point;
+    .las and .laz can be mixed.
     """
     # What the names of parts are for is asked of another task.
     values = {**names.values(), **asked.values()}

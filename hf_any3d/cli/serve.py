@@ -30,36 +30,46 @@ def serve(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Directory or hub name of a model; by default the classifier of the package.", show_default=False
+            help="Directory or Hub name of a model; by default the bundled classifier.", show_default=False
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 admits other machines.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
-    name: Annotated[str | None, option("Name of the model in answers; by default that of its directory.")] = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Clouds or conversations processed together.")] = 8,
-    max_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a request waits for others.")] = 5.0,
-    max_queue: Annotated[int, typer.Option(min=1, help="Unanswered requests; others get 429.")] = 64,
-    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Size of a request.")] = 64.0,
-    max_points: Annotated[int, typer.Option(min=1, help="Points of a cloud.")] = 1_000_000,
-    max_clouds: Annotated[int, typer.Option(min=1, help="Clouds of a request.")] = 16,
-    max_seconds: Annotated[float, typer.Option(min=0.01, help="Time of a request; then it gets 504.")] = 60.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer of a chat model.")] = 1024,
-    max_connections: Annotated[int, typer.Option(min=1, help="Open connections; further ones get 503.")] = 1000,
-    drain_seconds: Annotated[float, typer.Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,
+    name: Annotated[str | None, option("Model name in responses; by default the name of its directory.")] = None,
+    max_batch: Annotated[
+        int, typer.Option(min=1, help="Maximum number of point clouds or conversations per batch.")
+    ] = 8,
+    max_wait: Annotated[float, typer.Option(min=0, help="Milliseconds to wait for more requests to batch.")] = 5.0,
+    max_queue: Annotated[int, typer.Option(min=1, help="Maximum number of pending requests; more get a 429.")] = 64,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Maximum size of a request, in MB.")] = 64.0,
+    max_points: Annotated[int, typer.Option(min=1, help="Maximum points per cloud.")] = 1_000_000,
+    max_clouds: Annotated[int, typer.Option(min=1, help="Maximum clouds per request.")] = 16,
+    max_seconds: Annotated[
+        float, typer.Option(min=0.01, help="Request timeout in seconds; then the response is a 504.")
+    ] = 60.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens in a chat model's answer.")] = 1024,
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Maximum number of open connections; more get a 503.")
+    ] = 1000,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, help="Seconds to finish pending requests after SIGTERM.")
+    ] = 30.0,
     cors_origin: Annotated[
-        list[str] | None, option("Origin whose pages may ask, such as https://example.org, or *; may be repeated.")
+        list[str] | None, option("Allowed CORS origin, such as https://example.org, or *; can be repeated.")
     ] = None,
     allowed_host: AllowedHost = None,
-    log_format: Annotated[LogFormat, typer.Option(help="Lines of the log.")] = LogFormat.TEXT,
+    log_format: Annotated[LogFormat, typer.Option(help="Log format.")] = LogFormat.TEXT,
     template: Template = None,
     estimate_normals: Annotated[bool, typer.Option("--estimate-normals", help=ESTIMATE_NORMALS)] = False,
     device: Device = None,
 ) -> None:
-    """Serve a model over HTTP: classes, features, parts, boxes, or chat in the form of OpenAI's API.
+    """Serve a model over HTTP: classes, features, parts, boxes, or an OpenAI-compatible chat API.
 
-    Requests that arrive together are processed together. `/` is a page to try a file, `/docs` describes the routes.
-    While the model is being loaded, requests get 503. SIGTERM or Ctrl-C finishes the accepted requests, then stops; a
-    second signal stops at once.
+    Concurrent requests are batched. Open `/` to try a file in the browser and `/docs` for the API. Until the model is
+    loaded, requests get a 503. SIGTERM or Ctrl-C shuts down after pending requests are finished; a second signal stops
+    immediately.
     """
     need_packages("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
     from hf_any3d.serving.limits import ServeLimits

@@ -65,12 +65,12 @@ def _print_all_help(context: typer.Context, task: Task | None) -> None:
     print_line(f"All other options, for --task {shown.value}; they may also be written in a YAML file:")
     _print_arguments(*TASK_CLASSES[shown].argument_classes())
     if shown is Task.CLASSIFICATION:
-        print_line("Options of --way features, besides those of the data above:")
+        print_line("Options for --way features, in addition to the data options above:")
         _print_arguments(FewScansArguments)
     if task in (None, Task.SEGMENTATION):
         for module in extensions_for_files():
             print_line(
-                "Options of a few labeled files (DATA is a folder of files whose points have classes, or several):"
+                "Options for a few labeled files (DATA is one or several files, or a folder, with point classes):"
             )
             _print_arguments(*module.ARGUMENTS)
 
@@ -96,43 +96,45 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="DATA",
-            help="A folder with a folder of files for each class, a Parquet file or folder of them, the name of a "
-            "dataset in the catalog or on the hub (owner/name), or a recipe (.yaml), your own or one of the package. "
-            "Also files whose points or faces have classes, such as .laz, or a folder of them.",
+            help="A folder with one subfolder of files per class, a Parquet file or a folder of them, a dataset "
+            "in the catalog or on the Hub (owner/name), or a recipe (.yaml), yours or a bundled one. Also "
+            "files with point or face classes, such as .laz, or a folder of them.",
             show_default=False,
         ),
     ] = None,
     dataset: Annotated[
-        str | None, option("Name of the dataset in the catalog or on the hub; DATA is then the folder of its files.")
+        str | None, option("Dataset in the catalog or on the Hub; DATA is then the folder of its files.")
     ] = None,
     task: Annotated[
         Task | None,
         option(
-            "classification of clouds, segmentation of points, detection, or layouts, which fine-tunes a SpatialLM; "
-            "by default as the data require: folders named after classes are for classification, files whose points "
-            "or faces have classes for segmentation."
+            "classification, segmentation, detection, or layouts (fine-tunes a SpatialLM). By default inferred "
+            "from the data: classification for one folder per class, segmentation for files with point or face "
+            "classes."
         ),
     ] = None,
     way: Annotated[
         Way | None,
         option(
             "features: frozen features with a linear head, in seconds; trained: a model around a frozen encoder; "
-            "both: the mean answer of the first and of the trained packaged encoder, or of the one that --encoder "
-            "names, in minutes. By default features for up to some hundred scans; options of training mean trained. "
-            "Of labeled points, features: features of surroundings with a small network; trained: a network that sees "
-            "the points, of a folder of files."
+            "both: averages the predictions of features and of the fine-tuned bundled encoder (or --encoder), in "
+            "minutes. By default features for up to a few hundred scans, or trained if you pass training options. "
+            "For labeled points, features: features of local neighborhoods with a small network; trained: a "
+            "network on the points themselves, from a folder of files."
         ),
     ] = None,
     options: TrainOptions,
-    all_options: Annotated[bool, typer.Option("--help-all", help="Show all other options too and exit.")] = False,
+    all_options: Annotated[
+        bool, typer.Option("--help-all", help="Show all options, including those of the trainer, and exit.")
+    ] = False,
 ) -> None:
-    """Train a model on your own scans or on a dataset, evaluate it, and write its card.
+    """Train a model on your own scans or on a dataset, evaluate it, and write its model card.
 
-    Up to some hundred labeled scans get frozen features and a linear head in seconds, without a network, judged by
-    cross-validation. With more scans, or with options of training, an adapter, a tokenizer and a head are trained
-    around a frozen encoder, some megabytes; the same command continues an interrupted run. Files of a folder that
-    cannot be read are left out, and the exit code is then 2. Any other option may follow, such as
-    --peft lora, spelled with - or _: --help-all lists them.
+    For up to a few hundred labeled scans, this fits a linear head on frozen features in seconds, offline, and
+    evaluates it by cross-validation. With more scans, or with training options, it trains a tokenizer, an adapter and
+    a head around a frozen encoder, a few megabytes; rerun the command to resume. Skips files in a folder that cannot
+    be read; the exit code is then 2. You can pass any trainer option, such as --peft lora, spelled with - or _:
+    --help-all lists them.
     """
     # Before DATA is missed, as help needs none.
     if all_options:
@@ -166,7 +168,7 @@ def train(
     from hf_any3d.training.requests import FilesRequest
 
     # The bars of a network that is trained tell more; features of few scans have none.
-    with status("learning"), _output_on_stderr() as left_out:
+    with status("training"), _output_on_stderr() as left_out:
         request, rows = build_request(source, options.settings(), words, way, read_model_config)
         if isinstance(request, FilesRequest):
             learned = request.learn(source.files)
@@ -177,8 +179,8 @@ def train(
                 endings |= {file.suffix.lower() for file in Path(folder).rglob("*")}
             if not endings.isdisjoint((".las", ".laz")):
                 print_note(
-                    "warning: a network is trained on all codes of LAS as they are, also those that name no object, "
-                    "such as 0, 1 and 12; --way features leaves them out"
+                    "warning: --way trained uses all LAS codes as classes, including those that are not objects, "
+                    "such as 0, 1 and 12; --way features ignores them"
                 )
             learned = learn_scans(request, rows)
     folder = output_of(request)

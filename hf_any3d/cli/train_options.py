@@ -23,42 +23,42 @@ class TrainOptions:
     encoder: Annotated[
         str | None,
         option(
-            "Frozen text, vision or audio encoder, or a pretrained point transformer: directory or hub name; by "
-            "default sentence-transformers/all-MiniLM-L6-v2, from the hub, its cache, or the package that "
-            "hf-any3d[offline] installs. With --way features, a point encoder; by default the packaged one."
+            "Directory or Hub name of a text, vision or audio encoder to keep frozen, or of a pretrained point "
+            "transformer; by default sentence-transformers/all-MiniLM-L6-v2, from the Hub, its cache or "
+            "hf-any3d[offline]. With --way features, a point encoder; by default the bundled one."
         ),
     ] = None
     earlier: Annotated[
         Path | None,
         option(
-            "Directory of a model of few scans to add the scans of DATA to, reusing the features of its own; or of a "
-            "model of labeled tiles, to add the points to that were labeled on the page of data suggest: DATA is then "
-            "answers.csv, followed by their tiles.",
+            "Directory of a model trained with --way features, to add the scans of DATA to; features of its "
+            "earlier scans are reused. Or a model trained on labeled tiles, to add points labeled with data "
+            "suggest: pass answers.csv as DATA, followed by the tiles.",
             "--from",
         ),
     ] = None
     output: Annotated[
         Path | None,
-        output_option("Directory for model, card and metrics; by default outputs/ and the name of the data."),
+        output_option("Output directory for model, card and metrics; by default outputs/ plus the name of the data."),
     ] = None
-    epochs: Annotated[float | None, option("Passes over the data; by default 60, for segmentation 20.")] = None
-    batch_size: Annotated[int | None, option("Clouds per step; by default 16, or all of fewer.", min=1)] = None
+    epochs: Annotated[float | None, option("Number of epochs; by default 60, or 20 for segmentation.")] = None
+    batch_size: Annotated[
+        int | None, option("Point clouds per step; by default 16, or all if there are fewer.", min=1)
+    ] = None
     learning_rate: Annotated[
-        float | None, option("Largest learning rate; by default 0.004, for segmentation 0.001.")
+        float | None, option("Peak learning rate; by default 0.004, or 0.001 for segmentation.")
     ] = None
     points: Annotated[
         int | None,
         option(
-            "Points per cloud; by default 1,024. Of a few labeled tiles, points that are learned of each; by default "
+            "Points per cloud; by default 1,024. For a few labeled tiles, training points per tile; by default "
             "12,000.",
             min=1,
         ),
     ] = None
-    augment: Annotated[
-        str | None, option("Transforms of training clouds, such as 'scale rotate jitter'; by default none.")
-    ] = None
+    augment: Annotated[str | None, option("Data augmentation, such as 'scale rotate jitter'; by default none.")] = None
     up_axis: Annotated[
-        Axis | None, option("Axis that points up in the files: x, y or z; by default that of the data, else y.")
+        Axis | None, option("Up axis of the files: x, y or z; by default that of the dataset, otherwise y.")
     ] = None
     seed: Annotated[int | None, option("Random seed; by default 42.", min=0)] = None
 

@@ -12,7 +12,7 @@ DOORS = ("command", "runs", "many_files", "service", "demo")
 """Where a task is asked, beside its pipeline: `hf-any3d TASK`, its runs over many files, `hf_any3d.many_files`, the
 service and the demo."""
 
-ESTIMATE_NORMALS = "Estimate normals of clouds that have none, for models that read them."
+ESTIMATE_NORMALS = "Estimate missing normals, for models that use them."
 """Help of a setting that several tasks have."""
 
 

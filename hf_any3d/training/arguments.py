@@ -76,24 +76,24 @@ class ModelArguments:
 
     encoder_name_or_path: str = argument(
         "sentence-transformers/all-MiniLM-L6-v2",
-        help="Hub name or directory of a pretrained text, vision or audio encoder; it stays frozen.",
+        help="Directory or Hub name of a pretrained text, vision or audio encoder; it stays frozen.",
     )
-    tower: str | None = argument(None, help="Encoder of a composite checkpoint: text, vision or audio.")
+    tower: str | None = argument(None, help="Which encoder of a multimodal checkpoint: text, vision or audio.")
     encoder_revision: str | None = argument(None, help="Branch, tag or commit of the encoder.")
     num_layers: int | None = argument(None, help="Use only the first layers of the encoder.")
-    attn_implementation: str | None = argument(None, help="sdpa, eager, flash_attention_2, …")
+    attn_implementation: str | None = argument(
+        None, help="Attention implementation: sdpa, eager, flash_attention_2, …"
+    )
     encoder_dtype: str | None = argument(
         None,
-        help="Dtype of the frozen encoder, float32, bfloat16 or float16; saved with the model. What is trained stays "
-        "in float32.",
+        help="Dtype of the frozen encoder: float32, bfloat16 or float16; saved with the model. Trainable weights "
+        "stay in float32.",
     )
-    encoder_attention_dropout: float = argument(
-        0.0, help="Dropout of the frozen encoder's attention weights in training."
-    )
+    encoder_attention_dropout: float = argument(0.0, help="Attention dropout of the frozen encoder during training.")
     num_tokens: int | None = argument(None, help="Tokens per cloud.")
     tokenizer_neighbors: int | None = argument(None, help="Points per neighborhood.")
     model_config: dict | str | None = argument(
-        None, help="JSON object with any further settings of the model's config."
+        None, help="JSON object with additional settings of the model's config."
     )
 
     def __post_init__(self):
@@ -109,27 +109,27 @@ class DataArguments:
     """The dataset, its splits, and how clouds are prepared."""
 
     dataset_name: str = argument(
-        "shapes", help="Name in the catalog (shapes, folder, parquet, …) or of a hub repository (owner/name)."
+        "shapes", help="Dataset in the catalog (shapes, folder, parquet, …) or on the Hub (owner/name)."
     )
     data_dir: str | None = argument(None, help="Directory with the files of the dataset.")
     dataset_options: dict | str | None = argument(
-        None, help="JSON object with further options of the dataset, such as a variant."
+        None, help="JSON object with additional dataset options, such as a variant."
     )
-    train_file: str | None = argument(None, help="Parquet file, instead of a dataset name.")
-    validation_file: str | None = argument(None, help="Parquet file to select the weights on.")
-    test_file: str | None = argument(None, help="Parquet file that is only evaluated at the end.")
+    train_file: str | None = argument(None, help="Parquet file to train on, instead of a dataset name.")
+    validation_file: str | None = argument(None, help="Parquet file for validation and checkpoint selection.")
+    test_file: str | None = argument(None, help="Parquet file for the final test.")
     train_splits: list[str] = argument(
         default_factory=lambda: ["train"],
-        help="Splits to train on together; train must be one. None of them is evaluated.",
+        help="Splits to train on together, including train. None of them is evaluated.",
     )
     validation_fraction: float = argument(
-        0.2, help="Share of the training split to select the weights on, if there is no validation split."
+        0.2, help="Share of the training split to hold out for checkpoint selection, if there is no validation split."
     )
     validation_seed: int = argument(
-        0, help="Seed of that share; not --seed, so that all runs select on the same clouds."
+        0, help="Random seed for that share; separate from --seed, so that all runs hold out the same rows."
     )
     group_column: str | None = argument(
-        None, help="Column whose equal values stay in one split; by default 'group', if there is one."
+        None, help="Column to group by: rows with equal values stay in one split; by default 'group', if present."
     )
     num_points: int = argument(1024, help="Points per cloud.")
     features: list[str] = argument(
@@ -138,15 +138,15 @@ class DataArguments:
         "return_number and number_of_returns.",
     )
     estimate_normals: bool = argument(
-        False, help="With normals among the features: estimate those of clouds that have none, as the model then does."
+        False, help="If normals are among the features, estimate missing ones; the saved model then does the same."
     )
-    up_axis: str = argument("y", help="Axis that points up; rotations are about it.")
+    up_axis: str = argument("y", help="Up axis; rotations are about it.")
     augment: list[str] = argument(
         default_factory=list,
-        help="Transforms of training clouds, in order, such as: scale rotate:axis=z,limit=0.5 jitter.",
+        help="Data augmentation, in order, such as: scale rotate:axis=z,limit=0.5 jitter.",
     )
-    max_train_samples: int | None = argument(None, help="Number of training rows, from the first.")
-    max_eval_samples: int | None = argument(None, help="Number of evaluated rows, from the first.")
+    max_train_samples: int | None = argument(None, help="Train on the first rows only, at most this many.")
+    max_eval_samples: int | None = argument(None, help="Evaluate on the first rows only, at most this many.")
 
     def __post_init__(self):
         self.dataset_options = json_mapping(self.dataset_options, "dataset_options")
@@ -175,10 +175,10 @@ class AdapterArguments:
 
     peft: str | None = argument(
         None,
-        help="PEFT method: guided_adapter, lora, ia3, …; none trains tokenizer and head, full everything. By "
-        "default guided_adapter with a frozen encoder, none for a point transformer.",
+        help="PEFT method: guided_adapter, lora, ia3, …; none trains only tokenizer and head, full trains "
+        "everything. By default guided_adapter with a frozen encoder, none for a point transformer.",
     )
-    peft_config: dict | str | None = argument(None, help="JSON object with settings of the method.")
+    peft_config: dict | str | None = argument(None, help="JSON object with settings of the PEFT method.")
 
     def __post_init__(self):
         self.peft_config = json_mapping(self.peft_config, "peft_config")
@@ -194,9 +194,9 @@ class AdapterArguments:
 class PointTrainingArguments(TrainingArguments):
     """Training arguments, with defaults for point clouds."""
 
-    output_dir: str = argument("trainer_output", help="Directory to write the model and its checkpoints to.")
+    output_dir: str = argument("trainer_output", help="Output directory for the model and its checkpoints.")
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
-    license: str | None = argument(None, help="License in the model card, as the hub writes it.")
+    license: str | None = argument(None, help="License identifier for the model card, as on the Hub.")
     remove_unused_columns: bool = field(default=False)
     eval_strategy: str = field(default="epoch")
     save_strategy: str = field(default="epoch")
@@ -214,34 +214,33 @@ class PointTrainingArguments(TrainingArguments):
     num_train_epochs: float = field(default=40)
     rows_per_step: int | None = argument(
         None,
-        help="Rows of an optimizer step in all processes together, for runs whose number of processes may change: "
-        "sets gradient_accumulation_steps.",
+        help="Total batch size per optimizer step over all processes; sets gradient_accumulation_steps, so it "
+        "stays the same if the number of processes changes.",
     )
     join_batches: bool = argument(
         True,
-        help="In several processes, compute the statistics of batch norms and contrastive losses over the batches of "
-        "all of them, so that results do not depend on their number.",
+        help="With several processes, compute batch norm statistics and contrastive losses over all of them, so "
+        "that results do not depend on the number of processes.",
     )
     two_steps_per_batch: bool = argument(
-        False, help="Step twice with each gradient, first unclipped, as released segmentation programs do."
+        False, help="Step twice with each gradient, first unclipped, as the original segmentation code does."
     )
     epoch_cosine: dict | str | None = argument(
         None,
-        help="JSON object with settings of EpochCosine (warmup_epochs, warmup_lr, min_lr, repeat_first, "
-        "by_steps, epochs): one rate per epoch instead of lr_scheduler_type. epochs is num_train_epochs by default.",
+        help="JSON object with settings of EpochCosine (warmup_epochs, warmup_lr, min_lr, repeat_first, by_steps, "
+        "epochs), a per-epoch learning rate schedule that replaces lr_scheduler_type. epochs defaults to "
+        "num_train_epochs.",
     )
-    head_epochs: int = argument(
-        0, help="Epochs at the start in which the head alone is trained, on weights that are pretrained."
-    )
+    head_epochs: int = argument(0, help="Train only the head for this many epochs first, on pretrained weights.")
     index_in_workers: bool = argument(
         False,
-        help="Sample centers and search neighbors where batches are made, in the workers of "
-        "--dataloader_num_workers, instead of in the model (classifiers around a frozen encoder).",
+        help="Sample centers and find neighbors in the data loader workers (--dataloader_num_workers) instead of "
+        "in the model; for classifiers around a frozen encoder.",
     )
     compile_layers: bool = argument(
         False,
-        help="Compile the encoder's layers with their adapters, for GPUs: one of them is compiled in the first step, "
-        "which takes up to a minute, and the others run its code. torch_compile compiles the whole model instead.",
+        help="Compile the encoder's layers with their adapters, for GPUs. The first step takes up to a minute; "
+        "all layers share the compiled code. torch_compile compiles the whole model instead.",
     )
     cuda_graphs: bool = argument(
         False,
@@ -250,22 +249,22 @@ class PointTrainingArguments(TrainingArguments):
     )
     weight_decay_on: str = argument(
         "trainer",
-        help="Parameters with weight decay: trainer (no biases, norms, vectors and class tokens), matrices "
-        "(class tokens too, as in the released programs) or all, as in 3DETR's.",
+        help="Parameters with weight decay: trainer (no biases, norms, vectors and class tokens), matrices (class "
+        "tokens too, as in the original code) or all (as in 3DETR).",
     )
     no_weight_decay: list[str] = argument(
         default_factory=list,
-        help="Regular expressions of parameters without weight decay; needs weight_decay_on matrices.",
+        help="Regular expressions for parameters without weight decay; requires weight_decay_on matrices.",
     )
     always_weight_decay: list[str] = argument(
         default_factory=list,
-        help="Regular expressions of parameters with weight decay, biases and norms too; needs weight_decay_on "
-        "matrices.",
+        help="Regular expressions for parameters with weight decay, including biases and norms; requires "
+        "weight_decay_on matrices.",
     )
     learning_rate_factors: dict | str | None = argument(
         None,
-        help="JSON object: by regular expressions of parameters, factors of their learning rate, such as "
-        """'{"classifier": 10}'. The first that matches counts.""",
+        help="JSON object that maps regular expressions for parameters to learning rate factors, such as "
+        "'{\"classifier\": 10}'. The first match wins.",
     )
 
     def __post_init__(self):

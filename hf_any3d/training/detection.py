@@ -38,18 +38,20 @@ class DetectorArguments:
     """The detector."""
 
     model_name_or_path: str | None = argument(
-        None, help="Directory or hub name of a detector to start from; its heads start anew for other classes."
+        None,
+        help="Directory or Hub name of a detector to fine-tune; its heads are reinitialized if the classes differ.",
     )
     model_config: dict | str | None = argument(
         None, help="JSON object with settings of Detr3DConfig, such as num_queries; by default those of 3DETR-m."
     )
     point_encoder: str | None = argument(
         None,
-        help="Directory or hub name of a pretrained point encoder to train under a new decoder. It "
-        "is trained too, unless model_config has freeze_point_encoder.",
+        help="Directory or Hub name of a pretrained point encoder to use with a new decoder. It is fine-tuned "
+        "too, unless model_config sets freeze_point_encoder.",
     )
     point_encoder_config: dict | str | None = argument(
-        None, help="JSON object with settings of that encoder, such as num_groups: scenes need more than objects."
+        None,
+        help="JSON object with settings of that encoder, such as num_groups; scenes need more groups than objects.",
     )
 
     def __post_init__(self):
@@ -65,10 +67,10 @@ class DetectionDataArguments(DataArguments):
 
     dataset_name: str = field(default="rooms_with_boxes")
     num_points: int = argument(20_000, help="Points per scene.")
-    up_axis: str = argument("z", help="Axis that points up; boxes need z.")
+    up_axis: str = argument("z", help="Up axis; boxes require z.")
     augment: list[str] = argument(
         default_factory=list,
-        help="Augmentations of training scenes, in order: cuboid, flip, turn, size, with settings such as "
+        help="Data augmentation, in order: cuboid, flip, turn, size, with settings such as "
         "turn:limit=0.5,along_axes=True.",
     )
 

@@ -188,22 +188,22 @@ class LayoutModelArguments:
     """The model, and what of it is trained."""
 
     model_name_or_path: str | None = argument(
-        None, help="Directory or hub name of a saved SpatialLM, or the published name of a released one."
+        None, help="Directory or Hub name of a saved SpatialLM, or the name of a published one."
     )
     peft: str = argument(
         ADAPTED,
-        help="lora: low-rank adapters on the parts of --adapt; another PEFT method, such as guided_adapter, on the "
-        "point encoder; full: the parts of --adapt themselves; none: neither. The layers between point encoder and "
-        "language model are trained in any case.",
+        help="lora: low-rank adapters on the parts in --adapt; another PEFT method, such as guided_adapter: on "
+        "the point encoder; full: fine-tune the parts in --adapt; none: neither. The projector between point "
+        "encoder and language model is always trained.",
     )
     adapt: list[str] | None = argument(
         None,
-        help="Parts that are adapted: language, encoder or both; by default language, and encoder by the methods that "
-        "adapt it alone.",
+        help="Parts to adapt: language, encoder or both; by default language, or encoder for methods that support "
+        "only the encoder.",
     )
-    peft_config: dict | str | None = argument(None, help="JSON object with settings of the method, such as r.")
+    peft_config: dict | str | None = argument(None, help="JSON object with settings of the PEFT method, such as r.")
     load_in_8bit: bool = argument(
-        False, help="Keep the frozen language model in 8 bits (bitsandbytes) while adapters are trained."
+        False, help="Load the frozen language model in 8 bits (bitsandbytes) while training adapters."
     )
 
     def __post_init__(self):
@@ -232,21 +232,27 @@ class LayoutDataArguments(DataArguments):
     """Scans with layouts or boxes."""
 
     dataset_name: str = field(default="rooms_with_layouts")
-    up_axis: str = argument("z", help="Axis that points up; layouts need z.")
-    features: list[str] = argument(default_factory=lambda: ["xyz", "rgb"], help="Channels; the model reads both.")
-    num_points: int = argument(0, help="0: all points of a scan are read.")
-    answer: str = argument("all", help="What the model learns to write: all, layout (walls, doors, windows), objects.")
-    turns: str = argument("quarter", help="Turns of training rooms about z: none, quarter or any.")
-    sizes: list[float] = argument(
-        default_factory=lambda: [0.75, 1.25], help="Smallest and largest factor of the size of training rooms."
+    up_axis: str = argument("z", help="Up axis; layouts require z.")
+    features: list[str] = argument(
+        default_factory=lambda: ["xyz", "rgb"], help="Channels per point; the model requires both."
     )
-    min_box_points: int = argument(0, help="Boxes of training rooms with fewer points in or near them are left out.")
+    num_points: int = argument(0, help="Points per scan; 0 uses all.")
+    answer: str = argument(
+        "all", help="What to train the model to generate: all, layout (walls, doors, windows) or objects."
+    )
+    turns: str = argument(
+        "quarter", help="Random rotation of training rooms about z: none, quarter (multiples of 90°) or any."
+    )
+    sizes: list[float] = argument(
+        default_factory=lambda: [0.75, 1.25], help="Minimum and maximum factor for random scaling of training rooms."
+    )
+    min_box_points: int = argument(0, help="Drop training boxes with fewer points in or near them.")
     fold_quarter_turns: bool = argument(
         False,
-        help="Write a box that is turned by quarter turns along the axes, its sizes swapped if need be: for data "
-        "whose angles do not tell where the front is.",
+        help="Write boxes rotated by multiples of 90° as axis-aligned, swapping their sizes if needed: for data "
+        "whose angles do not encode the front.",
     )
-    max_new_tokens: int = argument(2048, help="Longest answer in the evaluation.")
+    max_new_tokens: int = argument(2048, help="Maximum number of tokens to generate in evaluation.")
 
     def __post_init__(self):
         super().__post_init__()

@@ -49,9 +49,7 @@ class StageArguments:
     """The training stage, and the model or parts to start from."""
 
     stage: int = argument(0, help="Training stage, 1 to 4.")
-    model_name_or_path: str | None = argument(
-        None, help="Model of the previous stage: its output directory or repository."
-    )
+    model_name_or_path: str | None = argument(None, help="Model of the previous stage: output directory or Hub name.")
     model_revision: str | None = argument(None, help="Branch, tag or commit of that model.")
     point_encoder: str | None = argument(
         None,
@@ -59,9 +57,11 @@ class StageArguments:
         f"{', '.join(_POINT_ENCODERS)}; all but {POINT_ENCODER} with its processor.",
     )
     point_encoder_revision: str | None = argument(None, help="Branch, tag or commit.")
-    qformer: str | None = argument(None, help="The same of a BLIP-2 model; none for a new Q-Former.")
+    qformer: str | None = argument(None, help="Directory or Hub name of a BLIP-2 model; none for a new Q-Former.")
     qformer_revision: str | None = argument(None, help="Branch, tag or commit.")
-    language_model: str | None = argument(None, help="The same of a causal language model, with its tokenizer.")
+    language_model: str | None = argument(
+        None, help="Directory or Hub name of a causal language model with its tokenizer."
+    )
     language_model_revision: str | None = argument(None, help="Branch, tag or commit.")
     model_config: dict | str | None = argument(
         None,
@@ -73,21 +73,21 @@ class StageArguments:
     )
     quantization_config: dict | str | None = argument(
         None,
-        help="JSON object with arguments of BitsAndBytesConfig, such as load_in_4bit: quantizes the language "
-        "model, except for LoRA and norms.",
+        help="JSON object with arguments of BitsAndBytesConfig, such as load_in_4bit, to quantize the language "
+        "model except for LoRA and norms.",
     )
     frozen_in_half: bool = argument(
-        False, help="Store the language model's frozen matrices in the precision of --bf16 or --fp16."
+        False, help="Keep the language model's frozen matrices in the precision of --bf16 or --fp16."
     )
     left_frozen: list[str] = argument(
         default_factory=list,
-        help="Groups that the stage would train and that stay frozen, to measure what they are worth: point_mlp, "
-        "queries, projector, qformer_lora, qformer_norms, text_lora or text_norms.",
+        help="Parameter groups of the stage to keep frozen, for ablations: point_mlp, queries, projector, "
+        "qformer_lora, qformer_norms, text_lora or text_norms.",
     )
-    skipped_stages: bool = argument(
-        False, help="Start from a model of any earlier stage, to measure what the stages between are worth."
+    skipped_stages: bool = argument(False, help="Allow starting from any earlier stage, for ablations.")
+    store_parts: bool = argument(
+        False, help="Save the weights of the public parts with the model, instead of only their names."
     )
-    store_parts: bool = argument(False, help="Store the public parts with the model instead of naming them.")
 
     def __post_init__(self):
         self.model_config = json_mapping(self.model_config, "model_config")
@@ -114,24 +114,24 @@ class StageArguments:
 class ConversationArguments:
     """The conversations to train on."""
 
-    dataset_name: str = argument("objaverse_captions", help="Name in the catalog of a dataset with an option `which`.")
+    dataset_name: str = argument("objaverse_captions", help="Dataset in the catalog that has an option `which`.")
     data_dir: str | None = argument(None, help="Directory with the files of the dataset.")
     dataset_options: dict | str | None = argument(
         None,
-        help="JSON object with further options of the dataset, such as verify; streaming leaves the clouds in their "
-        "files, of which each process reads those of its own batches.",
+        help="JSON object with additional dataset options, such as verify, or streaming, with which each process "
+        "reads the files of its own batches only.",
     )
     conversations: list[str] | None = argument(
         None,
-        help="Kinds of conversations, one in each batch: brief, detailed, single_round, multi_round or "
-        "complex. By default the published ones of the stage.",
+        help="Conversation types, one type per batch: brief, detailed, single_round, multi_round or complex. By "
+        "default as published for the stage.",
     )
-    data_ratios: list[float] | None = argument(None, help="Relative frequency of each kind.")
-    batch_sizes: list[int] | None = argument(None, help="Batch size of each kind, on each device.")
-    max_train_samples: int | None = argument(None, help="Number of training rows of each kind.")
-    max_eval_samples: int = argument(200, help="Number of evaluated rows of the validation split; 0 for none.")
-    num_points: int = argument(8192, help="Points per cloud, for a model from parts.")
-    sampling: str = argument("random", help="How these points are sampled: random, farthest or first.")
+    data_ratios: list[float] | None = argument(None, help="Relative frequency of each conversation type.")
+    batch_sizes: list[int] | None = argument(None, help="Batch size per device for each conversation type.")
+    max_train_samples: int | None = argument(None, help="Number of training rows for each conversation type.")
+    max_eval_samples: int = argument(200, help="Number of validation rows to evaluate; 0 for none.")
+    num_points: int = argument(8192, help="Points per cloud, for a model built from parts.")
+    sampling: str = argument("random", help="How to sample these points: random, farthest or first.")
 
     def __post_init__(self):
         options = json_mapping(self.dataset_options, "dataset_options")
@@ -172,7 +172,7 @@ class StageTrainingArguments(PointTrainingArguments):
     seed: int = field(default=42)
     step_cosine: dict | str | None = argument(
         None,
-        help="JSON object with settings of StepCosine (warmup_steps, warmup_lr, min_lr, epochs) instead of "
+        help="JSON object with settings of StepCosine (warmup_steps, warmup_lr, min_lr, epochs), which replaces "
         "lr_scheduler_type; its epochs divide --max_steps.",
     )
 

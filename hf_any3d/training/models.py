@@ -79,18 +79,19 @@ class PointModelArguments(ModelArguments):
         help=f"One of {_listed_types()}. By default that of --model_name_or_path, else {_AROUND_ENCODERS}.",
     )
     model_name_or_path: str | None = argument(
-        None, help="Directory or hub name of a pretrained point transformer to fine-tune."
+        None, help="Directory or Hub name of a pretrained point transformer to fine-tune."
     )
     encoder_weights: str = argument(
         "pretrained",
-        help="Weights of the frozen encoder: pretrained, or as a control random (a new encoder of the same shape), "
-        "shuffled (each tensor's values in another order) or none (tokenizer and head alone, to classify clouds).",
+        help="Weights of the frozen encoder: pretrained, or, as a control, random (random initialization), "
+        "shuffled (values permuted within each tensor) or none (only tokenizer and head; classification "
+        "only).",
     )
-    random_encoder: bool = argument(False, help="The same as --encoder_weights random.")
-    no_encoder: bool = argument(False, help="The same as --encoder_weights none.")
+    random_encoder: bool = argument(False, help="Same as --encoder_weights random.")
+    no_encoder: bool = argument(False, help="Same as --encoder_weights none.")
     tuning: str = argument("full", help=f"Fine-tuning protocol of a point transformer: {', '.join(PROTOCOLS)}.")
     drifting_statistics: bool = argument(
-        False, help="Frozen parts drop branches and update running statistics, as in released programs."
+        False, help="Keep drop path and running statistics of frozen parts active, as in the original code."
     )
 
     def __post_init__(self):

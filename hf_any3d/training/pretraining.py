@@ -142,11 +142,11 @@ class PretrainingDataArguments(DataArguments):
     """The dataset to pretrain on; labels are not used for training."""
 
     validation_fraction: float = argument(
-        0.1, help="Share of the training split to evaluate on, if there is no validation split."
+        0.1, help="Share of the training split to hold out for evaluation, if there is no validation split."
     )
-    select_on_test: bool = argument(False, help="Select the weights on the test split, as published programs do.")
+    select_on_test: bool = argument(False, help="Select the checkpoint on the test split, as the original code does.")
     processor_config: dict | str | None = argument(
-        None, help="JSON object with further settings of the processor, such as sampling."
+        None, help="JSON object with additional processor settings, such as sampling."
     )
 
     def __post_init__(self):
@@ -193,13 +193,17 @@ class TeacherArguments:
 
     teacher: str = argument(
         "sentence-transformers/all-MiniLM-L6-v2",
-        help="Hub name or directory of a text, vision or audio encoder; none for a plain autoencoder.",
+        help="Directory or Hub name of a text, vision or audio encoder; none for a plain autoencoder.",
     )
-    tower: str | None = argument(None, help="Encoder of a composite checkpoint: text, vision or audio.")
+    tower: str | None = argument(None, help="Which encoder of a multimodal checkpoint: text, vision or audio.")
     teacher_revision: str | None = argument(None, help="Branch, tag or commit of the teacher.")
     teacher_layers: int | None = argument(None, help="Use only the first layers of the teacher.")
-    random_teacher: bool = argument(False, help="Use random weights of the teacher; they are stored with the model.")
-    attn_implementation: str | None = argument(None, help="sdpa, eager, flash_attention_2, …")
+    random_teacher: bool = argument(
+        False, help="Initialize the teacher randomly; its weights are saved with the model."
+    )
+    attn_implementation: str | None = argument(
+        None, help="Attention implementation: sdpa, eager, flash_attention_2, …"
+    )
     model_config: dict | str | None = argument(
         None, help="JSON object with settings of ActAutoencoderConfig, such as num_codes."
     )
@@ -221,17 +225,19 @@ class AutoencoderTrainingArguments(PretrainingArguments):
     weight_decay: float = field(default=5e-4)
     temperature_start: float = argument(1.0, help="Initial temperature of the Gumbel softmax.")
     temperature_end: float = argument(0.0625, help="Final temperature.")
-    temperature_steps: int = argument(100_000, help="Optimizer steps to the final temperature.")
+    temperature_steps: int = argument(100_000, help="Optimizer steps until the final temperature.")
     kl_weight_end: float = argument(0.1, help="Final weight of the KL term; initially 0.")
-    kl_weight_delay: int = argument(10_000, help="Optimizer steps before the weight increases.")
-    kl_weight_steps: int = argument(100_000, help="Optimizer steps in which it increases.")
+    kl_weight_delay: int = argument(10_000, help="Optimizer steps before the KL weight starts to increase.")
+    kl_weight_steps: int = argument(100_000, help="Optimizer steps over which the KL weight increases.")
     f_score_threshold: float = argument(
-        0.01, help="Distance up to which a reconstructed point is correct, in units of the clouds."
+        0.01, help="Distance within which a reconstructed point counts as correct, in data units."
     )
     drop_zero_sums: bool = argument(
-        False, help="Ignore points whose coordinates sum to 0 in evaluation, as the released program does."
+        False, help="Ignore points whose coordinates sum to 0 in evaluation, as the original code does."
     )
-    pictured_clouds: int = argument(6, help="Number of clouds shown with their reconstructions in a web page.")
+    pictured_clouds: int = argument(
+        6, help="Number of point clouds to show with their reconstructions in an HTML page."
+    )
 
     def schedules(self) -> dict[str, Callable[[int], float]]:
         """Return temperature and weight of the KL term by optimizer step, under the autoencoder's argument names."""
@@ -282,22 +288,23 @@ def build_autoencoder(arguments: TeacherArguments, **config: Any) -> ActAutoenco
 class StudentArguments:
     """The autoencoder that teaches, and the config of the student; or the pretraining that is continued."""
 
-    autoencoder: str | None = argument(None, help="Directory or hub name of a trained autoencoder; it stays frozen.")
+    autoencoder: str | None = argument(None, help="Directory or Hub name of a trained autoencoder; it stays frozen.")
     model_name_or_path: str | None = argument(
         None,
-        help="Directory or hub name of a pretrained student to train further in its own way, such as a converted "
-        "pretraining file of Point-MAE, Point-BERT, ReCon or PointGPT; in place of --autoencoder.",
+        help="Directory or Hub name of a pretrained student to continue pretraining with its own objective, such "
+        "as a converted Point-MAE, Point-BERT, ReCon or PointGPT; instead of --autoencoder.",
     )
     student: str | None = argument(
         None,
-        help="Directory or hub name of an encoder that training starts from: a point transformer such as that of "
-        "Point-MAE, ReCon or PointGPT, or an encoder that is aligned with texts or reads voxels; by default an "
-        "untrained ACT student.",
+        help="Directory or Hub name of an encoder to start from: a point transformer such as Point-MAE, ReCon or "
+        "PointGPT, a text-aligned encoder or a voxel encoder; by default an untrained ACT student.",
     )
     mask_ratio: float | None = argument(None, help="Share of masked patches.")
-    mask_type: str | None = argument(None, help="random masks single patches, block a region.")
-    distillation_loss: str | None = argument(None, help="cosine, l2, smooth_l1, contrastive or barlow.")
-    model_config: dict | str | None = argument(None, help="JSON object with any further settings of ActConfig.")
+    mask_type: str | None = argument(None, help="Masking strategy: random (single patches) or block (a region).")
+    distillation_loss: str | None = argument(
+        None, help="Distillation loss: cosine, l2, smooth_l1, contrastive or barlow."
+    )
+    model_config: dict | str | None = argument(None, help="JSON object with additional settings of ActConfig.")
 
     def __post_init__(self):
         self.model_config = json_mapping(self.model_config, "model_config")
@@ -331,11 +338,15 @@ def build_student(arguments: StudentArguments) -> PreTrainedModel:
 class ProbeArguments:
     """Evaluation of frozen features during pretraining and at its end."""
 
-    probe_every: int = argument(0, help="Epochs between evaluations of the features by a linear SVM; 0 for none.")
-    probe_dataset: str | None = argument(None, help="Labeled dataset for it; by default that of pretraining.")
-    probe_data_dir: str | None = argument(None, help="Directory of its files; by default --data_dir.")
-    probe_dataset_options: dict | str | None = argument(None, help="JSON object with further options of that dataset.")
-    probe_cost: float = argument(0.01, help="C of the SVM.")
+    probe_every: int = argument(0, help="Evaluate the features with a linear SVM every this many epochs; 0 for never.")
+    probe_dataset: str | None = argument(
+        None, help="Labeled dataset for the linear SVM; by default the pretraining dataset."
+    )
+    probe_data_dir: str | None = argument(None, help="Directory with its files; by default --data_dir.")
+    probe_dataset_options: dict | str | None = argument(
+        None, help="JSON object with additional options of that dataset."
+    )
+    probe_cost: float = argument(0.01, help="Regularization parameter C of the SVM.")
 
     def __post_init__(self):
         self.probe_dataset_options = json_mapping(self.probe_dataset_options, "probe_dataset_options")

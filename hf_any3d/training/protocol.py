@@ -92,19 +92,20 @@ class ProtocolArguments:
     """Preparation of clouds, few-shot folds, test selection and voting."""
 
     processor_config: dict | str | None = argument(
-        None, help="JSON object with further settings of the processor, such as sampling, scale and extent."
+        None, help="JSON object with additional processor settings, such as sampling, scale and extent."
     )
     augment_whole: bool = argument(
-        False, help="Apply the transforms to complete clouds as stored; they must sample num_points."
+        False, help="Augment the full stored point clouds; the transforms must then sample num_points."
     )
-    few_shot: dict | str | None = argument(
-        None, help="JSON object with way, shot and fold: draw few rows of few classes."
-    )
+    few_shot: dict | str | None = argument(None, help="JSON object with way, shot and fold, for few-shot evaluation.")
     select_on_test: bool = argument(
-        False, help="Select the weights on the test split, as many published results do; the card states it."
+        False,
+        help="Select the checkpoint on the test split, as many published results do; the model card states this.",
     )
-    voting: int = argument(0, help="Also evaluate the mean logits of this many augmented copies of each test cloud.")
-    vote_augment: list[str] | None = argument(None, help="Transforms of these copies; by default those of training.")
+    voting: int = argument(
+        0, help="Also evaluate with test-time augmentation: mean logits over this many augmented copies."
+    )
+    vote_augment: list[str] | None = argument(None, help="Transforms for these copies; by default those of training.")
 
     def __post_init__(self):
         self.processor_config = json_mapping(self.processor_config, "processor_config")

@@ -122,15 +122,17 @@ class SegmentationDataArguments(DataArguments):
     """Training data."""
 
     dataset_name: str = argument(
-        "rooms", help="Name in the catalog (rooms, parts, parquet, …) or of a hub repository (owner/name)."
+        "rooms", help="Dataset in the catalog (rooms, parts, parquet, …) or on the Hub (owner/name)."
     )
     block_size: float | None = argument(
-        None, help="Edge of the columns that scenes are cut into, in their units; by default clouds are not cut."
+        None, help="Edge length of the columns to split scenes into, in their units; by default scenes are not split."
     )
-    block_overlap: float = argument(0.5, help="Share of a column that overlaps with the next one.")
-    min_block_points: int = argument(1, help="Training columns with fewer points are drawn again if there are others.")
+    block_overlap: float = argument(0.5, help="Overlap of neighboring columns, as a share of their edge length.")
+    min_block_points: int = argument(
+        1, help="Minimum points of a training column; smaller ones are replaced by another draw, if possible."
+    )
     scene_votes: int = argument(
-        1, help="How often scenes are divided into blocks for evaluation; predictions are averaged."
+        1, help="Number of times to split scenes into blocks for evaluation; predictions are averaged."
     )
 
 
@@ -138,10 +140,14 @@ class SegmentationDataArguments(DataArguments):
 class SegmentationTrainingArguments(PointTrainingArguments):
     """Training arguments with defaults for segmentation."""
 
-    metric_for_best_model: str | None = argument("mean_iou", help="For parts, mean_iou means instance_miou.")
+    metric_for_best_model: str | None = argument(
+        "mean_iou", help="Metric for selecting the best checkpoint; for parts, mean_iou means instance_miou."
+    )
     num_train_epochs: float = field(default=20)
     class_weighting: float = argument(
-        0.0, help="Power of the inverse frequency that weights classes in the loss; 0 weights all the same."
+        0.0,
+        help="Exponent of the inverse class frequency used as class weight in the loss; 0 weights all classes "
+        "equally.",
     )
 
 

@@ -109,8 +109,8 @@ RECORD = Record(
             takes={
                 "kind": "dvae, pretrain, cls, partseg, semseg, point_mae, point_bert, point_bert_cls or "
                 "point_bert_partseg",
-                "teacher": "the frozen teacher of stages I and II, to compare it and leave it out",
-                "store_encoder": "store a named teacher too",
+                "teacher": "the frozen teacher of stages I and II, to verify it and omit it from the result",
+                "store_encoder": "also store the weights of a named teacher",
                 **REVISION,
                 **CLASSES,
                 **LICENSE,
@@ -125,10 +125,10 @@ RECORD = Record(
             "act.adapters",
             title="PointGST, IDPT, DAPT, PPT",
             takes={
-                "base": "the pretrained transformer, to compare it and leave it out",
-                "pooling": "what the head reads, such as cls,prompt_mean,max",
-                "prompt_layer": "of IDPT: block, from 0, before which the prompt is",
-                "prompt_groups": "of PPT: number of further patches",
+                "base": "the pretrained transformer, to verify it and omit it from the result",
+                "pooling": "inputs of the head, such as cls,prompt_mean,max",
+                "prompt_layer": "for IDPT, index of the block, from 0, before which the prompt is inserted",
+                "prompt_groups": "for PPT, number of additional patches",
                 **REVISION,
                 **CLASSES,
                 **LICENSE,

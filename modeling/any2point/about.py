@@ -44,9 +44,9 @@ RECORD = Record(
             "any2point.convert",
             title="Any2Point",
             takes={
-                "variant": "clip-scan, dinov2-modelnet and so on",
-                "encoder": "the frozen encoder, if not the authors'",
-                "store_encoder": "store a named encoder too",
+                "variant": "model variant, such as clip-scan or dinov2-modelnet",
+                "encoder": "the frozen encoder, if it differs from the authors'",
+                "store_encoder": "also store the weights of a named encoder",
                 **CLASSES,
                 **LICENSE,
                 **REVISION,

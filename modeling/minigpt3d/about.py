@@ -55,8 +55,8 @@ RECORD = Record(
             of_parts="convert_minigpt3d_parts",
             title="MiniGPT-3D",
             takes={
-                "tokenizer": "the tokenizer, if it is elsewhere",
-                "stage": "which stage, if the last file is of stage II or III; else 3",
+                "tokenizer": "the tokenizer, if it is stored elsewhere",
+                "stage": "training stage of the last file, if it is II or III; by default 3",
                 "dtype": "float32 (the default), bfloat16 or float16",
                 **LICENSE,
                 **PATCHES,

@@ -165,7 +165,7 @@ _PUBLISHED = {
 }
 
 _PROGRAM = ("Point Transformer V3", "convert_ptv3")
-_ARGUMENTS = "of a supervised model of your own sizes: JSON with its constructor's arguments"
+_ARGUMENTS = "JSON file with the constructor arguments of a supervised model with custom sizes"
 
 RECORD = Record(
     model_types={
@@ -205,10 +205,11 @@ RECORD = Record(
             "point_transformer_v3.convert",
             title="Point Transformer V3",
             takes={
-                "preset": "how clouds are prepared: sonata, concerto, concerto_outdoor, utonia_indoor, "
-                "utonia_outdoor, utonia_objects, utonia_tabletop or utonia_city; by default as for rooms",
-                "trained_with": "of a supervised model: pointcept-1.5.1, pointcept-1.5.2 or pointcept-1.6, whose "
-                "rules differ and are in no file; published weights are of the first",
+                "preset": "preprocessing: sonata, concerto, concerto_outdoor, utonia_indoor, utonia_outdoor, "
+                "utonia_objects, utonia_tabletop or utonia_city; by default the one for rooms",
+                "trained_with": "Pointcept version that trained a supervised model: pointcept-1.5.1, "
+                "pointcept-1.5.2 or pointcept-1.6. They differ in details that checkpoints do not "
+                "record; published weights use the first",
                 "arguments": _ARGUMENTS,
                 **CLASSES,
                 **LICENSE,

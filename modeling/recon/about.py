@@ -46,16 +46,16 @@ RECORD = Record(
             title="ReCon",
             takes={
                 "kind": "pretrain, cls, partseg, zero_shot or transformer",
-                "plain_blocks": "open a pretraining file in ACT's blocks and without image and text queries, as "
-                "published adapters on ReCon do: another network, whose features differ",
+                "plain_blocks": "load a pretraining checkpoint into ACT blocks without image and text queries, as "
+                "published ReCon adapters do; the network and its features differ from ReCon's",
                 **CLASSES,
                 **LICENSE,
                 **DATASET,
                 **PATCHES,
                 **HEADS,
                 **POINTS,
-                "text_weight": "factor of the text query for zero-shot, beside the image query; by default 0.25, for "
-                "ModelNet40",
+                "text_weight": "weight of the text query relative to the image query in zero-shot classification; "
+                "by default 0.25, as for ModelNet40",
             },
         )
     },

@@ -47,9 +47,9 @@ RECORD = Record(
             "spatiallm.convert",
             title="SpatialLM",
             takes={
-                "tokenizer": "the tokenizer, if it is elsewhere",
-                "dtype": "float32, bfloat16 or float16; by default as its files",
-                "code_template": "code_template.txt of its training",
+                "tokenizer": "the tokenizer, if it is stored elsewhere",
+                "dtype": "float32, bfloat16 or float16; by default that of the files",
+                "code_template": "code_template.txt used for training",
                 **LICENSE,
             },
         ),

@@ -37,15 +37,15 @@ def test_evaluations_are_compared_as_text_json_csv_and_page(tmp_path):
     code, out, err = run("compare", first, worse, alike, "--output", page)
     assert code == 0, err
     heading, head, *rows, one, other, holm = out.splitlines()
-    assert heading == "accuracy on 20 scans (test):" and head.split()[-3:] == ["trained", "time", "memory"]
+    assert heading == "accuracy on 20 scans (test):" and head.split()[-3:] == ["trainable", "time", "memory"]
     assert rows[0].split()[-4:] == ["1,234", "12", "min", "5", "MB"][-4:]
     # Nothing is known of the other trainings.
     assert rows[1].split()[-3:] == ["–"] * 3
     # 9 against 1 of 10: the exact p value is 0.0215, twice as large for two comparisons.
     assert one.startswith("<b> is worse than wide: -40.0 points (95 % interval") and "p = 0.043" in one
-    assert "lora and wide cannot be told apart: -5.0 points" in other
-    assert "Fewer than 6 scans on which one alone is right can tell no two runs apart" in other
-    assert "adjusted for 2 comparisons (Holm)" in holm
+    assert "lora and wide do not differ significantly: -5.0 points" in other
+    assert "At least 6 scans that only one run gets right are needed to show a difference" in other
+    assert "Holm-adjusted for 2 comparisons" in holm
     text = page.read_text()
     assert "<title>wide, &lt;b&gt; and lora compared</title>" in text and "https:" not in text
     code, out, _ = run("compare", first, worse, alike, "--json", "--output", tmp_path / "table.csv")
@@ -64,7 +64,7 @@ def test_trainings_are_compared_on_the_scans_that_they_held_out_and_on_others(tm
     assert run("train", "scans", *FASTEST, "--folds", 2, "--output", "outputs/other").code == 0
     code, out, err = run("compare", "outputs/scans", "outputs/other")
     assert code == 0 and out.startswith("accuracy on 8 scans (cross-validation):"), err
-    assert "other and scans cannot be told apart: +0.0 points" in out
+    assert "other and scans do not differ significantly: +0.0 points" in out
     metrics = json.loads((tmp_path / "outputs/scans/metrics.json").read_text())
     trained = f"{metrics['trained_parameters']:,}"
     assert all(trained in row for row in out.splitlines()[2:4])
@@ -75,7 +75,7 @@ def test_trainings_are_compared_on_the_scans_that_they_held_out_and_on_others(tm
     assert code == 2 and facts["scans"] == 6 and facts["runs"][0]["seconds"] > 0 and "torn.ply" in err
     (tmp_path / "outputs/other/_scan_scores.json").unlink()
     out = run("compare", "outputs/scans", "outputs/other").out
-    assert "Without intervals and test: other has no scores of single scans; evaluate all runs on the same" in out
+    assert "No intervals or test: other has no scores of single scans; evaluate all runs on the same" in out
 
 
 def test_what_cannot_be_compared_is_one_line(tmp_path):

@@ -36,9 +36,9 @@ def test_options_of_a_command_make_a_run_and_continue_it(models, scans, tmp_path
     first = run(*words, "--workers", 1)
     assert (first.code, first.out) == (2, f"{table}: 4 files, 1 failed\n")
     rows = lines_of(table)
-    assert run(*words, "--resume").out == f"{table}: 4 files, 4 of them before, 1 failed\n"
+    assert run(*words, "--resume").out == f"{table}: 4 files, 4 already done, 1 failed\n"
     assert lines_of(table) == rows
-    assert "4 of them before" not in run(*words, "--resume", "--top-k", 1).out, "other settings are another run"
+    assert "4 already done" not in run(*words, "--resume", "--top-k", 1).out, "other settings are another run"
     for more, error in (
         (("--no-unknown",), "--unknown in a run: a table has the column wherever the model has the score"),
         (("--json",), "--json and --csv print"),
@@ -86,7 +86,7 @@ def test_an_interrupted_run_continues_and_gives_the_same_table(predict, tmp_path
     expected = lines_of(tmp_path / "a.jsonl")
     lines = (tmp_path / "a.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "a.jsonl").write_text("".join(lines[:2]) + '{"file": "cut o')
-    assert "4 files, 2 of them before, 1 failed" in predict().out
+    assert "4 files, 2 already done, 1 failed" in predict().out
     found = lines_of(tmp_path / "a.jsonl")
     assert [row["file"] for row in found] == [row["file"] for row in expected]
     # Other clouds in a batch change the last digits.
@@ -96,11 +96,11 @@ def test_an_interrupted_run_continues_and_gives_the_same_table(predict, tmp_path
 @pytest.mark.slow
 def test_only_changed_new_and_retried_files_are_processed_again(predict, scans):
     predict()
-    assert "4 files, 4 of them before, 1 failed" in predict().out
+    assert "4 files, 4 already done, 1 failed" in predict().out
     np.save(scans / "holes.npy", np.random.default_rng(1).normal(size=(90, 3)))
     np.save(scans / "new.npy", np.random.default_rng(2).normal(size=(90, 3)))
-    assert "5 files, 3 of them before, 1 failed" in predict().out
-    assert "5 files, 4 of them before, 1 failed" in predict("--retry").out
+    assert "5 files, 3 already done, 1 failed" in predict().out
+    assert "5 files, 4 already done, 1 failed" in predict("--retry").out
 
 
 @pytest.mark.slow

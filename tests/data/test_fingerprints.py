@@ -167,7 +167,7 @@ def test_an_input_is_known_by_its_bytes_and_a_file_by_its_buffers(tmp_path):
 def test_a_run_does_not_continue_with_other_weights(saved, tmp_path):
     words = ("predict", FILES / "chair.ply", "--model", saved, "--output", tmp_path / "t.jsonl", "--resume")
     assert run(*words).code == 0
-    assert "1 of them before" in run(*words).out
+    assert "1 already done" in run(*words).out
     before = (tmp_path / "t.jsonl").read_bytes()
     change_weights(saved)
     code, _, err = run(*words)
@@ -181,8 +181,8 @@ def test_a_run_knows_standard_input_by_its_bytes(saved, tmp_path):
     first, second = ("\n".join(" ".join(map(str, row)) for row in points) for points in (cloud, cloud[::-1]))
     assert len(first) == len(second) and first != second
     assert run(*words, stdin=first).code == 0
-    assert "of them before" in run(*words, stdin=first).out
-    assert "of them before" not in run(*words, stdin=second).out
+    assert "already done" in run(*words, stdin=first).out
+    assert "already done" not in run(*words, stdin=second).out
 
 
 @pytest.mark.slow
@@ -191,9 +191,9 @@ def test_a_run_reads_a_file_of_equal_size_and_time_again(saved, tmp_path, task):
     file = tmp_path / "cloud.ply"
     file.write_bytes(point_cloud_bytes(PointCloudData(np.random.default_rng(0).normal(size=(40, 3))), "ply"))
     words = (task, file, "--model", saved, "--output", tmp_path / "t.jsonl", "--resume")
-    assert run(*words).code == 0 and "1 of them before" in run(*words).out
+    assert run(*words).code == 0 and "1 already done" in run(*words).out
     other_content(file, file.read_bytes()[-24:], b"\0\0\x80\x3f" * 6)
-    assert "of them before" not in run(*words).out
+    assert "already done" not in run(*words).out
     for more in (("--top-k", 2) if task == "predict" else ("--feature", "tokens"), ("--up-axis", "z")):
         assert "was made by other settings" in run(*words, *more).err
 

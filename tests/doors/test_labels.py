@@ -60,7 +60,7 @@ def test_folders_of_scans_come_back_as_folders(street, shell):
     assert (shell.folder / "pages" / "a.html").exists()
     rows = [json.loads(line) for line in (shell.folder / "labeled" / "results.jsonl").read_text().splitlines()]
     assert [row["points"] for row in rows] == [200, 200] and rows[0]["output"].endswith("a.laz")
-    assert "2 of them before" in shell("hf-any3d segment scans --model model --output labeled --resume").out
+    assert "2 already done" in shell("hf-any3d segment scans --model model --output labeled --resume").out
 
 
 def test_a_program_labels_a_scan(street, shell):

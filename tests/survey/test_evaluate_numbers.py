@@ -36,8 +36,8 @@ def test_figures_are_those_counted_by_hand(files):
     code, out, err = run("evaluate", *files, "--numbers", "itc_ref")
     assert code == 0, err
     assert out.splitlines() == [
-        "true things 3: found 2, missed 1",
-        "predicted things 3: right 2, invented 1",
+        "true objects 3: found 2, missed 1",
+        "predicted objects 3: correct 2, false positives 1",
         "precision 66.7 %   recall 66.7 %   F1 66.7 %   mean best IoU 53.8 %   of 112 points",
         "with fewer than 10 points, not counted: 1 true, 0 predicted",
     ]

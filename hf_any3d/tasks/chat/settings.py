@@ -17,7 +17,7 @@ class ChatSettings:
 
     text: str | None = setting(
         None,
-        "The question.",
+        "The question to ask.",
         refused={
             "command": "questions are typed, line by line",
             "service": "questions are among the `messages`, as in OpenAI's API",
@@ -27,7 +27,7 @@ class ChatSettings:
     )
     max_new_tokens: int = setting(
         256,
-        "Longest answer, in tokens.",
+        "Maximum number of tokens in an answer.",
         low=1,
         defaults={"command": 200, "demo": 60},
         names={"service": "max_tokens"},
@@ -44,17 +44,17 @@ class ChatSettings:
         },
     )
     temperature: float = setting(
-        0.2, "Sampling temperature; 0 is greedy.", low=0, high=2, refused=_ONE_TABLE | _GREEDY
+        0.2, "Sampling temperature; 0 for greedy decoding.", low=0, high=2, refused=_ONE_TABLE | _GREEDY
     )
     top_p: float = setting(
-        0.9, "Probability mass of the tokens to sample from.", low=0, high=1, refused=_ONE_TABLE | _GREEDY | _NO_SLIDER
+        0.9, "Probability mass for nucleus (top-p) sampling.", low=0, high=1, refused=_ONE_TABLE | _GREEDY | _NO_SLIDER
     )
     repetition_penalty: float = setting(
         1.05,
-        "Above 1, repetitions are less likely.",
+        "Repetition penalty; values above 1 make repetition less likely.",
         low=0.1,
         refused={"service": "it is none of OpenAI's API", **_ONE_TABLE, **_GREEDY, **_NO_SLIDER},
     )
     seed: int | None = setting(
-        None, "Random seed, for the same answers again.", argument=None, refused=_ONE_TABLE | _GREEDY | _NO_SLIDER
+        None, "Random seed, for reproducible answers.", argument=None, refused=_ONE_TABLE | _GREEDY | _NO_SLIDER
     )

@@ -16,7 +16,7 @@ class ClassificationSettings:
 
     top_k: int | None = setting(
         5,
-        "Number of labels.",
+        "Number of labels to return.",
         low=1,
         none="all",
         is_named=True,
@@ -24,11 +24,15 @@ class ClassificationSettings:
         refused={"demo": "the page shows the eight likeliest"},
     )
     votes: int | None = setting(
-        None, "Answer by the mean of this many slightly stretched copies.", low=1, refused={"demo": AT_ONCE}
+        None,
+        "Average predictions over this many slightly stretched copies (test-time augmentation).",
+        low=1,
+        refused={"demo": AT_ONCE},
     )
     unknown: bool | None = setting(
         None,
-        "Say how unlike the training's clouds each is, if the model knows, and what else speaks against the answer.",
+        "Report how unlike the training data each input is, if the model supports it, and other reasons "
+        "to doubt the answer.",
         defaults={"command": True},
         refused={
             "runs": "a table has the column wherever the model has the score",
@@ -36,5 +40,5 @@ class ClassificationSettings:
             "demo": "the page shows labels alone",
         },
     )
-    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.", is_named=True)
+    up_axis: Literal["x", "y", "z"] | None = setting(None, "Up axis of the point clouds.", is_named=True)
     estimate_normals: bool = setting(False, ESTIMATE_NORMALS)

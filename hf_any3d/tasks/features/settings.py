@@ -14,11 +14,11 @@ class FeatureSettings:
 
     feature: Literal["pooled", "class_token", "tokens"] = setting(
         "pooled",
-        "Which feature; of tokens rows have the mean, and the service each with its center.",
+        "Feature to return; for tokens, rows contain their mean, and the service returns each token with its center.",
         # The pipeline returns all of them.
         argument=None,
         is_named=True,
         refused={"demo": "shapes are similar by the pooled feature, the one that models compare"},
     )
-    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.", is_named=True)
+    up_axis: Literal["x", "y", "z"] | None = setting(None, "Up axis of the point clouds.", is_named=True)
     estimate_normals: bool = setting(False, ESTIMATE_NORMALS)

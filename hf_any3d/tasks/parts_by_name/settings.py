@@ -14,32 +14,32 @@ class PartsByNameSettings:
     """Settings of `zero-shot-point-cloud-segmentation`."""
 
     labels: tuple[str, ...] | None = setting(
-        None, "Names of parts, for models that find parts by name.", argument="candidate_labels"
+        None, "Part names, for models that find parts by name.", argument="candidate_labels"
     )
     category: str | None = setting(
         None,
-        "Category of the object, for models of parts.",
+        "Object category, for part segmentation models.",
         refused={"demo": "it is part of the words"},
     )
     templates: str | None = setting(
         None,
-        "Texts around names: part_only, part_plus_cat or ensemble.",
+        "Prompt templates for the names: part_only, part_plus_cat or ensemble.",
         refused={"demo": "the page asks with the model's own texts"},
     )
     text_features: Any = setting(
         None,
-        "A vector for each name, instead of the text tower.",
+        "A precomputed vector for each name, instead of running the text encoder.",
         refused={"demo": "words are typed there", "service": "it opens no files of its machine"},
     )
     votes: bool = setting(
         False,
-        "Answer by the mean of turned or mirrored copies, as a model was judged.",
+        "Average predictions over rotated or mirrored copies (test-time augmentation), as in the model's evaluation.",
         refused={"demo": AT_ONCE},
     )
-    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.")
+    up_axis: Literal["x", "y", "z"] | None = setting(None, "Up axis of the point clouds.")
     max_points: int | None = setting(
         None,
-        "Thin larger clouds out to this many points.",
+        "Downsample larger point clouds to this many points.",
         low=1,
         refused={"demo": "larger clouds are thinned anyway"},
     )

@@ -15,7 +15,7 @@ class ReconstructionSettings:
 
     threshold: float = setting(
         0.01,
-        "Distance up to which a point is found again, for the F-score; above 0.",
+        "Distance within which a point counts as reconstructed, for the F-score; above 0.",
         refused={
             "runs": _NOT_SERVED,
             "many_files": _NOT_SERVED,

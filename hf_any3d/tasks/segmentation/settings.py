@@ -15,33 +15,36 @@ _SHOWN = {"demo": "the page shows objects, whose points all have a part"}
 class SegmentationSettings:
     """Settings of `point-cloud-segmentation`."""
 
-    category: str | None = setting(None, "Category of the object, for models of parts.")
-    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.")
+    category: str | None = setting(None, "Object category, for part segmentation models.")
+    up_axis: Literal["x", "y", "z"] | None = setting(None, "Up axis of the point clouds.")
     max_points: int | None = setting(
         None,
-        "Thin larger clouds out to this many points.",
+        "Downsample larger point clouds to this many points.",
         low=1,
         refused={"demo": "larger clouds are thinned anyway"},
     )
     votes: bool = setting(
         False,
-        "Answer by the mean of turned or mirrored copies, as a model was judged.",
+        "Average predictions over rotated or mirrored copies (test-time augmentation), as in the model's evaluation.",
         refused={"demo": AT_ONCE},
     )
     unit: Literal["meters", "feet", "us-feet"] | None = setting(
-        None, "Unit of scans whose files say none, for models of tiles.", refused=_SHOWN
+        None, "Unit of files that do not state one, for models trained on tiles.", refused=_SHOWN
     )
     none_of_these: bool = setting(
-        False, "Label points that are unlike all learned ones so, for models of tiles.", refused=_SHOWN
+        False,
+        "Label points that are unlike all training classes as 'none of these', for models trained on tiles.",
+        refused=_SHOWN,
     )
     noise: bool = setting(
         False,
-        "Label points far below the ground, and lone ones far above it, so, for models of tiles.",
+        "Label points far below the ground, and isolated points far above it, as noise, for models trained on tiles.",
         refused=_SHOWN,
     )
     adapt: bool = setting(
         False,
-        "Learn once more from the points that the model is sure of, for models of tiles; slower.",
+        "Adapt to each scan by self-training on the points that the model is sure of, for models trained "
+        "on tiles; slower.",
         refused={"demo": AT_ONCE},
     )
     estimate_normals: bool = setting(False, ESTIMATE_NORMALS)

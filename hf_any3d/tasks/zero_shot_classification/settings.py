@@ -14,30 +14,30 @@ class ZeroShotClassificationSettings:
 
     labels: tuple[str, ...] | None = setting(
         None,
-        "Labels to choose from, for zero-shot models alone.",
+        "Candidate labels, for zero-shot models only.",
         argument="candidate_labels",
     )
     template: str | None = setting(
         None,
-        "Text with {} for a label, for zero-shot models.",
+        "Prompt template with {} for the label, for zero-shot models.",
         argument="hypothesis_template",
         refused={"demo": "the page asks with the model's own text"},
     )
     text_embeds: tuple[tuple[float, ...], ...] | None = setting(
         None,
-        "Features of the labels, (labels, width), in place of the model's text encoder.",
+        "Precomputed text features of the labels, (labels, width), instead of running the model's text encoder.",
         # There they are a file.
         names={"command": "text_features", "runs": "text_features"},
         refused={"demo": "words are typed there"},
     )
     top_k: int | None = setting(
         5,
-        "Number of labels.",
+        "Number of labels to return.",
         low=1,
         none="all",
         is_named=True,
         defaults={"command": 3, "runs": 3, "many_files": 1},
         refused={"demo": "the page shows all words"},
     )
-    up_axis: Literal["x", "y", "z"] | None = setting(None, "Axis that points up in the clouds.")
+    up_axis: Literal["x", "y", "z"] | None = setting(None, "Up axis of the point clouds.")
     estimate_normals: bool = setting(False, ESTIMATE_NORMALS)

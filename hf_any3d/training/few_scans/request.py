@@ -55,56 +55,54 @@ _DATA = {
 class FewScansArguments:
     """Settings of learning from few scans; those not given follow from their number."""
 
-    output_dir: str = argument("trainer_output", help="Directory to write the model to.")
+    output_dir: str = argument("trainer_output", help="Output directory for the model.")
     feature_sets: list[str] | None = argument(
         None,
-        help="Sets of frozen features: descriptors, encoder, wrap, views; by default what the table for this many "
-        "scans says, and those of the models that are given.",
+        help="Frozen features to use: descriptors, encoder, wrap, views; by default those tuned for this number "
+        "of scans, plus those of the models you pass.",
     )
     encoder: str | None = argument(
-        None, help="Pretrained point encoder for the features: directory or hub name; by default the packaged one."
+        None, help="Directory or Hub name of a pretrained point encoder for the features; by default the bundled one."
     )
     vision: str | None = argument(
-        None, help="Vision model of transformers that sees depth views of the clouds: directory or hub name."
+        None, help="Directory or Hub name of a transformers vision model to run on rendered depth views."
     )
     wrap: str | None = argument(
-        None, help="Directory of a trained model around an encoder of another modality, whose features are added."
+        None, help="Directory of a trained model around an encoder of another modality, to add its features."
     )
     wrap_weight: float | None = argument(
         None,
-        help="Share of the wrap's own answers in those of the model, from 0 to 1, for a wrap that has learned the "
-        "classes from these scans; by default its features are given to the linear head.",
+        help="Weight, from 0 to 1, of the predictions of the --wrap model in the final average, if it was trained "
+        "on these scans and classes; by default the linear head uses its features.",
     )
     copies: int | None = argument(
-        None, help="Slightly turned, scaled and jittered copies of each cloud, over which features are averaged."
+        None, help="Number of slightly rotated, scaled and jittered copies of each scan to average features over."
     )
-    strength: float | None = argument(
-        None, help="Weight of the scans against that of small weights, as C in logistic regression."
-    )
-    folds: int = argument(10, help="Folds of the cross-validation at most.")
+    strength: float | None = argument(None, help="Inverse regularization strength, as C in logistic regression.")
+    folds: int = argument(10, help="Maximum number of cross-validation folds.")
     heading: str = argument(
         "known",
-        help="known if scans face one direction, or any of them as they do later; unknown turns copies completely.",
+        help="known if scans share a heading, or if it varies in training as it will later; unknown rotates "
+        "copies by any angle about the up axis.",
     )
     allow_doubts: bool = argument(
-        False, help="Go on if names of classes differ only in case, or a scan has two labels."
+        False, help="Continue even if class names differ only in case, or a scan has two labels."
     )
     from_model: str | None = argument(
-        None, help="Directory of a model of this kind to add scans to; the features of its scans are reused."
+        None, help="Directory of a model of this type to add scans to; the features of its scans are reused."
     )
     unlike: int | None = argument(
         None,
         help="Drawn things of no class (noise, floors, bars, rooms) from which the unknown score tells scans; by "
         f"default {NUM_THINGS}, and none beside a vision model, which would take minutes for them.",
     )
-    one_sided: bool = argument(
-        True, help="Learn what the scans would look like from one side, for a remark on clouds that do."
-    )
+    one_sided: bool = argument(True, help="Train a check that warns about scans seen from one side only.")
     views: bool = argument(
-        False, help="Learn a view of each scan from one side besides, for whole scans where views will come."
+        False,
+        help="Also train on a one-sided view of each scan, for complete training scans and partial inputs later.",
     )
-    seed: int = argument(42, help="Seed of the folds.")
-    license: str | None = argument(None, help="License in the model card, as the hub writes it.")
+    seed: int = argument(42, help="Random seed for the folds.")
+    license: str | None = argument(None, help="License identifier for the model card, as on the Hub.")
 
     def __post_init__(self):
         check_settings(self, {"heading": ("known", "unknown")})
@@ -123,7 +121,7 @@ class FewScansDataArguments(DataArguments):
 
     num_points: int | None = argument(None, help="Points per cloud; by default 1,024.")  # pyright: ignore[reportIncompatibleVariableOverride]
     features: list[str] | None = argument(None, help="Channels per point; by default xyz.")  # pyright: ignore[reportIncompatibleVariableOverride]
-    up_axis: str | None = argument(None, help="Axis that points up; by default that of the data, else y.")  # pyright: ignore[reportIncompatibleVariableOverride]
+    up_axis: str | None = argument(None, help="Up axis; by default that of the dataset, otherwise y.")  # pyright: ignore[reportIncompatibleVariableOverride]
     # All scans are learned, and judged by cross-validation.
     validation_fraction: float = field(default=0.0)
 

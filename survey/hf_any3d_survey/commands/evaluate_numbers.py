@@ -26,36 +26,44 @@ _PREDICTED_COLUMN = "PredInstance"
 def evaluate_numbers(
     predicted: Annotated[
         Path,
-        typer.Argument(metavar="PREDICTED", help="A file whose points have numbers of things, or a folder of them."),
+        typer.Argument(
+            metavar="PREDICTED", help="A file with an object number for each point, or a folder of such files."
+        ),
     ],
     truth: Annotated[
         Path,
-        typer.Argument(metavar="TRUTH", help="The file, or a folder of files of the same names, with true numbers."),
+        typer.Argument(
+            metavar="TRUTH",
+            help="The file with ground-truth object numbers, or a folder of files with the same names.",
+        ),
     ],
     numbers: Annotated[
-        str, option("Column of TRUTH with the number of each point's thing, such as itc_ref or treeID; 0 is none.")
+        str,
+        option("Attribute of TRUTH with the object number of each point, such as itc_ref or treeID; 0 is background."),
     ],
-    field: Annotated[str, option("The same of PREDICTED.")] = _PREDICTED_COLUMN,
+    field: Annotated[str, option("Attribute of PREDICTED with the object numbers.")] = _PREDICTED_COLUMN,
     output: Annotated[
         Path | None,
-        output_option("Also write all figures (.json), a row for each true thing (.csv), or a page (.html)."),
+        output_option(
+            "Also write all metrics (.json), a row per ground-truth object (.csv), or an HTML page (.html)."
+        ),
     ] = None,
-    least_points: Annotated[int, option("Things with fewer points do not count.", min=1)] = 10,
+    least_points: Annotated[int, option("Ignore objects with fewer points.", min=1)] = 10,
     tolerance: Annotated[
         float | None,
         option(
-            "Largest distance of matched points in units of the files; by default a centimeter, without a known unit "
-            "1/10,000 of the extent.",
+            "Maximum distance between matched points, in the units of the files; by default one centimeter, or "
+            "1/10,000 of the extent if the unit is unknown.",
             min=0,
         ),
     ] = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Compare numbers of things, such as trees, with ground truth: which are found, missed and invented.
+    """Evaluate instance segmentation, such as numbered trees: which objects are found, missed or false positives.
 
-    A thing is found if its points and those of a predicted one have an intersection over union of at least one half.
-    Points are matched as those of labels are. Points of no thing in the truth are background.
+    An object is found if a predicted object overlaps it with an IoU of at least 0.5. Points are matched as in
+    `evaluate labels`. Points without an object in the ground truth are background.
     """
     ending = check_output(output, (*DATA, ".html"), as_json=as_json, as_csv=as_csv)
     from hf_any3d.evaluation.label_files import pair_files
@@ -95,9 +103,9 @@ def _lines(figures: dict[str, Any], least_points: int) -> list[str]:
 
     small = figures["too_small_true"], figures["too_small_predicted"]
     lines = [
-        f"true things {figures['true_things']:,}: found {figures['found']:,}, missed {figures['missed']:,}",
-        f"predicted things {figures['predicted_things']:,}: right {figures['found']:,}, "
-        f"invented {figures['invented']:,}",
+        f"true objects {figures['true_things']:,}: found {figures['found']:,}, missed {figures['missed']:,}",
+        f"predicted objects {figures['predicted_things']:,}: correct {figures['found']:,}, "
+        f"false positives {figures['invented']:,}",
         f"precision {share_of('precision')}   recall {share_of('recall')}   F1 {share_of('f1')}   "
         f"mean best IoU {share_of('mean_best_iou')}   of {figures['points']:,} points",
     ]

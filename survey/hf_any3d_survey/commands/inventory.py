@@ -43,34 +43,41 @@ _OUTPUTS = (*VIEWS, ".laz", ".las", ".ply", ".pcd", "")
 class CopyOptions:
     """Options of what is written."""
 
-    table: Annotated[Path | None, output_option("A row for each thing: .csv, .gpkg, .geojson.")] = None
-    dtm: Annotated[Path | None, output_option("Elevation of the ground as .tif.")] = None
-    chm: Annotated[Path | None, output_option("Height above the ground as .tif.")] = None
+    table: Annotated[Path | None, output_option("Table with a row per tree or building: .csv, .gpkg, .geojson.")] = (
+        None
+    )
+    dtm: Annotated[Path | None, output_option("Digital terrain model (ground elevation), .tif.")] = None
+    chm: Annotated[Path | None, output_option("Canopy height model (height above the ground), .tif.")] = None
     report: Annotated[
         Path | None,
-        output_option("Figures of the place, accuracy of its ground, and which cells to check: .html, .json."),
+        output_option(
+            "Report with statistics of the site, the accuracy of its ground, and cells to check: .html, .json."
+        ),
     ] = None
     checkpoints: Annotated[
         Path | None,
         option(
-            "Surveyed points (x, y, z) at which the report judges the ground: .csv, .gpkg, .geojson; a column "
-            "vegetated (yes or no) tells which stand under plants."
+            "Surveyed checkpoints (x, y, z) for the ground accuracy in the report: .csv, .gpkg, .geojson. An "
+            "optional column vegetated (yes or no) marks points under vegetation."
         ),
     ] = None
     keep_classes: Annotated[
-        bool, typer.Option("--keep-classes", help="Of copies: write no classes, only heights and numbers.")
+        bool,
+        typer.Option(
+            "--keep-classes", help="For copies: write heights and object numbers only, and keep all classes."
+        ),
     ] = False
     reclassify: Annotated[
-        bool, typer.Option("--reclassify", help="Of copies: write the class of all points, not only of class 0 and 1.")
+        bool, typer.Option("--reclassify", help="For copies: reclassify all points, not only those of class 0 and 1.")
     ] = False
-    number_field: Annotated[str, option("Of copies: column of the numbers; programs for forests look for treeID.")] = (
-        "PredInstance"
-    )
+    number_field: Annotated[
+        str, option("For copies: attribute for the object numbers; forestry software expects treeID.")
+    ] = "PredInstance"
     learn_from: Annotated[
         Path | None,
         option(
-            "A scan in which you numbered some 20 trees, and all other points are 0. If other settings find more of "
-            "them, these are used.",
+            "A scan in which you numbered about 20 trees, with 0 for all other points. If other settings find "
+            "more of them, those settings are used.",
             "--from",
         ),
     ] = None
@@ -85,17 +92,17 @@ def inventory(
     output: Annotated[
         Path | None,
         output_option(
-            "A copy of the file with heights, classes and numbers (out.laz for a .laz), a folder for copies of "
-            "several, or a page or picture of one."
+            "A copy of the file with heights, classes and object numbers (out.laz for a .laz), a folder for "
+            "copies of several files, or an HTML page or image of one."
         ),
     ] = None,
     device: Device = None,
 ) -> None:
-    """Give trees and buildings numbers, and points heights above the ground, in copies of files.
+    """Classify ground, vegetation and buildings, number trees and buildings, and add heights above ground.
 
-    Several files, or a folder of them, are tiles of one place: a thing that a border cuts has one number. Needs no
-    label: the model that comes with the package tells ground, vegetation and buildings apart. Copies keep every byte
-    but classes 0 and 1, and get HeightAboveGround in the unit of z, PredInstance and PredScore.
+    Several files, or a folder, are treated as tiles of one site: an object that crosses a tile border gets one number.
+    No labels are needed; the bundled model classifies the points. Copies change only the class of points of class 0
+    and 1, and add the attributes HeightAboveGround (in the unit of z), PredInstance and PredScore.
     """
     name, words = split_model(files, model)
     inputs = find_inputs(words, options.file_type)
@@ -129,14 +136,14 @@ def inventory(
     classes = "none" if copies.keep_classes else "all" if copies.reclassify else "unclassified"
     paths = [file.name for file in inputs.files]
     if suffix in VIEWS:
-        with status(f"finding the things of {paths[0]}"), file_errors(paths[0]):
+        with status(f"finding trees and buildings in {paths[0]}"), file_errors(paths[0]):
             result = pipe(paths[0], **answers.arguments)
         things = result["things"]
         gallery = Gallery(output, 1, "z")
         cloud = pipe.open(paths[0])
         title = f"{titles[paths[0]]}: {answers.caption(answers.row(result))}"
         gallery.add_view(answers.view(cloud, result), cloud, title)
-        write_gallery(gallery, f"things by {Path(name).name}")
+        write_gallery(gallery, f"objects by {Path(name).name}")
         count = len(result["numbers"])
     else:
         outputs = Outputs(
@@ -152,7 +159,7 @@ def inventory(
         # The tile in work is told where there are several.
         tell = print_note if len(paths) > 1 else lambda _: None
         command = shlex.join(["hf-any3d", *sys.argv[1:]])
-        with status(f"finding the things of {paths[0]}") if len(paths) == 1 else nullcontext():
+        with status(f"finding trees and buildings in {paths[0]}") if len(paths) == 1 else nullcontext():
             found = take_inventory(pipe, paths, outputs, progress=tell, command=command, **answers.arguments)
         things = found.things
         count = sum(found.points)
@@ -169,9 +176,9 @@ def inventory(
 
 def _words_of(chosen: TreeChoice) -> str:
     """Return what numbered trees have chosen."""
-    overlap = f"mean intersection over union with your trees {chosen.agreement:.2f}"
+    overlap = f"mean IoU with your trees {chosen.agreement:.2f}"
     if chosen.is_default:
-        return f"no other settings find surely more of its trees; the defaults are used ({overlap})"
+        return f"no other settings clearly find more of its trees; using the defaults ({overlap})"
     if chosen.smoothing is not None:
-        return f"crowns are told apart in a canopy smoothed by {chosen.smoothing:.2g} m ({overlap})"
+        return f"crowns are separated after smoothing the canopy by {chosen.smoothing:.2g} m ({overlap})"
     return f"neighboring crowns may differ {'more' if chosen.evenness == 0 else 'less'} in size ({overlap})"

@@ -26,33 +26,32 @@ _OUTPUTS = (".html", ".csv", ".las", ".laz")
 
 
 def suggest(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The tile, of any format of points.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The tile, in any point format.")],
     model: Annotated[
         str | None,
         option(
-            "Directory or hub name of a model that hf-any3d train has learned from tiles; by default the one of "
+            "Directory or Hub name of a model that hf-any3d train trained on tiles; by default the model of "
             "hf-any3d inventory."
         ),
     ] = None,
     output: Annotated[
         Path,
         output_option(
-            "A page to label the points on (.html), a table to fill in (.csv), or a cloud of these points for a "
-            "program of your own (.las or .laz, of a .las or .laz)."
+            "A labeling page (.html), a table to fill in (.csv), or the suggested points for your own software "
+            "(.las or .laz, if the tile is .las or .laz)."
         ),
     ] = Path("suggested.html"),
     points: Annotated[int, typer.Option(help="Number of points to label.", min=1)] = 200,
     unit: UnitOfFiles = None,
-    seed: Annotated[int, typer.Option(help="Another one gives other points.", min=0)] = 0,
-    browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed; another seed suggests other points.", min=0)] = 0,
+    browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     device: Device = None,
 ) -> None:
-    """Suggest the points of a tile whose labels would help a model most: where it is not sure, and unlike each other.
+    """Suggest which points of a tile to label next (active learning): uncertain and diverse points.
 
-    On the page a person sees each point in its surroundings and presses a key for its class; it needs no network. The
-    file that it saves is learned by `hf-any3d train answers.csv tile.laz --from MODEL`. A table has an empty column
-    for the class; a cloud has the class 0 in each point, and extra bytes with the row in the tile and the guess of the
-    model.
+    The page shows each point in its surroundings; you press a key to choose its class. It works offline. Train on the
+    file that it saves with `hf-any3d train answers.csv tile.laz --from MODEL`. A table has an empty column for the
+    class. A LAS or LAZ has class 0 for each point, and extra bytes with its index in the tile and the model's guess.
     """
     suffix = check_output(output, _OUTPUTS)
     name = SCENE_MODEL if model is None else check_model(model, "segment")
@@ -77,6 +76,6 @@ def suggest(
     # The page saves its answers under this name, and a table or cloud has them itself.
     answers = f"{file.stem}_answers.csv" if suffix == ".html" else output
     # The packaged model by a name that stays where Python moves.
-    print_line(f"then: hf-any3d train {answers} {file} --from {model or 'inventory'}")
+    print_line(f"next: hf-any3d train {answers} {file} --from {model or 'inventory'}")
     if browser and suffix == ".html":
         webbrowser.open(output.absolute().as_uri())

@@ -15,18 +15,16 @@ class InventorySettings:
     """Settings of `point-cloud-inventory`."""
 
     unit: Literal["meters", "feet", "us-feet"] | None = setting(
-        None, "Unit of scans whose files say none.", refused=_ONE_PLACE
+        None, "Unit of files that do not state one.", refused=_ONE_PLACE
     )
     smoothing: float | None = setting(
         None,
-        "Meters over which the canopy is smoothed before tops are looked for; by default the canopy itself decides.",
+        "Smoothing of the canopy height model before finding tree tops, in meters; by default chosen from the data.",
         low=0,
         high=20,
         refused=_ONE_PLACE,
     )
-    least_height: float = setting(
-        2.0, "Height in meters from which on vegetation is a tree.", low=0.5, high=50, refused=_ONE_PLACE
-    )
+    least_height: float = setting(2.0, "Minimum height of a tree, in meters.", low=0.5, high=50, refused=_ONE_PLACE)
     least_area: float = setting(
-        10.0, "Square meters from which on roof points that touch are a building.", low=1, refused=_ONE_PLACE
+        10.0, "Minimum area of a building, in square meters of connected roof points.", low=1, refused=_ONE_PLACE
     )

@@ -55,11 +55,11 @@ _NEAR = 0.5
 class AddedArguments:
     """Settings of adding points to a model of tiles."""
 
-    from_model: str = argument(help="Directory of the model that the points are added to, which stays as it is.")
-    output_dir: str = argument("trainer_output", help="Directory to write the new model to.")
-    unit: str | None = argument(None, help="Unit of tiles that say none: meters, feet or us-feet.")
-    seed: int = argument(42, help="Seed of order and noise.")
-    license: str | None = argument(None, help="License in the model card, as the hub writes it.")
+    from_model: str = argument(help="Directory of the model to add the points to; it is not changed.")
+    output_dir: str = argument("trainer_output", help="Output directory for the new model.")
+    unit: str | None = argument(None, help="Unit of tiles that do not state one: meters, feet or us-feet.")
+    seed: int = argument(42, help="Random seed for order and noise.")
+    license: str | None = argument(None, help="License identifier for the model card, as on the Hub.")
 
     def __post_init__(self):
         check_settings(self, {"unit": (None, *LENGTHS)})

@@ -18,53 +18,55 @@ FOLDS = 5
 class TilesArguments:
     """Settings of learning from a few labeled tiles; those not given follow from the tiles."""
 
-    output_dir: str = argument("trainer_output", help="Directory to write the model to.")
+    output_dir: str = argument("trainer_output", help="Output directory for the model.")
     ignore: str | None = argument(
         None,
-        help="Codes of points that are neither learned nor judged, such as 0,1, or none; by default, of LAS, those "
-        "that name no object, such as 0, 1, 7, 12 and 18. Negative ones never count.",
+        help="Class codes to ignore in training and evaluation, such as 0,1, or none; by default, LAS codes that "
+        "are not object classes, such as 0, 1, 7, 12 and 18. Negative codes are always ignored.",
     )
     label_field: str | None = argument(
         None,
-        help="Name of the column, property, field, array or extra dimension with the class of each point; by default "
-        "a usual one, such as label.",
+        help="Attribute with the class of each point (LAS dimension, PLY property, PCD field, text column or "
+        "array name); by default a common name such as label.",
     )
     merge: list[str] | None = argument(
         None,
-        help="Classes to join, such as 'vegetation=3,4,5', or 'other=2,3:64' with the code that files get. By default "
-        "that is the last code if all are of one family, and in LAS 1, unclassified, for others. Several may follow.",
+        help="Classes to merge, such as 'vegetation=3,4,5', or 'other=2,3:64' to set the code written to files. "
+        "By default, that code is the last one if all belong to one family; otherwise LAS uses 1 "
+        "(unclassified). Accepts several values.",
     )
     unit: str | None = argument(
         None,
-        help="Of scans of places, the unit of files that say none: meters, feet or us-feet; diagonal for objects, "
-        "whose size is that of their bounding box. By default meters for formats of scanners and clouds larger than "
-        "20 units, else, and for meshes, diagonal.",
+        help="Unit of files that do not state one: meters, feet or us-feet for scans of sites; diagonal scales "
+        "objects by their bounding box. By default meters for scanner formats and scans larger than 20 "
+        "units, otherwise, and for meshes, diagonal.",
     )
-    edges: list[float] | None = argument(
-        None, help="Edges of the voxels by which surroundings are measured, the smallest first."
-    )
+    edges: list[float] | None = argument(None, help="Voxel sizes for neighborhood features, smallest first.")
     returns: bool = argument(True, help="Use return numbers, if all tiles have them.")
     intensity: bool = argument(True, help="Use intensities, if all tiles have them.")
     colors: bool = argument(True, help="Use colors, if all tiles have them.")
     may_lack: str | None = argument(
         None,
-        help="Of returns, intensity and colors, those that some tiles lack, or those to label: the model learns with "
-        "and without them, such as returns,intensity. By default it uses what all tiles have, and needs it.",
+        help="Attributes that may be missing from some tiles, such as returns,intensity: the model trains with "
+        "and without them. By default it uses returns, intensity and colors if all tiles have them, and then "
+        "requires them.",
     )
     features: list[str] | None = argument(
         None,
-        help="Names of further columns that are learned from, such as reflectance,deviation: extra dimensions of LAS, "
-        "properties of PLY, fields of PCD, columns of text. Files to label need them, too.",
+        help="Additional attributes to train on, such as reflectance,deviation: LAS dimensions, PLY properties, "
+        "PCD fields or text columns. Files to label must have them too.",
     )
-    normals: bool = argument(True, help="Of objects, use directions of faces or normals, if all objects have them.")
+    normals: bool = argument(True, help="For objects: use face or point normals, if all objects have them.")
     upright: bool = argument(
-        True, help="Objects stand the same way; false for objects that lie in any direction, of which none is used."
+        True,
+        help="Whether all objects are upright; false for objects in arbitrary orientation, so that no "
+        "direction is used.",
     )
-    points: int = argument(12_000, help="Points that are learned of a tile, and of each of its thinned copies.")
-    folds: int = argument(FOLDS, help="Folds of the estimate at most; places stay whole.")
-    seed: int = argument(42, help="Seed of weights, draws and folds.")
-    up_axis: str | None = argument(None, help="Axis that points up; by default the one that all files say, else z.")
-    license: str | None = argument(None, help="License in the model card, as the hub writes it.")
+    points: int = argument(12_000, help="Training points per tile, and per thinned copy of it.")
+    folds: int = argument(FOLDS, help="Maximum number of cross-validation folds; sites are never split.")
+    seed: int = argument(42, help="Random seed for weights, sampling and folds.")
+    up_axis: str | None = argument(None, help="Up axis; by default the one stated by all files, otherwise z.")
+    license: str | None = argument(None, help="License identifier for the model card, as on the Hub.")
 
     def __post_init__(self):
         check_settings(self, {"unit": (None, *LENGTHS, "diagonal"), "up_axis": (None, "x", "y", "z")})
