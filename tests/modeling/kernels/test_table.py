@@ -1,6 +1,7 @@
 """Every operation of the table: its two implementations agree, and the setting chooses between them."""
 
 import copy
+import re
 import runpy
 from pathlib import Path
 
@@ -202,9 +203,12 @@ def test_autocast_rounds_results_no_more_than_its_own_precision(name):
         torch.testing.assert_close(one, list(other), rtol=tolerance, atol=tolerance)
 
 
-def test_page_lists_every_operation_with_its_reason():
+def test_page_lists_every_operation():
     page = (Path(__file__).parents[3] / "docs" / "kernels.md").read_text(encoding="utf-8")
-    assert [f"| `{name}` | {kernel.reason} |" in page for name, kernel in kernels.TABLE.items()] == [True] * len(CASES)
+    table = page.partition("## What is fused")[2].partition("\n## ")[0]
+    first_cells = re.findall(r"^\| (`.+?`) \|", table, re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(first_cells))) == sorted(kernels.TABLE)
+    assert all(kernel.reason for kernel in kernels.TABLE.values())
 
 
 def test_setting_is_checked():
