@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
     from hf_any3d.tasks.answers import Doubt
 
-LEARNED = "the model has learned this scan; how well it does on new ones is on its card"
+LEARNED = "the model was trained on this scan; its accuracy on new scans is on its card"
 
 
 class Asked:

@@ -128,7 +128,7 @@ def cases_of(name: str, inventory: Any, cloud: PointCloudData, truth: np.ndarray
             seen = inventory.look(changed, len(changed))
         except ValueError:
             continue
-        place = Place([len(changed)], least_height=1e9)
+        place = Place([len(changed)], min_height=1e9)
         place.add(0, seen)
         area = sum(thing.area for thing in place.things())
         is_wrong = _is_wrong(place.answers[0].classes, seen.heights, changed.further, area)

@@ -122,7 +122,7 @@ class ClassificationAnswers(Answers):
             other = self._why_unlike(cloud, best, again)
         if other is None and best.get("one_sided", 0.0) > 0.5:
             return Doubt(
-                "looks as if seen from one side, and the model has learned whole shapes: scan it from more sides, "
+                "looks as if seen from one side, and the model was trained on whole shapes: scan it from more sides, "
                 "or train with scans like it"
             )
         return other

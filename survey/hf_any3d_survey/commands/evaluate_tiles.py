@@ -83,7 +83,7 @@ def evaluate_tiles(
             confusions={_SPLIT: (judgment.estimate.matrix, judgment.estimate.classes)},
         )
     if not as_json and not as_csv:
-        not_counted = "without a class that the model has learned"
+        not_counted = "without a class that the model was trained on"
         for line in comparison_lines(figures, judgment.files, whole, judgment.names, not_counted):
             print_line(line)
     finish(judgment.files)

@@ -29,8 +29,8 @@ class PointCloudInventoryPipeline(InventorySteps, LocalFeaturesSegmentationPipel
         smoothing: meters over which the canopy is smoothed; by default the canopy itself decides.
         evenness: how much trees nearby are alike in size, as `hf_any3d_survey.inventory.trees.choose_by` finds by
             numbered trees.
-        least_height: height in meters from which on vegetation is a tree.
-        least_area: square meters from which on roof points that touch are a building.
+        min_height: height in meters from which on vegetation is a tree.
+        min_area: square meters from which on roof points that touch are a building.
 
     Example:
         ```python

@@ -180,8 +180,8 @@ class Place:
         counts: Points of each tile.
         smoothing: As of `number_trees`.
         evenness: As of `number_trees`.
-        least_height: Height in meters from which on vegetation is a tree.
-        least_area: Square meters from which on roofs are a building.
+        min_height: Height in meters from which on vegetation is a tree.
+        min_area: Square meters from which on roofs are a building.
         folder: Where answers are kept until they are written; None keeps them in memory.
 
     Attributes:
@@ -195,8 +195,8 @@ class Place:
         *,
         smoothing: float | None = None,
         evenness: float = EVENNESS,
-        least_height: float = 2.0,
-        least_area: float = 10.0,
+        min_height: float = 2.0,
+        min_area: float = 10.0,
         folder: Path | None = None,
     ):
         paths = [None if folder is None else folder / f"tile{number}" for number in range(len(counts))]
@@ -205,8 +205,8 @@ class Place:
         self.doubts: list[Doubt] = []
         self.smoothing = smoothing
         self.evenness = evenness
-        self.least_height = least_height
-        self.least_area = least_area
+        self.min_height = min_height
+        self.min_area = min_area
         self._roofs = BlockCells()
         # Of trees by their numbers, and of roofs by -1 - the keys of `_roofs`. The first tile decides how wide cells
         # are.
@@ -221,7 +221,7 @@ class Place:
     @property
     def settings(self) -> dict[str, float | None]:
         """Settings by their names."""
-        names = ("smoothing", "evenness", "least_height", "least_area")
+        names = ("smoothing", "evenness", "min_height", "min_area")
         return {name: getattr(self, name) for name in names}
 
     def add(self, tile: int, seen: Seen, copies: Copies | None = None) -> None:
@@ -294,7 +294,7 @@ class Place:
             # Its top decides which square has a tree.
             tops = near.points[found.tops, :2]
             is_own = ((tops >= low) & (tops < high)).all(axis=1)
-            is_own &= near.heights[found.tops] >= self.least_height
+            is_own &= near.heights[found.tops] >= self.min_height
             # Points that a tree of another square has already stay with it.
             numbers = np.where(self._answers_of("numbers", near) > 0, 0, found.numbers)
             is_own &= np.bincount(numbers, minlength=len(is_own) + 1)[1:] > 0
@@ -358,7 +358,7 @@ class Place:
         found = self._roofs.blocks()
         if not found:
             return [], np.zeros(0)
-        is_large = np.array([len(block.cells) for block in found]) * CELL**2 >= self.least_area
+        is_large = np.array([len(block.cells) for block in found]) * CELL**2 >= self.min_area
         shapes = describe_blocks(found)
         scores = packaged_roof_model()(shapes)
         is_rejected = is_large & (scores < LEAST_PROBABILITY)

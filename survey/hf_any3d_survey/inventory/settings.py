@@ -24,7 +24,7 @@ class InventorySettings:
         high=20,
         refused=_ONE_PLACE,
     )
-    least_height: float = setting(2.0, "Minimum height of a tree, in meters.", low=0.5, high=50, refused=_ONE_PLACE)
-    least_area: float = setting(
+    min_height: float = setting(2.0, "Minimum height of a tree, in meters.", low=0.5, high=50, refused=_ONE_PLACE)
+    min_area: float = setting(
         10.0, "Minimum area of a building, in square meters of connected roof points.", low=1, refused=_ONE_PLACE
     )

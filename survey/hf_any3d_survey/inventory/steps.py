@@ -80,16 +80,16 @@ class InventorySteps(LocalFeaturesSteps):
         self,
         smoothing: float | None = None,
         evenness: float | None = None,
-        least_height: float | None = None,
-        least_area: float | None = None,
+        min_height: float | None = None,
+        min_area: float | None = None,
         unit: str | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
-        check_numbers(0, smoothing=smoothing, evenness=evenness, least_height=least_height, least_area=least_area)
+        check_numbers(0, smoothing=smoothing, evenness=evenness, min_height=min_height, min_area=min_area)
         if unit is not None:
             one_of("unit", unit, tuple(LENGTHS))
-        refuse_unknown(kwargs, "unit, smoothing, evenness, least_height, least_area")
-        asked = without_none(smoothing=smoothing, evenness=evenness, least_height=least_height, least_area=least_area)
+        refuse_unknown(kwargs, "unit, smoothing, evenness, min_height, min_area")
+        asked = without_none(smoothing=smoothing, evenness=evenness, min_height=min_height, min_area=min_area)
         return {}, {"unit": unit, "asked": asked}, {}
 
     def run_single(

@@ -25,6 +25,8 @@ _LAYERS = {
     "noise_share": ("noise", "percent"),
 }
 _KINDS = {"non-vegetated": "non_vegetated", "vegetated": "vegetated"}
+# What ASPRS calls the accuracy at surveyed checkpoints of each kind.
+_NAMES = {"non-vegetated": "non-vegetated (NVA)", "vegetated": "vegetated (VVA)"}
 _SIDE = 10  # units of the drawing along the edge of a cell
 _BAR, _HIGH, _MARGIN = 26, 150, 22  # width of a bar of the histogram, its height, and the room below
 
@@ -130,13 +132,14 @@ def _accuracy(content: Mapping[str, Any]) -> dict[str, Any]:
         least = content["least_checkpoints"]
         few = [name for name, key in _KINDS.items() if 0 < checkpoints[key]["points"] < least]
         if few:
-            notes.append(f"Fewer {' and '.join(few)} checkpoints than the {least} that the standard requires.")
+            notes.append(f"Fewer {' and '.join(few)} checkpoints than the {least} that ASPRS requires.")
     rows = []
     for name, errors in tables.items():
         for kind, key in _KINDS.items():
             values = [errors[key][column] for column in ("rmse_z_m", "mean_error_m", "largest_error_m")]
             shown = ["–" if value is None else f"{value:.3f}" for value in values]
-            rows.append([name, kind, f"{errors[key]['points']:,}", *shown])
+            shown_kind = _NAMES[kind] if errors is checkpoints else kind
+            rows.append([name, shown_kind, f"{errors[key]['points']:,}", *shown])
     return {"rows": rows, "notes": notes}
 
 

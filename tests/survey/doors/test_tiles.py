@@ -145,7 +145,7 @@ def test_a_model_of_tiles_is_evaluated_on_labeled_files(learned, shell):
     shell.write("judged/without.ply", points)
     done = shell("hf-any3d evaluate outputs/tiles judged --output figures.json", code=2)
     assert "95 % interval" in done.out and "mean IoU" in done.out
-    assert "that the model has learned, not counted" in done.out and "100 of class 9" in done.out
+    assert "that the model was trained on, not counted" in done.out and "100 of class 9" in done.out
     assert "without.ply" in done.err and "1 of 3 files" in done.err
     report = json.loads((shell.folder / "figures.json").read_text())
     assert set(report["class_iou"]["all"]) == NAMES

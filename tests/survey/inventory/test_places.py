@@ -297,7 +297,7 @@ def test_a_place_without_trees_or_houses_has_no_things(pipe):
     assert found["things"] == [] and not found["numbers"].any()
 
 
-@pytest.mark.parametrize("arguments", [{"smoothing": -1.0}, {"least_area": float("nan")}, {"votes": True}])
+@pytest.mark.parametrize("arguments", [{"smoothing": -1.0}, {"min_area": float("nan")}, {"votes": True}])
 def test_arguments_are_checked(pipe, arguments):
     with pytest.raises((ValueError, TypeError), match=next(iter(arguments))):
         pipe(np.zeros((10, 3)), **arguments)

@@ -68,7 +68,7 @@ def test_figures_are_those_of_copy_and_table(place):
     assert report["trees"]["height_m"]["max"] == pytest.approx(max(trees), abs=0.01)
     assert report["buildings"]["buildings"] == len(rows) - len(trees)
     assert [row["file"] for row in report["left_out"]] == [str(folder / "empty.las")]
-    assert report["settings"]["least_height"] == 2 and report["command"].startswith("hf-any3d inventory")
+    assert report["settings"]["min_height"] == 2 and report["command"].startswith("hf-any3d inventory")
 
 
 def test_cells_have_their_points_and_the_doubtful_ones_come_first(place):
