@@ -55,7 +55,10 @@ def output_option(help: str, *names: str, **arguments: Any) -> Any:
     return option(help, *names, writable=True, **arguments)
 
 
-Model = Annotated[str | None, option("Directory or Hub name of the model; you can also pass it before the files.")]
+Model = Annotated[
+    str | None,
+    option("Directory or Hub name of the model; you can also give it as the first argument, without --model."),
+]
 Classifier = Annotated[str | None, option("Directory or Hub name of a classifier; by default the bundled one.")]
 Embedder = Annotated[
     str | None, option("Directory or Hub name of a model that returns features; by default the bundled encoder.")
@@ -75,7 +78,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")]
 BatchSize = Annotated[
     int | None,
-    option("Point clouds per batch; by default 8, or 1 if a prediction depends on the rest of its batch.", min=1),
+    option("Point clouds per batch; by default 8, or 1 for models whose predictions change with the batch.", min=1),
 ]
 DataDir = Annotated[str | None, option("Directory with the files of a catalog dataset.")]
 

@@ -34,19 +34,19 @@ def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN RUN …",
+            metavar="RUN",
             help="Output directories of train or JSON files from evaluate --output; with --on, any models. The "
             "first run is the baseline.",
         ),
     ],
     on: Annotated[
         str | None,
-        option("Labeled data, as in DATA of evaluate: evaluate all models on it and compare the results."),
+        option("Labeled data, in any form that evaluate takes as DATA; all models are evaluated on it and compared."),
     ] = None,
     split: Annotated[
         str | None, option("Split to compare on, such as test; by default one that all runs share.")
     ] = None,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Run --on on the CPU only.")] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="With --on, evaluate on the CPU only.")] = False,
     output: Annotated[
         Path | None, output_option("Also write an HTML page (.html) or the metrics (.json, .csv).")
     ] = None,
@@ -57,7 +57,7 @@ def compare(
 
     Without `--on`, uses the evaluation results saved during training, on the scans that all runs share. Accuracy is
     compared with McNemar's exact test, other metrics with a paired permutation test. The 95 % intervals are Wilson
-    intervals for accuracy, and bootstrap intervals over scans otherwise. With more than two runs, p values are
+    intervals for accuracy, and bootstrap intervals over scans otherwise. With more than two runs, p-values are
     Holm-adjusted.
     """
     suffix = check_output(output, (".html", *DATA), as_json=as_json, as_csv=as_csv)
@@ -161,7 +161,7 @@ def conclusions(comparison: Comparison) -> list[str]:
         return [f"No intervals or test: {comparison.why_no_test}."]
     sentences = [_conclusion(comparison, first, row) for row in others]
     if len(others) > 1:
-        sentences.append(f"The p values are Holm-adjusted for {len(others)} comparisons.")
+        sentences.append(f"The p-values are Holm-adjusted for {len(others)} comparisons.")
     for row in comparison.runs:
         if row.run.selection_split == row.split:
             sentences.append(

@@ -78,8 +78,8 @@ def prepare(
 ) -> None:
     """Convert data to Parquet files with a dataset card, which load, train and upload faster.
 
-    Skips unreadable files with a warning; the exit code is then 2. Train on the result with `hf-any3d train FOLDER`,
-    share it with `hf-any3d push FOLDER OWNER/NAME`.
+    Skips unreadable files with a warning, and then exits with code 2. Train on the result with
+    `hf-any3d train FOLDER`, share it with `hf-any3d push FOLDER OWNER/NAME`.
     """
     # Files of earlier data beside the new ones would be read as further splits of one dataset.
     if output.exists() and any(output.iterdir()):

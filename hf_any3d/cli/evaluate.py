@@ -106,14 +106,16 @@ def evaluate(
         typer.Argument(
             metavar="DATA",
             help="As in train: a folder with one subfolder per class or with box files, a Parquet file or a "
-            "folder of them, or a dataset in the catalog or on the Hub (owner/name). For models trained on "
+            "folder of them, or a dataset in the built-in catalog or on the Hub (owner/name). For models trained on "
             "labeled tiles, a file or folder of files with point classes.",
             show_default=False,
         ),
     ] = None,
-    dataset: Annotated[str | None, option("Dataset in the catalog or on the Hub; DATA is then its folder.")] = None,
+    dataset: Annotated[
+        str | None, option("Dataset in the built-in catalog or on the Hub; DATA is then the folder of its files.")
+    ] = None,
     recipe: Annotated[
-        Path | None, option("Training recipe (YAML) whose data, options and splits to use instead of DATA.")
+        Path | None, option("Training recipe (YAML); its data, options and splits are used instead of DATA.")
     ] = None,
     data_dir: DataDir = None,
     options: Annotated[str | None, option("JSON object with dataset options, such as the variant.")] = None,
@@ -125,12 +127,16 @@ def evaluate(
         int | None,
         option("Also evaluate with test-time augmentation: mean logits over this many augmented copies.", min=0),
     ] = None,
-    vote_augment: Annotated[list[str] | None, option("Transform for the augmented copies; can be repeated.")] = None,
+    vote_augment: Annotated[
+        list[str] | None, option("Transform for the copies of --voting, such as rotate; can be repeated.")
+    ] = None,
     batch_size: Annotated[
         int | None,
-        option("Point clouds per batch; by default 32, or 1 if a prediction depends on the rest of its batch.", min=1),
+        option(
+            "Point clouds per batch; by default 32, or 1 for models whose predictions change with the batch.", min=1
+        ),
     ] = None,
-    max_samples: Annotated[int | None, option("Evaluate on at most this many rows.", min=1)] = None,
+    max_samples: Annotated[int | None, option("Evaluate on at most this many samples.", min=1)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for test-time augmentation.")] = 0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Run on the CPU only.")] = False,
     unit: UnitOfFiles = None,
@@ -158,13 +164,14 @@ def evaluate(
     report_file: Annotated[
         Path | None,
         output_option(
-            "Also write a report (.json) of a classifier on the test split, for comparing several models in "
-            "one table.",
+            "Also write a JSON report of a classifier on the test split, with the metadata that a table of "
+            "several models needs.",
             "--report",
         ),
     ] = None,
     report_facts: Annotated[
-        str | None, option('JSON object with facts for --report that the model does not record, such as {"seed": 0}.')
+        str | None,
+        option('JSON object with metadata for --report that the model does not record, such as {"seed": 0}.'),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, including the score of each class.")] = False,
     as_csv: AsCsv = False,
@@ -172,8 +179,9 @@ def evaluate(
     """Evaluate a trained model on labeled data.
 
     Reports accuracy for classifiers and zero-shot models, IoU for segmentation, average precision for detection and
-    Chamfer distance for autoencoders. Results with test-time augmentation are listed separately. Skips files in a
-    folder that cannot be read; the exit code is then 2.
+    Chamfer distance for autoencoders. Results with test-time augmentation are listed separately. Skips
+    unreadable files of a folder, and then exits with code 2. To compare a predicted file with a labeled one, see
+    `hf-any3d evaluate labels --help`.
     """
     _check_data(data, dataset, recipe, data_dir)
     # What can be refused is refused before torch is loaded and data are read, which takes seconds to minutes.

@@ -19,7 +19,7 @@ def example(
         typer.Argument(
             metavar="NAME",
             help="Example to write: a mesh (chair.ply, lamp.ply, …); scans (four classes, five scans each); tiles "
-            "(four generated tiles with point classes) or new.las (a fifth, without classes); room.ply (a "
+            "(four synthetic tiles with point classes) or new.las (a fifth, without classes); room.ply (a "
             "generated room); stairs.ply (not a household object); or an accelerate config (ddp_cpu.yaml, "
             "…). Without a name, lists all names.",
         ),

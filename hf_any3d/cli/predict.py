@@ -58,8 +58,8 @@ def predict(
 ) -> None:
     """Classify point clouds and meshes.
 
-    Searches folders recursively for supported files. Reports unreadable files and classifies the rest; the exit code
-    is then 2.
+    Searches folders recursively for supported files. If some files cannot be read, reports them, classifies the rest
+    and exits with code 2.
     """
     # Contradictions are refused before a model is looked for.
     if labels is None and text_features is not None:

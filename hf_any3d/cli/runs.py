@@ -44,14 +44,16 @@ class RunOptions:
     workers: Annotated[
         int | None,
         option(
-            "Number of worker processes; with --ray, one per CPU or GPU. Saves results as they come, so "
-            "you can resume.",
+            "Number of worker processes; with --ray, by default one per CPU or GPU. Results are saved as they "
+            "arrive, so you can resume.",
             min=1,
         ),
     ] = None
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Save results as they come, and resume an interrupted run of the same command."),
+        typer.Option(
+            "--resume", help="Save results as they arrive, and resume an interrupted run of the same command."
+        ),
     ] = False
     retry: Annotated[bool, typer.Option("--retry", help="When resuming, retry files that failed.")] = False
     ray: Annotated[bool, typer.Option("--ray", help="Use Ray workers, on one or more machines.")] = False

@@ -71,8 +71,8 @@ def options_of(
             words.append(f"--{here.replace('_', '-')}")
         if name in short:
             words.append(short[name])
-        # A default is told by the help unless there is none.
-        shown = default is not None and default is not False
+        # A default is told by the help unless there is none; that of a switch by its words, not by its name.
+        shown = f"--{here.replace('_', '-')}" if default is True else default is not None and default is not False
         option = typer.Option(*words, help=declared.help, show_default=shown, **limits)
         fields.append((here, Annotated[given, option], field(default=default)))
     made = make_dataclass(f"{kind.__name__}Options", fields, bases=(base,), frozen=True, kw_only=True)

@@ -97,18 +97,18 @@ def train(
         typer.Argument(
             metavar="DATA",
             help="A folder with one subfolder of files per class, a Parquet file or a folder of them, a dataset "
-            "in the catalog or on the Hub (owner/name), or a recipe (.yaml), yours or a bundled one. Also "
+            "in the built-in catalog or on the Hub (owner/name), or a recipe (.yaml), yours or a bundled one. Also "
             "files with point or face classes, such as .laz, or a folder of them.",
             show_default=False,
         ),
     ] = None,
     dataset: Annotated[
-        str | None, option("Dataset in the catalog or on the Hub; DATA is then the folder of its files.")
+        str | None, option("Dataset in the built-in catalog or on the Hub; DATA is then the folder of its files.")
     ] = None,
     task: Annotated[
         Task | None,
         option(
-            "classification, segmentation, detection, or layouts (fine-tunes a SpatialLM). By default inferred "
+            "classification, segmentation, detection, or layouts (fine-tunes a SpatialLM model). By default inferred "
             "from the data: classification for one folder per class, segmentation for files with point or face "
             "classes."
         ),
@@ -116,11 +116,11 @@ def train(
     way: Annotated[
         Way | None,
         option(
-            "features: frozen features with a linear head, in seconds; trained: a model around a frozen encoder; "
-            "both: averages the predictions of features and of the fine-tuned bundled encoder (or --encoder), in "
-            "minutes. By default features for up to a few hundred scans, or trained if you pass training options. "
-            "For labeled points, features: features of local neighborhoods with a small network; trained: a "
-            "network on the points themselves, from a folder of files."
+            "For labeled scans: features (a linear head on frozen features, in seconds), trained (a tokenizer, an "
+            "adapter and a head on top of a frozen encoder) or both (the mean of features and of a fine-tuned point "
+            "encoder, in minutes); by default features for up to 400 scans, or trained if you pass training "
+            "options. For labeled points: features (a small network on features of each point's neighborhood, the "
+            "default) or trained (a network on the points themselves)."
         ),
     ] = None,
     options: TrainOptions,
@@ -130,11 +130,11 @@ def train(
 ) -> None:
     """Train a model on your own scans or on a dataset, evaluate it, and write its model card.
 
-    For up to a few hundred labeled scans, this fits a linear head on frozen features in seconds, offline, and
-    evaluates it by cross-validation. With more scans, or with training options, it trains a tokenizer, an adapter and
-    a head around a frozen encoder, a few megabytes; rerun the command to resume. Skips files in a folder that cannot
-    be read; the exit code is then 2. You can pass any trainer option, such as --peft lora, spelled with - or _:
-    --help-all lists them.
+    For up to 400 labeled scans, this fits a linear head on frozen features in seconds, offline, and evaluates it by
+    cross-validation. With more scans, or with training options, it trains a point tokenizer, an adapter and a head on
+    top of a frozen encoder; the saved model takes a few megabytes, and rerunning the command resumes. Skips unreadable
+    files of a folder, and then exits with code 2. You can pass any trainer option, such as --peft lora, with - or _ in
+    its name; --help-all lists all options.
     """
     # Before DATA is missed, as help needs none.
     if all_options:

@@ -24,16 +24,16 @@ class TrainOptions:
         str | None,
         option(
             "Directory or Hub name of a text, vision or audio encoder to keep frozen, or of a pretrained point "
-            "transformer; by default sentence-transformers/all-MiniLM-L6-v2, from the Hub, its cache or "
-            "hf-any3d[offline]. With --way features, a point encoder; by default the bundled one."
+            "transformer; by default sentence-transformers/all-MiniLM-L6-v2, from the Hub, the local cache or the "
+            "extra hf-any3d[offline]. With --way features, a point encoder; by default the bundled one."
         ),
     ] = None
     earlier: Annotated[
         Path | None,
         option(
-            "Directory of a model trained with --way features, to add the scans of DATA to; features of its "
-            "earlier scans are reused. Or a model trained on labeled tiles, to add points labeled with data "
-            "suggest: pass answers.csv as DATA, followed by the tiles.",
+            "Directory of a model trained with --way features, to which the scans of DATA are added; features of "
+            "its earlier scans are reused. Or of a model trained on labeled tiles, to which you add the points that "
+            "you labeled with `hf-any3d data suggest`: pass its answers.csv as DATA, followed by the tiles.",
             "--from",
         ),
     ] = None
@@ -51,8 +51,7 @@ class TrainOptions:
     points: Annotated[
         int | None,
         option(
-            "Points per cloud; by default 1,024. For a few labeled tiles, training points per tile; by default "
-            "12,000.",
+            "Points per cloud; by default 1,024. For labeled tiles: training points per tile; by default 12,000.",
             min=1,
         ),
     ] = None

@@ -13,7 +13,8 @@ DOORS = ("command", "runs", "many_files", "service", "demo")
 service and the demo."""
 
 ESTIMATE_NORMALS = "Estimate missing normals, for models that use them."
-"""Help of a setting that several tasks have."""
+UP_AXIS = "Up axis of the point clouds; by default that of the model's training data."
+"""Help of settings that several tasks have."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def write_scans(folder: Path) -> str:
         for number, row in enumerate(rows):
             write_point_cloud(folder / name / f"{number}.ply", PointCloudData(shapes[int(row)]["points"]))
     files = counted(len(_CLASSES) * _SCANS_PER_CLASS, "scan")
-    return f"{folder}: {files} in a folder for each class: {', '.join(_CLASSES)}"
+    return f"{folder}: {files} with one folder per class: {', '.join(_CLASSES)}"
 
 
 def write_tiles(folder: Path) -> str:
@@ -42,14 +42,14 @@ def write_tiles(folder: Path) -> str:
     for number in range(_LABELED_TILES):
         # The number is the seed, by which everyone gets the same tile.
         write_bytes(folder / f"{number}.las", las_bytes(draw_tile(number)))
-    return f"{folder}: {counted(_LABELED_TILES, 'generated tile')} with ground, vegetation and buildings, z up"
+    return f"{folder}: {counted(_LABELED_TILES, 'synthetic tile')} with ground, vegetation and buildings, z up"
 
 
 def write_new_tile(path: Path) -> str:
     """Write a generated tile whose points have no class."""
     # The first seed that none of the labeled tiles has.
     write_bytes(path, las_bytes(draw_tile(_LABELED_TILES), labeled=False))
-    return f"{path}: a generated tile whose points have no class yet"
+    return f"{path}: a synthetic tile whose points are unclassified"
 
 
 def write_room(path: Path) -> str:
@@ -62,7 +62,7 @@ def write_room(path: Path) -> str:
     colors = np.asarray(room["colors"]) if "colors" in room else None
     # The file says which axis points up, so that viewers and models need not be told.
     write_point_cloud(path, PointCloudData(np.asarray(room["points"]), colors, up_axis="z", meters_per_unit=1.0))
-    return f"{path}: a generated room in meters, z up"
+    return f"{path}: a synthetic room in meters, z up"
 
 
 def write_stairs(path: Path) -> str:
@@ -77,7 +77,7 @@ def write_stairs(path: Path) -> str:
     points[kind == 2, 0] = np.round(across[kind == 2]) * _WIDTH
     points[kind == 2, 1] *= up[kind == 2]
     write_point_cloud(path, PointCloudData(points.astype(np.float32), up_axis="y"))
-    return f"{path}: points on a flight of stairs, none of the objects that the packaged classifier knows, y up"
+    return f"{path}: a point cloud of stairs (y up), none of the classes of the bundled classifier"
 
 
 WRITERS: dict[str, Callable[[Path], str]] = {

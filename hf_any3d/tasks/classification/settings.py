@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hf_any3d.tasks.settings import ESTIMATE_NORMALS, setting
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS, UP_AXIS, setting
 
 AT_ONCE = "the page answers at once, and this takes several times as long"
 
@@ -31,8 +31,7 @@ class ClassificationSettings:
     )
     unknown: bool | None = setting(
         None,
-        "Report how unlike the training data each input is, if the model supports it, and other reasons "
-        "to doubt the answer.",
+        "Report reasons to doubt a label, and how far each input is from the training data, if the model supports it.",
         defaults={"command": True},
         refused={
             "runs": "a table has the column wherever the model has the score",
@@ -40,5 +39,5 @@ class ClassificationSettings:
             "demo": "the page shows labels alone",
         },
     )
-    up_axis: Literal["x", "y", "z"] | None = setting(None, "Up axis of the point clouds.", is_named=True)
+    up_axis: Literal["x", "y", "z"] | None = setting(None, UP_AXIS, is_named=True)
     estimate_normals: bool = setting(False, ESTIMATE_NORMALS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hf_any3d.tasks.settings import ESTIMATE_NORMALS, setting
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS, UP_AXIS, setting
 
 _WRITES = "For layout models: "
 _BOXES = "rows have boxes; `hf-any3d detect --workers` writes layouts"
@@ -35,7 +35,7 @@ class DetectionSettings:
         refused=_PAGE,
     )
     top_k: int | None = setting(None, "Maximum number of boxes per point cloud.", low=1, is_named=True, refused=_PAGE)
-    up_axis: Literal["x", "y", "z"] | None = setting(None, "Up axis of the point clouds.", is_named=True)
+    up_axis: Literal["x", "y", "z"] | None = setting(None, UP_AXIS, is_named=True)
     task: Literal["objects", "layout", "all"] | None = setting(
         None, _WRITES + "what to generate; by default objects.", refused=_OWN
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hf_any3d.tasks.classification.settings import AT_ONCE
-from hf_any3d.tasks.settings import ESTIMATE_NORMALS, setting
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS, UP_AXIS, setting
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class PartsByNameSettings:
         "Average predictions over rotated or mirrored copies (test-time augmentation), as in the model's evaluation.",
         refused={"demo": AT_ONCE},
     )
-    up_axis: Literal["x", "y", "z"] | None = setting(None, "Up axis of the point clouds.")
+    up_axis: Literal["x", "y", "z"] | None = setting(None, UP_AXIS)
     max_points: int | None = setting(
         None,
         "Downsample larger point clouds to this many points.",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hf_any3d.tasks.classification.settings import AT_ONCE
-from hf_any3d.tasks.settings import ESTIMATE_NORMALS, setting
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS, UP_AXIS, setting
 
 _SHOWN = {"demo": "the page shows objects, whose points all have a part"}
 
@@ -16,7 +16,7 @@ class SegmentationSettings:
     """Settings of `point-cloud-segmentation`."""
 
     category: str | None = setting(None, "Object category, for part segmentation models.")
-    up_axis: Literal["x", "y", "z"] | None = setting(None, "Up axis of the point clouds.")
+    up_axis: Literal["x", "y", "z"] | None = setting(None, UP_AXIS)
     max_points: int | None = setting(
         None,
         "Downsample larger point clouds to this many points.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hf_any3d.tasks.settings import ESTIMATE_NORMALS, setting
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS, UP_AXIS, setting
 
 
 @dataclass(frozen=True)
@@ -39,5 +39,5 @@ class ZeroShotClassificationSettings:
         defaults={"command": 3, "runs": 3, "many_files": 1},
         refused={"demo": "the page shows all words"},
     )
-    up_axis: Literal["x", "y", "z"] | None = setting(None, "Up axis of the point clouds.")
+    up_axis: Literal["x", "y", "z"] | None = setting(None, UP_AXIS)
     estimate_normals: bool = setting(False, ESTIMATE_NORMALS)

@@ -22,7 +22,7 @@ from hf_any3d.cli.common import (
     print_note,
     status,
 )
-from hf_any3d.cli.inputs import Files, find_inputs, split_model
+from hf_any3d.cli.inputs import find_inputs, split_model
 from hf_any3d.cli.outputs import VIEWS, check_output, write_gallery, write_rows
 from hf_any3d.cli.task_options import options_of
 from hf_any3d.registry import TASKS
@@ -51,7 +51,8 @@ class CopyOptions:
     report: Annotated[
         Path | None,
         output_option(
-            "Report with statistics of the site, the accuracy of its ground, and cells to check: .html, .json."
+            "Report with statistics of the site, the accuracy of the ground, and map cells to check by hand: .html, "
+            ".json."
         ),
     ] = None
     checkpoints: Annotated[
@@ -76,15 +77,18 @@ class CopyOptions:
     learn_from: Annotated[
         Path | None,
         option(
-            "A scan in which you numbered about 20 trees, with 0 for all other points. If other settings find "
-            "more of them, those settings are used.",
+            "A scan in which you numbered about 20 trees in the attribute --number-field, with 0 for all other "
+            "points. Settings that clearly find more of these trees replace the defaults.",
             "--from",
         ),
     ] = None
 
 
 def inventory(
-    files: Files,
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE", help="Airborne point clouds, folders or globs; - for standard input."),
+    ],
     asked: InventoryOptions,
     options: FileOptions,
     copies: CopyOptions,
@@ -92,8 +96,8 @@ def inventory(
     output: Annotated[
         Path | None,
         output_option(
-            "A copy of the file with heights, classes and object numbers (out.laz for a .laz), a folder for "
-            "copies of several files, or an HTML page or image of one."
+            "For one file: a copy in the same format with heights, classes and object numbers (such as out.laz), an "
+            "HTML page or an image. For several files: a folder for the copies."
         ),
     ] = None,
     device: Device = None,
@@ -101,8 +105,9 @@ def inventory(
     """Classify ground, vegetation and buildings, number trees and buildings, and add heights above ground.
 
     Several files, or a folder, are treated as tiles of one site: an object that crosses a tile border gets one number.
-    No labels are needed; the bundled model classifies the points. Copies change only the class of points of class 0
-    and 1, and add the attributes HeightAboveGround (in the unit of z), PredInstance and PredScore.
+    No labels are needed; the bundled model classifies the points. --output writes a copy, in which only points of
+    class 0 and 1 are reclassified, and the attributes HeightAboveGround (in the unit of z), PredInstance and PredScore
+    are added.
     """
     name, words = split_model(files, model)
     inputs = find_inputs(words, options.file_type)

@@ -15,7 +15,7 @@ class InventorySettings:
     """Settings of `point-cloud-inventory`."""
 
     unit: Literal["meters", "feet", "us-feet"] | None = setting(
-        None, "Unit of files that do not state one.", refused=_ONE_PLACE
+        None, "Unit of files that do not state one; by default meters.", refused=_ONE_PLACE
     )
     smoothing: float | None = setting(
         None,
