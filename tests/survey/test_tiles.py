@@ -79,7 +79,7 @@ def learned(folder):
 
 def test_each_difference_between_tiles_is_named(learned):
     out, said = learned
-    assert "4 tiles of 3 places" in out
+    assert "4 tiles of 3 sites" in out
     assert "classes differ: building is in 3 of 4 files" in said
     assert "returns: not used, as feet.las has none" in said and "colors: not used, as 0.las" in said
     assert "overlap: 2.las and feet.las" in said or "overlap: feet.las and 2.las" in said

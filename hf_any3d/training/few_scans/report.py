@@ -145,7 +145,7 @@ class Estimate:
         number = self.classes.index(name)
         right = int(self.matrix[number, number])
         total = int(self.matrix[number].sum())
-        return f"{shown}{more}; more scans of {name} would help most, {right} of {total} right"
+        return f"{shown}{more}; more scans of {name} would help most ({right} of {total} correct)"
 
     def section(self) -> str:
         """Return the Markdown of a card's section."""
@@ -281,7 +281,7 @@ def lines_of(
     head = "with a linear head"
     if config.wrap_labels is not None:
         head += ", averaged with the predictions of a trained adapter"
-    lines.append(f"way: frozen {' and '.join(config.features)} features, {mean}{head}; {plan.reason}")
+    lines.append(f"method: frozen {' and '.join(config.features)} features, {mean}{head}; {plan.reason}")
     if scans.learns_views:
         lines.append(
             "views: the model also trains on a one-sided view of each scan; predict does not warn about such views"
@@ -307,20 +307,20 @@ def _how_often_unknown(config: PointFeaturesConfig, estimate: Estimate) -> str:
     """Tell how many scans of the classes are labeled "none of these": a mean, and what so few scans can promise."""
     assert config.unknown.share is not None
     return (
-        f"flags about {percent(config.unknown.share)} % of new scans like these (at most "
-        f"{percent(estimate.refused_at_most)} % at 95 % confidence, {estimate.total} held out)"
+        f"wrongly flags about {percent(config.unknown.share)} % of scans of known classes (at most "
+        f"{percent(estimate.refused_at_most)} % with 95 % confidence, from {estimate.total} held-out scans)"
     )
 
 
 def _when_unknown(config: PointFeaturesConfig, estimate: Estimate, channels: Sequence[str], num_things: int) -> str:
     """Describe how often a scan is labeled "none of these"."""
     if config.unknown.share is not None:
-        unknown = f"{_how_often_unknown(config, estimate)} and some unfamiliar objects"
+        unknown = f"{_how_often_unknown(config, estimate)}, and flags some unfamiliar objects"
     elif "wrap" in config.features:
         unknown = "off: the adapter may have been trained on the scans that would set its threshold"
     else:
         unknown = f"off; it needs at least {STATED_FROM} distinct scans of each class"
     # Things were asked for, and could not be drawn.
     if num_things and not config.unknown.bank_rows and len(channels) > 1:
-        unknown += f"; generated non-objects were not used, as they have no {', '.join(channels[1:])}"
+        unknown += f"; synthetic non-objects were not used, as they have no {', '.join(channels[1:])}"
     return unknown

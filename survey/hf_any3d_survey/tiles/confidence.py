@@ -23,7 +23,7 @@ class TilesEstimate:
         matrices: (units, classes, classes) counts of labeled points, row = true class, for each unit: place or tile.
         classes: Names of the classes.
         how: Where the answers come from.
-        unit: What a unit is, "place" or "tile".
+        unit: What a unit is, "site" or "tile".
     """
 
     matrices: np.ndarray

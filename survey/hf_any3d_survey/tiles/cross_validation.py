@@ -76,7 +76,7 @@ def judge_held_out(
         return None
     logits = np.concatenate(kept_logits)
     labels = np.concatenate(kept_labels)
-    name = "place" if has_places and tiles.are_places else tiles.kind
+    name = "site" if has_places and tiles.are_places else tiles.kind
     how = f"{len(kept_logits)} training runs, each holding out whole {name}s"
     if has_places:
         how += f"; the interval holds for new {name}s of the same kind"

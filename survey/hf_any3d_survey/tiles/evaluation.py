@@ -147,7 +147,7 @@ def judge_tiles(
         kind = "tile"
         if len(np.unique(places)) > 1:
             counts = np.stack([counts[places == place].sum(axis=0) for place in np.unique(places)])
-            kind = "place"
+            kind = "site"
         judgment.estimate = TilesEstimate(counts, _class_names(config), "its answers", kind)
     return judgment
 

@@ -96,13 +96,13 @@ def lines_of(
     shown = ", ".join(f"{name} {count:,}" for name, count in zip(tiles.classes.names, counts, strict=True))
     origins = f"{len(tiles)} {tiles.kind}{'s' * (len(tiles) > 1)}"
     if tiles.are_places:
-        origins += f" of {tiles.num_places} place{'s' * (tiles.num_places != 1)}"
+        origins += f" of {tiles.num_places} site{'s' * (tiles.num_places != 1)}"
     # Labels of points are those of vertices in a mesh.
     labeled = "vertices" if tiles.labels_of == POINTS and tiles.tiles[0].is_mesh else tiles.labels_of
     origin = ", ".join(str(path) for path in list(paths)[:2]) + (", …" if len(paths) > 2 else "")
     lines = [
         f"{origin}: {origins}; labeled {labeled}: {shown}",
-        f"way: {len(processor.names())} features of each point's neighborhood, in boxes {3 * processor.edges[0]:g} "
+        f"method: {len(processor.names())} features of each point's neighborhood, in boxes {3 * processor.edges[0]:g} "
         f"to {3 * processor.edges[-1]:g} {'m' if processor.unit == 'meters' else 'sixteenths of the diagonal'} "
         f"wide, with a small network; inputs: {', '.join([*processor.features, *processor.columns])}",
     ]
@@ -110,11 +110,11 @@ def lines_of(
         why = f"as no {tiles.kind} could be held out; add a second one"
         return [*lines, f"mean IoU: not evaluated, {why}"]
     lines += judged.estimate.lines()
-    unit = "place" if tiles.are_places else "object"
+    unit = "site" if tiles.are_places else "object"
     if unknown.share is None:
         lines.append(f"none of these: off; it needs at least {STATED_FROM} {unit}s")
     else:
-        # The level is that of the worst fold, so that each of them stands for one place.
+        # The level is that of the worst fold, so that each of them stands for one site.
         folds = len(np.unique(judged.folds))
         of_fold = f"each {unit}" if folds == len(judged.estimate.matrices) else f"each of {folds} groups of {unit}s"
         lines.append(

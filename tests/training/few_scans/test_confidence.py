@@ -44,7 +44,7 @@ def test_rows_that_were_never_held_out_do_not_count(estimate):
 def test_words_name_counts_interval_and_confused_classes(estimate):
     assert estimate.text() == "50 % (3 of 6 scans; 95 % interval 19 to 81 %)"
     assert estimate.confusion_text() == (
-        "cone predicted as stick (2), ball predicted as cone (1); more scans of cone would help most, 0 of 2 right"
+        "cone predicted as stick (2), ball predicted as cone (1); more scans of cone would help most (0 of 2 correct)"
     )
     section = estimate.section()
     assert "by cross-validation in 2 folds" in section and "| cone | 2 | 0 | stick 2 |" in section

@@ -50,7 +50,7 @@ def learned(tmp_path_factory) -> tuple[str, Path]:
 
 def test_predict_and_evaluate_agree_on_what_is_none_of_these(learned, tmp_path):
     said, model = learned
-    assert "none of these: flags about 8 % of new scans like these (at most 22 %" in said
+    assert "none of these: wrongly flags about 8 % of scans of known classes (at most 22 %" in said
     balls = np.random.default_rng(2).normal(size=(3, 128, 3)) ** 3
     other = {"flat": [*boxes(4, (1, 0.1, 1), 3), *balls], "tall": boxes(4, (0.2, 1, 0.2), 4)}
     test = write(tmp_path / "test", other)
