@@ -109,7 +109,7 @@ def ask(
     if write is None:
         # Whoever gets the page is told the name of a directory, not where it is.
         shown = Path(name).resolve().name if Path(name).is_dir() else name
-        write_gallery(gallery, f"{answers.column} by {shown}")
+        write_gallery(gallery, f"{answers.column.capitalize()} of {shown}")
     # Tables, which have errors too, are written with the rows already.
     elif output is not None and suffix not in DATA and results:
         write(asked, results, inputs, suffix)

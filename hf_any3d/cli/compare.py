@@ -177,7 +177,7 @@ def _conclusion(comparison: Comparison, first: ComparedRun, row: ComparedRun) ->
 
     difference = row.difference
     assert difference is not None
-    unit = "" if comparison.lower_is_better else " points"
+    unit = "" if comparison.lower_is_better else " percentage points"
     low, high = (_signed(comparison, value) for value in (difference.low, difference.high))
     figures = (
         f"{_signed(comparison, difference.value)}{unit} (95 % interval {low} to {high}, "
@@ -270,7 +270,7 @@ def _value(comparison: Comparison, value: float) -> str:
 
 
 def _signed(comparison: Comparison, value: float) -> str:
-    """Return a difference as text, of shares in points."""
+    """Return a difference as text, of shares in percentage points."""
     # Adding 0 makes a rounded -0.0 positive.
     if comparison.lower_is_better:
         return f"{round(value, 4) + 0.0:+.4f}"

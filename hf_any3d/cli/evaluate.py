@@ -39,7 +39,7 @@ from hf_any3d.cli.outputs import DATA, check_output, write_results
 from hf_any3d.extensions import EXTENSIONS, missing_package
 from hf_any3d.training.sources import find_data
 from hf_any3d.utils.atomic_files import read_json_object, write_json
-from hf_any3d.utils.messages import model_errors, print_json, print_line
+from hf_any3d.utils.messages import model_errors, percent, print_json, print_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -250,8 +250,7 @@ def evaluate(
             source = "parquet" if data_arguments.train_file is not None else data_arguments.dataset_name
             trained = known_facts(model, source, stated)
         split, rows, name = evaluated_rows(command, data_arguments, protocol, split, recipe)
-        if name is not None:
-            warn_if_learned(model, name)
+        warning = "" if name is None else warn_if_learned(model, name)
         rows = with_normals_of_model(first_rows(rows, max_samples), model, data_arguments)
         settings = EvaluationSettings(data_arguments, protocol, batch_size, seed, cpu)
         metrics, by_class = EVALUATIONS[command](model, rows, split, settings)
@@ -282,7 +281,7 @@ def evaluate(
     if suffix == ".html":
         # Names without the folders of this machine
         name = Path(str(data or data_dir or recipe or dataset)).name
-        _write_page(output, f"{Path(model).name} on {name}", facts, score, rows, settings)
+        _write_page(output, f"Evaluation of {Path(model).name} on {name}", warning, facts, score, rows, settings)
     is_for_people = not as_json and not as_csv
     # Scores of single classes are in --json, --csv and --output alone.
     if is_for_people:
@@ -308,13 +307,15 @@ def _check_data(data: str | None, dataset: str | None, recipe: Path | None, data
         raise ValueError(f"--data-dir {data_dir}: expected none with DATA")
 
 
-def warn_if_learned(model: str, name: str) -> None:
-    """Warn if a model was trained on data of this name."""
+def warn_if_learned(model: str, name: str) -> str:
+    """Warn if a model was trained on data of this name, and return the warning, or nothing."""
     # A model on the hub has no such file here, and gives no warning.
     trained = read_json_object(Path(model) / "metrics.json").get("data")
     if isinstance(trained, dict) and trained.get("name") == name:
-        text = f"{model} was trained on data called {name}; on the same clouds, these scores are not a test"
+        text = f"{model} was trained on data named {name}; if these are the same scans, the scores are optimistic"
         print_note(f"warning: {text}")
+        return text
+    return ""
 
 
 def _refuse_unused(model: str, options: dict[str, Any]) -> None:
@@ -357,19 +358,26 @@ def _table_rows(metrics: dict[str, Any], by_class: dict[str, Any], score: str) -
 
 
 def _write_page(
-    output: Path | None, title: str, facts: dict[str, Any], score: str, rows: Dataset, settings: EvaluationSettings
+    output: Path | None,
+    title: str,
+    warning: str,
+    facts: dict[str, Any],
+    score: str,
+    rows: Dataset,
+    settings: EvaluationSettings,
 ) -> None:
-    """Write the page of an evaluation."""
+    """Write the page of an evaluation, with a warning about its data if there is one."""
     from hf_any3d.visualization.evaluation_page import write_evaluation_page
     from hf_any3d.visualization.show import view_of_row
 
     assert output is not None
     # Figures of votes have no scores of scans.
     scans = next((of_split["scans"] for of_split in facts["scans"].values()), [])
+    summary = _accuracy_text(scans) if scans and "answer" in scans[0] else ""
     write_evaluation_page(
         output,
         title=title,
-        summary=_accuracy_text(scans) if scans and "answer" in scans[0] else "",
+        summary=f"{summary} Warning: {warning}." if warning else summary,
         metrics=facts["metrics"],
         class_scores=facts[f"class_{score}"],
         confusions=settings.details.confusions,
@@ -386,8 +394,8 @@ def _accuracy_text(scans: list[dict[str, Any]]) -> str:
     right = sum(scan["answer"] == scan["true"] for scan in scans)
     low, high = wilson_interval(right, len(scans))
     return (
-        f"{100 * right / len(scans):.0f} % of the answers are right: {right:,} of {len(scans):,} scans (95 % interval "
-        f"{100 * low:.0f} to {100 * high:.0f} %)."
+        f"{percent(right / len(scans))} % of the predictions are correct: {right:,} of {len(scans):,} scans (95 % "
+        f"interval {percent(low)} to {percent(high)} %)."
     )
 
 

@@ -248,4 +248,4 @@ def write_gallery(gallery: Gallery, title: str) -> None:
     """Write a page or picture of clouds, if one is asked for, and say how many it shows."""
     if gallery.write(title):
         more = f", without {gallery.left_out} more" if gallery.left_out else ""
-        print_note(f"{gallery.output}: {counted(len(gallery.clouds), 'cloud')}{more}")
+        print_note(f"{gallery.output}: {counted(len(gallery.clouds), 'point cloud')}{more}")

@@ -162,7 +162,7 @@ def segment(
     # The pipeline shows a bar of the blocks.
     table = None if output is not None and output in targets.values() else output
     rows = answer_inputs(inputs, answer, answers.line, cells, table, options, has_bar=True)
-    write_gallery(gallery, f"labels by {name}")
+    write_gallery(gallery, f"Labels of {name}")
     for row in rows:
         if "output" in row and "error" not in row:
             print_note(f"{row['output']}: {row['file']} with the class of each point")

@@ -69,6 +69,11 @@ def percent(share: float, decimals: int = 0) -> str:
     return shown
 
 
+def spaced_percents(text: str) -> str:
+    """Put a space before each percent sign, which formats such as `{:.0%}` leave out."""
+    return re.sub(r"(?<=\d)%", " %", text)
+
+
 def cut(text: str, most: int) -> str:
     """Return a text of about `most` characters at most; a longer one ends with a whole word and an ellipsis."""
     if len(text) <= most:

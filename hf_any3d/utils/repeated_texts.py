@@ -28,7 +28,7 @@ class _Kind:
         if self.count == 1:
             return self.text
         if self.is_same:
-            return f"{self.count:,} files: {self.said}, the first is {self.file}"
+            return f"{self.count:,} files, such as {self.file}: {self.said}"
         return f"{self.text} (and {self.count - 1:,} more like it)"
 
 

@@ -177,7 +177,7 @@ class Gallery:
             right = sum(mark.status == "right" for mark in self.marks)
             judged = right + sum(mark.status == "wrong" for mark in self.marks)
             if judged:
-                settings["note"] = f"{right:,} of {judged:,} clouds shown are right, by the names of their folders"
+                settings["note"] = f"{right:,} of {judged:,} predictions are correct (true class: name of the folder)"
             settings["marks"] = [(mark.note, mark.status, mark.score) for mark in self.marks]
             write_clouds_page(self.output, self.clouds, **settings)
         else:

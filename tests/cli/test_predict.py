@@ -59,7 +59,7 @@ def test_a_page_marks_answers_where_folders_are_classes_and_names_no_folder_of_t
     assert code == 0, err
     text = Path("a.html").read_text()
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
-    assert data["title"] == "predictions by classifier" and str(tmp_path) not in text
+    assert data["title"] == "Predictions of classifier" and str(tmp_path) not in text
     right = 0
     for panel, row in zip(data["panels"], json.loads(out), strict=True):
         best = row["predictions"][0]
@@ -68,4 +68,4 @@ def test_a_page_marks_answers_where_folders_are_classes_and_names_no_folder_of_t
         expected = {True: "right", False: "wrong"}[best["label"] == folder] if folder != "misc" else ""
         assert panel["status"] == expected and panel["note"].startswith({"right": "✓", "wrong": "✗"}.get(expected, ""))
         right += expected == "right"
-    assert data["note"] == f"{right} of 2 clouds shown are right, by the names of their folders"
+    assert data["note"] == f"{right} of 2 predictions are correct (true class: name of the folder)"

@@ -43,7 +43,7 @@ def evaluate_tiles(
     from hf_any3d_survey.tiles.reading import tile_files
 
     files = tile_files([data], "test")
-    warn_if_learned(model, Path(data).name)
+    warning = warn_if_learned(model, Path(data).name)
 
     def label(cloud: Any) -> Any:
         return pipe({"points": cloud}, progress=True)["labels"]
@@ -59,7 +59,7 @@ def evaluate_tiles(
     # If files failed, that is the reason, and the command ends here.
     if not whole.pairs:
         finish(judgment.files)
-        raise ValueError(f"{data}: no point has a class that {model} has learned")
+        raise ValueError(f"{data}: no point has a class that {model} was trained on")
     figures = judgment.figures()
     # As other evaluations have it: metrics by split, then scores of classes by split.
     facts = {
@@ -77,7 +77,8 @@ def evaluate_tiles(
 
         write_evaluation_page(
             output,
-            title=f"{Path(model).name} on {Path(data).name}",
+            title=f"Evaluation of {Path(model).name} on {Path(data).name}",
+            summary=f"Warning: {warning}." if warning else "",
             metrics=facts["metrics"],
             class_scores=facts["class_iou"],
             confusions={_SPLIT: (judgment.estimate.matrix, judgment.estimate.classes)},

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from hf_any3d.utils.messages import percent, spaced_percents
 from hf_any3d_survey.local_features.map_index import blocks
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def find_doubts(numbers: Mapping[str, float], learned_density: tuple[float, floa
         value = numbers[name]
         is_doubted = value < condition.limit if condition.is_least else value > condition.limit
         if is_doubted:
-            doubts.append(Doubt(name, condition.text.format(value)))
+            doubts.append(Doubt(name, spaced_percents(condition.text.format(value))))
     density = numbers["density"]
     least, most = learned_density or (0.0, np.inf)
     if not _SPARSER * least <= density <= _DENSER * most:
@@ -131,9 +132,7 @@ def find_tree_doubts(scores: Sequence[float], count: int, recount: int) -> list[
     doubts = []
     if np.mean(scores) < _LEAST_SCORE:
         share = 1 - float(np.mean(scores))
-        text = (
-            f"about {share:.0%} of the {len(scores):,} trees may be wrong, judging by their scores; check some of them"
-        )
+        text = f"about {percent(share)} % of the {len(scores):,} trees may be wrong, judging by their scores; check some of them"
         doubts.append(Doubt("tree scores", text))
     if abs(recount - count) > _MOST_RECOUNT * count + 2 * np.sqrt(count):
         text = f"the tree count depends on where the scan is cut: {count:,} here, but {recount:,} with half  "

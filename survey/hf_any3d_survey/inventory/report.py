@@ -16,6 +16,7 @@ import numpy as np
 from hf_any3d.data.las_classes import FAMILIES
 from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import write_json, write_text
+from hf_any3d.utils.messages import percent
 from hf_any3d_survey.inventory.checkpoints import Checkpoints, error_statistics
 from hf_any3d_survey.inventory.doubt import Doubt
 from hf_any3d_survey.inventory.place import GROUND, VEGETATION, Copies, Seen
@@ -378,9 +379,9 @@ def _reasons(
     """Return why a cell is in doubt, the main reason first."""
     reasons = {
         f"ground points scatter by {ground_scatter_m:.2f} m": 1 - np.exp(-ground_scatter_m / _SCATTER),
-        f"ground guessed on {ground_guessed_share:.0%}": ground_guessed_share,
+        f"ground guessed on {percent(ground_guessed_share)} %": ground_guessed_share,
         f"classes unsure (mean probability {class_score_mean:.2f})": 1 - class_score_mean,
-        f"{noise_share:.0%} noise": noise_share,
+        f"{percent(noise_share)} % noise": noise_share,
     }
     weights = {text: weight for text, weight in reasons.items() if weight >= _LEAST_REASON}
     return sorted(weights, key=lambda text: -weights[text])

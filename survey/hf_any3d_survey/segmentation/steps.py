@@ -20,7 +20,7 @@ from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.registry import NOISE, NONE_OF_THESE
 from hf_any3d.tasks.segmentation.steps import SegmentationSteps, _Merge
 from hf_any3d.tasks.steps import refuse_non_finite, return_free_memory, without_none
-from hf_any3d.utils.messages import counted, printable
+from hf_any3d.utils.messages import counted, percent, printable, spaced_percents
 from hf_any3d_survey.local_features.network import LEAST_ADAPTED, PointLabels
 from hf_any3d_survey.local_features.sparse_boxes import SparseVoxels
 from hf_any3d_survey.processor import DescribedScan, LocalFeaturesProcessor, with_marks
@@ -261,17 +261,17 @@ class LocalFeaturesSteps(SegmentationSteps):
             value = conditions[name]
             least, most = _BEYOND[name](low, high)
             if not least <= value <= most:
-                found.append(_CONDITIONS[name].format(value, low, high))
+                found.append(spaced_percents(_CONDITIONS[name].format(value, low, high)))
         name_of_ground = next((name for name in self.label_names() if name.casefold() == "ground"), None)
         if scan.ground is not None and name_of_ground is not None:
             share = float((answers.labels == self.label_names().index(name_of_ground)).mean())
             if share < _LEAST_GROUND:
-                found.append(f"{share:.1%} of its points are ground, so heights above ground are unreliable")
+                found.append(f"{percent(share, 1)} % of its points are ground, so heights above ground are unreliable")
         if config.unknown.share is not None and answers.all_unknown is not None:
             share = float(is_none_of_these(answers.all_unknown, config).mean())
             if share > _MANY_UNKNOWN * config.unknown.share:
-                usual = f"{config.unknown.share:.0%} are usual"
-                found.append(f"{share:.0%} of its points are unlike the training data ({usual})")
+                usual = f"{percent(config.unknown.share)} % are usual"
+                found.append(f"{percent(share)} % of its points are unlike the training data ({usual})")
         if found:
             name = "" if stem is None else f"{stem}: "
             what = "unlike the sites in the training data, so expect lower accuracy than estimated"

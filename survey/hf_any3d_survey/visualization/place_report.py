@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_any3d.utils.messages import counted
+from hf_any3d.utils.messages import counted, percent
 from hf_any3d.visualization.html_pages import html_page
 
 # Cividis (Nuñez et al. 2018), which people with and without color vision deficiency read alike
@@ -59,12 +59,14 @@ def _answer(content: Mapping[str, Any]) -> list[str]:
         found += f", up to {trees['height_m']['max']:.1f} m"
     found += f") and {counted(buildings['buildings'], 'building')} on {content['area_ha']:,.2f} ha"
     rmse = content["ground_cross_check"]["all"]["rmse_z_m"]
-    trust = f"The ground is interpolated without nearby points on {content['ground_guessed_share']:.0%} of the area"
+    trust = (
+        f"The ground is interpolated without nearby points on {percent(content['ground_guessed_share'])} % of the area"
+    )
     if rmse is not None:
         trust += f"; elsewhere, the RMSEz on held-out ground points is {rmse:.2f} m"
     if check:
         trust += f". Check first the {counted(len(check), 'cell')} below"
-    return [f"{found}, with {trees['crown_cover_share']:.0%} crown cover.", f"{trust}."]
+    return [f"{found}, with {percent(trees['crown_cover_share'])} % crown cover.", f"{trust}."]
 
 
 def _map(content: Mapping[str, Any]) -> dict[str, Any]:
