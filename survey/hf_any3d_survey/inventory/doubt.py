@@ -132,7 +132,8 @@ def find_tree_doubts(scores: Sequence[float], count: int, recount: int) -> list[
     doubts = []
     if np.mean(scores) < _LEAST_SCORE:
         share = 1 - float(np.mean(scores))
-        text = f"about {percent(share)} % of the {len(scores):,} trees may be wrong, judging by their scores; check some of them"
+        trees = f"about {percent(share)} % of the {len(scores):,} trees"
+        text = f"{trees} may be wrong, judging by their scores; check some of them"
         doubts.append(Doubt("tree scores", text))
     if abs(recount - count) > _MOST_RECOUNT * count + 2 * np.sqrt(count):
         text = f"the tree count depends on where the scan is cut: {count:,} here, but {recount:,} with half  "
