@@ -214,8 +214,8 @@ def licenses_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-_LOADED = """You can read all of these files with one function or command. For LAS, LAZ, PLY, PCD, NumPy and most text files, you
-can also write a copy with new labels.
+_LOADED = """You can read all of these files with one function or command. For LAS, LAZ, PLY, PCD, NumPy and most text
+files, you can also write a copy with new labels.
 
 ```python
 import hf_any3d
@@ -230,20 +230,20 @@ the file has no such data. Colors are red, green and blue from 0 to 1. `hf-any3d
 
 ## iPhone LiDAR apps, CAD and other programs
 
-`.usdz`, `.fbx`, `.dae`, `.blend` and `.dxf` cannot be read: export GLB, OBJ or PLY instead. The error message names the
-formats to export. For CloudCompare, PDAL, PCL, Open3D and others, see [other programs](other_programs.md).
+`.usdz`, `.fbx`, `.dae`, `.blend` and `.dxf` cannot be read: export GLB, OBJ or PLY instead. The error message names
+the formats to export. For CloudCompare, PDAL, PCL, Open3D and others, see [other programs](other_programs.md).
 
 ## All file types
 """
-_NAMED_TYPES = """`.colmap`, `.kitti` and `.nuscenes` are types for `--file-type` and `file_type=`. Use them if a .txt or .bin file is not
-recognized; see [how .bin files are told apart](reading_files.md#kitti-and-nuscenes-sweeps)."""
+_NAMED_TYPES = """`.colmap`, `.kitti` and `.nuscenes` are types for `--file-type` and `file_type=`. Use them if a .txt
+or .bin file is not recognized; see [how .bin files are told apart](reading_files.md#kitti-and-nuscenes-sweeps)."""
 _WRITE = """## Convert, write and label files
 
 | you want | use |
 |---|---|
 | another format | `hf-any3d data convert scan.e57 --to ply --output FOLDER`, or `--to obj`, `--to npz` |
 | the same in Python | `write_point_cloud("scan.ply", cloud)` from `hf_any3d.data.files` |
-| a [labeled copy](segmentation.md#labeled-copies-of-files) | `hf-any3d segment FILE --model MODEL --output COPY`, or `write_labels(file, copy, labels)` from `hf_any3d` |
+| a [labeled copy](segmentation.md#labeled-copies-of-files) | `hf-any3d segment`, `write_labels(file, copy, labels)` |
 
 `.npz` keeps everything that a point cloud [can hold](#what-is-left-out). `.ply` keeps all of it except the names of
 classes; it stores colors in 8 bits, and the up axis and unit as comments. `.obj` keeps points, colors, normals, faces,
@@ -260,9 +260,9 @@ pass.
 A point cloud can hold points, colors, normals, labels, intensities, rings (the number of the laser that measured each
 point), return numbers and counts, faces with colors and labels, an offset, an up axis and a unit. Other data are left
 out when a file is read, with a warning that names them, unless you
-[ask for them](reading_files.md#attributes-and-extra-bytes). Data that most files of a format have are left out without a
-warning (see the table). A [labeled copy](segmentation.md#labeled-copies-of-files) keeps everything in the file, such as
-the GPS time of a LAZ; a converted file does not."""
+[ask for them](reading_files.md#attributes-and-extra-bytes). Data that most files of a format have are left out without
+a warning (see the table). A [labeled copy](segmentation.md#labeled-copies-of-files) keeps everything in the file, such
+as the GPS time of a LAZ; a converted file does not."""
 
 
 def formats_page() -> str:
@@ -281,8 +281,8 @@ def formats_page() -> str:
             not_read.append((endings, standard))
     lines = ["# File formats: load LAS, LAZ, PLY, OBJ, STL, GLB, E57, PCD and other files", "", _NOTE, "", _LOADED]
     copied = sum(bool(copy_endings(f"a.{name}")) for name in FORMATS)
-    lines += [f"There are {len(FORMATS)} file types, with extensions in lower or upper case. {copied} of them can be written as"]
-    lines += ["labeled copies:", ""]
+    lines += [f"There are {len(FORMATS)} file types, with extensions in lower or upper case. {copied} of them can be"]
+    lines += ["written as labeled copies:", ""]
     lines += markdown_table(("extension", "content", "labeled copy"), sorted(rows))
     lines += ["", _NAMED_TYPES]
     lines += ["", _WRITE, ""]

@@ -44,8 +44,8 @@ _OF_SPLATS = r"opacity|(f_rest|scale|rot)_\d+"
 _CORNERS = re.compile(r"(vert(ex|ices|exes)?)?_?(ind(ex|ices|exes|exs|icies)|ids?)|vertices|verts|corners")
 _UP_AXIS, _UNIT = re.compile(r"up_axis\s+([xyz])"), re.compile(r"meters_per_unit\s+(\S+)")
 NOT_READ = (
-    "comments, except up axis and unit; scales, rotations, opacities and spherical harmonics above degree 0 of Gaussian "
-    "splats"
+    "comments, except up axis and unit; scales, rotations, opacities and spherical harmonics above degree 0 of "
+    "Gaussian splats"
 )
 _CODES = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "u8": "Q"}  # of the lengths of lists
 # Field of a cloud -> the same of faces.
