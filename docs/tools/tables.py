@@ -31,7 +31,7 @@ ANY_ENCODERS = Path(__file__).with_name("any_encoders.csv")
 PUBLISHED_CHECKS = Path(__file__).with_name("published_checks.json")
 """Records of `python -m tests.published.checks`."""
 
-_NOTE = "This page is written by `python -m docs.tools.tables` from the registries."
+_NOTE = "<!-- Written by `python -m docs.tools.tables` from the registries. -->"
 _RULE = """## How an encoder is understood
 
 A small copy with random weights runs on a few words, an image or a recording while its forward pass is watched. This
@@ -214,48 +214,55 @@ def licenses_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-_LOADED = """You read any of these files with one function or command, and write labels back into most of them.
+_LOADED = """You can read all of these files with one function or command. For LAS, LAZ, PLY, PCD, NumPy and most text
+files, you can also write a copy with new labels.
 
 ```python
 import hf_any3d
 
 cloud = hf_any3d.read_point_cloud(hf_any3d.example_file("chair.ply"))
 print(cloud.points.shape, cloud.is_mesh)  # (964, 3) True
-points = cloud.sample_surface(1024).points  # of a mesh; a point cloud has its points already
+points = cloud.sample_surface(1024).points  # for a mesh; a point cloud already has its points
 ```
 
-`cloud.colors` (points, 3) from 0 to 1, `cloud.normals`, `cloud.labels` and `cloud.intensity` are None if the file has
-none. `hf-any3d data check FILE` prints what was read.
+`cloud.colors`, `cloud.normals`, `cloud.labels` and `cloud.intensity` are arrays with a row for each point, or None if
+the file has no such data. Colors are red, green and blue from 0 to 1. `hf-any3d data check FILE` prints what was read.
 
 ## iPhone LiDAR apps, CAD and other programs
 
-`.usdz`, `.fbx`, `.dae`, `.blend` and `.dxf` are not read: export GLB, OBJ or PLY. The error names the step that helps,
-such as `scan.usdz: is a USD scene; export it as .glb, .obj or .ply`. [What CloudCompare, PDAL, PCL, Open3D and others
-write and show](other_programs.md).
+`.usdz`, `.fbx`, `.dae`, `.blend` and `.dxf` cannot be read: export GLB, OBJ or PLY instead. The error message names
+the formats to export. For CloudCompare, PDAL, PCL, Open3D and others, see [other programs](other_programs.md).
 
 ## All file types
 """
+_NAMED_TYPES = """`.colmap`, `.kitti` and `.nuscenes` are types for `--file-type` and `file_type=`. Use them if a .txt
+or .bin file is not recognized; see [how .bin files are told apart](reading_files.md#kitti-and-nuscenes-sweeps)."""
 _WRITE = """## Convert, write and label files
 
 | you want | use |
 |---|---|
-| another format | `hf-any3d data convert scan.e57 --to ply --output FOLDER`; .ply, .obj and .npz |
-| the same in Python | `write_point_cloud("scan.ply", cloud)` of `hf_any3d.data.files` |
+| another format | `hf-any3d data convert scan.e57 --to ply --output FOLDER`, or `--to obj`, `--to npz` |
+| the same in Python | `write_point_cloud("scan.ply", cloud)` from `hf_any3d.data.files` |
 | a [labeled copy](segmentation.md#labeled-copies-of-files) | `hf-any3d segment`, `write_labels(file, copy, labels)` |
 
-`.npz` keeps every attribute. `.ply` too, with colors in 8 bits, and up axis and unit as comments. `.obj` keeps points,
-colors, normals, faces, up axis and unit.
+`.npz` keeps everything that a point cloud [can hold](#what-is-left-out). `.ply` keeps all of it except the names of
+classes; it stores colors in 8 bits, and the up axis and unit as comments. `.obj` keeps points, colors, normals, faces,
+up axis and unit.
 
-## Unusual endings
+## Unusual file extensions
 
-A file with an unknown ending is read by its content, such as PLY in `scan.dat`. Text has no signature: pass
-`file_type="txt"` or `--file-type txt`. For a known ending with other content, the error names the type to pass.
+If the extension is unknown, the content decides: a PLY file named `scan.dat` is read as PLY. Text has no signature, so
+pass `file_type="txt"` or `--file-type txt`. If a known extension does not fit the content, the error names the type to
+pass.
 
 ## What is left out
 
-A point cloud has points, colors, normals, labels, intensities, rings, returns, faces with colors and labels, an
-offset, an up axis and a unit. Anything else in a file is left out with a warning that names it, unless you
-[ask for it](reading_files.md#attributes-and-extra-bytes). What nearly every file has is left out silently:"""
+A point cloud can hold points, colors, normals, labels, intensities, rings (the number of the laser that measured each
+point), return numbers and counts, faces with colors and labels, an offset, an up axis and a unit. Other data are left
+out when a file is read, with a warning that names them, unless you
+[ask for them](reading_files.md#attributes-and-extra-bytes). Data that most files of a format have are left out without
+a warning (see the table). A [labeled copy](segmentation.md#labeled-copies-of-files) keeps everything in the file, such
+as the GPS time of a LAZ; a converted file does not."""
 
 
 def formats_page() -> str:
@@ -272,12 +279,16 @@ def formats_page() -> str:
         # What every file of a format has, so that no warning names it.
         if (standard := getattr(reader, "NOT_READ", None)) is not None:
             not_read.append((endings, standard))
-    lines = ["# File formats: load LAS, LAZ, PLY, OBJ, STL, GLB, E57, PCD and other files", "", _LOADED, _NOTE, ""]
-    lines += [f"{len(FORMATS)} file types, in lower or upper case:", ""]
-    lines += markdown_table(("ending", "content", "labeled copy"), sorted(rows))
+    lines = ["# File formats: load LAS, LAZ, PLY, OBJ, STL, GLB, E57, PCD and other files", "", _NOTE, "", _LOADED]
+    copied = sum(bool(copy_endings(f"a.{name}")) for name in FORMATS)
+    lines += [f"There are {len(FORMATS)} file types, with extensions in lower or upper case. {copied} of them can be"]
+    lines += ["written as labeled copies:", ""]
+    lines += markdown_table(("extension", "content", "labeled copy"), sorted(rows))
+    lines += ["", _NAMED_TYPES]
     lines += ["", _WRITE, ""]
-    lines += markdown_table(("ending", "left out without a warning"), sorted(not_read))
-    lines += ["", "Names of attributes, units, map coordinates, limits: [how files are read](reading_files.md)."]
+    lines += markdown_table(("extension", "left out without a warning"), sorted(not_read))
+    lines += ["", "For names of attributes, units, map coordinates and limits, see"]
+    lines += ["[how files are read](reading_files.md)."]
     return "\n".join(lines) + "\n"
 
 

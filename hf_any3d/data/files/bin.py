@@ -1,4 +1,4 @@
-"""Sweeps of laser scanners on cars, rows of float32 without a header: .bin of KITTI and nuScenes."""
+"""Sweeps of automotive laser scanners, as in KITTI and nuScenes: .bin, rows of float32 without a header."""
 
 import numpy as np
 

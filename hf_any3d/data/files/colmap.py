@@ -1,4 +1,4 @@
-"""Points of a sparse model of COLMAP: points3D.txt and points3D.bin."""
+"""Points of a COLMAP sparse model: points3D.txt or points3D.bin, recognized by name or content."""
 
 import re
 from pathlib import PurePath

@@ -1,4 +1,4 @@
-"""E57, the exchange format of scanners on tripods (ASTM E2807): coordinates, colors and intensities of its scans."""
+"""E57 (ASTM E2807), the exchange format of terrestrial laser scanners: scans with colors, normals and intensities."""
 
 import struct
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ _HOW_MEASURED = (
     "isTimeStampInvalid",
     *_INVALID_VALUES,
 )
-NOT_READ = "rows and columns of the grid, returns, times; names, dates and devices of scans"
+NOT_READ = "row and column in the scan grid, return numbers, time stamps; names, dates and devices of scans"
 # Ranges beyond are those of the type, not of colors.
 _WIDEST, _FARTHEST = 65535.0, 1e308
 _AT_ONCE = 1 << 16  # numbers whose bits are unpacked together, one byte for each bit

@@ -1,4 +1,4 @@
-"""glTF 2.0: .gltf, JSON that refers to buffers, and .glb, the same in one binary file."""
+"""glTF 2.0: .gltf, JSON with separate binary files, and .glb, the same in one binary file."""
 
 from __future__ import annotations
 

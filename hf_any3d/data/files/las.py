@@ -73,7 +73,10 @@ EXTRA_SIZE = 192
 """Bytes of the description of a dimension of extra bytes."""
 FLAGS = {"synthetic": 1, "withheld": 4}
 """Flags of points that are read: their bits in formats 6 to 10, and of the three above the class in older ones."""
-NOT_READ = "GPS time, scan angle, other flags, user data, source of a point; records beside the projection's"
+NOT_READ = (
+    "GPS time, scan angle, scanner channel, user data, point source ID, flags except withheld and synthetic; records "
+    "(VLRs) that do not describe the coordinate system"
+)
 
 
 def read(source: Source) -> PointCloudData:

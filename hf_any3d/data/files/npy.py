@@ -1,4 +1,4 @@
-"""NPY and NPZ: arrays saved by numpy.save and archives saved by numpy.savez."""
+"""NumPy files: .npy, an array saved by numpy.save, and .npz, several arrays saved by numpy.savez."""
 
 import io
 import math
@@ -74,7 +74,7 @@ OTHERS = (
 """Names of arrays that are no labels of points."""
 # Arrays that labeled copies have beside labels.
 _OF_COPIES = ("score", "unknown", "object")
-NOT_READ = "a constant fourth column of colors or points"
+NOT_READ = "a fourth column of colors or points, such as alpha, if it is constant"
 # Names of the columns of fields that hold several numbers of a point.
 _COLUMNS = (
     (POINTS, "xyz"), (_FIELDS["normals"], ("nx", "ny", "nz")), (_FIELDS["colors"], ("red", "green", "blue"))

@@ -28,7 +28,7 @@ _WITHOUT_LOSS = frozenset(b"vt vp s p mg usemap maplib shadow_obj trace_obj lod 
 # Statements after which faces belong to another part.
 _NAMES_A_PART = {b"g": "group", b"o": "object", b"usemtl": "material"}
 _MOST_STATEMENTS = 1000
-NOT_READ = "texture coordinates; groups; normals, if corners of one vertex have several"
+NOT_READ = "texture coordinates; groups; all normals, if a vertex has different ones in different faces"
 _GRAY = [0.8, 0.8, 0.8]  # the format's default diffuse color, for unknown materials
 
 

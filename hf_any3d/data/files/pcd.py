@@ -13,7 +13,7 @@ from hf_any3d.data.options import one_of
 
 _KINDS = {"F": "f", "I": "i", "U": "u"}
 _STILL = [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]  # no move and no turn of the sensor
-NOT_READ = "padding, fields called `_`"
+NOT_READ = "padding, that is, fields named `_`"
 _HEADER = re.compile(rb"^[ \t]*DATA[ \t]+(\S+)[ \t]*(\r\n|\n|$)", re.MULTILINE)
 
 

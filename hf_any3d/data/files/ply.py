@@ -1,4 +1,4 @@
-"""PLY, the Stanford polygon format: ASCII and binary in both byte orders."""
+"""PLY, the Stanford polygon format: ASCII, or binary in either byte order."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ _OF_SPLATS = r"opacity|(f_rest|scale|rot)_\d+"
 # Names of the list of a face's corners, which no standard fixes: vertex_indices, vertex_index, vertexIndexes, …
 _CORNERS = re.compile(r"(vert(ex|ices|exes)?)?_?(ind(ex|ices|exes|exs|icies)|ids?)|vertices|verts|corners")
 _UP_AXIS, _UNIT = re.compile(r"up_axis\s+([xyz])"), re.compile(r"meters_per_unit\s+(\S+)")
-NOT_READ = "of Gaussian splats their scales, turns, opacities and harmonics above degree 0; further comments"
+NOT_READ = (
+    "comments, except up axis and unit; scales, rotations, opacities and spherical harmonics above degree 0 of "
+    "Gaussian splats"
+)
 _CODES = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "u8": "Q"}  # of the lengths of lists
 # Field of a cloud -> the same of faces.
 _OF_FACES = {"colors": "face_colors", "labels": "face_labels"}

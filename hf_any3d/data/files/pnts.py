@@ -1,4 +1,4 @@
-"""Point cloud tiles of 3D Tiles 1.0 (.pnts): coordinates, colors, normals and properties of the batch table."""
+"""Point cloud tiles of 3D Tiles 1.0 (.pnts), with colors, normals and batch table; not with Draco compression."""
 
 import json
 import struct
@@ -31,7 +31,7 @@ _TYPES = {
 _MOST_QUANTIZED = 65535.0
 # No local coordinates are as large, but those from the center of the earth are.
 _EARTH_CENTERED = 1e6
-NOT_READ = "the transform of the tile, which is in `tileset.json`; properties that are no numbers; Draco"
+NOT_READ = "the transform of the tile, which is in `tileset.json`; extensions and hierarchy of the batch table"
 
 
 @dataclass(frozen=True)

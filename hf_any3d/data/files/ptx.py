@@ -1,4 +1,4 @@
-"""PTX, the text format of Leica's scanners: scans, each with a header that has its place and its transform."""
+"""PTX, the text format of Leica's scanners: all scans in one frame, moved by the transforms in their headers."""
 
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""Gaussian splats: .splat, rows of 32 bytes as web viewers load them, and .spz, packed by Niantic's program.
+"""Gaussian splats: .splat, the 32-byte rows of web viewers, and .spz, Niantic's compressed format. Splats in .ply are
+read, too.
 
 Colors and opacities of splats in .ply are computed here, too, and those that SuperSplat compresses are unpacked.
 """

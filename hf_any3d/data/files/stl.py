@@ -10,7 +10,7 @@ from hf_any3d.data.files.text_numbers import normalized_lines, numbers, unix_lin
 
 _TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 _HEADER_SIZE = 84
-NOT_READ = "normals of facets, which follow from their corners; names of solids"
+NOT_READ = "facet normals, which follow from the corners; names of solids"
 # Lines that some programs write between the end of a solid and the next one, or the end of the file.
 _NO_SOLID = rb"(?![ \t]*solid\b)(?![^\n]*\bfacet\s+normal\b)[^\n]*"
 _AFTER_SOLID = re.compile(rb"(?im)(^[ \t]*endsolid\b[^\n]*\n)((?:%b\n)*(?:%b\Z)?)" % (_NO_SOLID, _NO_SOLID))

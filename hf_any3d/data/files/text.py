@@ -1,4 +1,4 @@
-"""Rows of numbers as text: .xyz, .txt, .pts, .csv, .asc."""
+"""Text files with a row of numbers for each point: .xyz, .txt, .pts, .csv, .asc."""
 
 import csv
 import io
@@ -44,7 +44,7 @@ _EMPTY_LAST_CELL = re.compile(rb"(?m)(?<=[,;])[ \t]*$")
 # NA, N/A, #N/A, null and none as whole cells: no value, as R, databases and spreadsheets write it. The first letter is
 # looked for first, which is many times faster.
 _NO_VALUE = re.compile(rb"(?m)[#Nn](?:(?<=[,;\s\"].)|(?<=^.))(?i:/A|A|ull|one|N/A)(?=[,;\s\"]|$)")
-NOT_READ = "numbers of rows without a name; an alpha that is the same everywhere"
+NOT_READ = "row numbers in a column without a name; alpha, if it is constant"
 
 
 class Title(NamedTuple):

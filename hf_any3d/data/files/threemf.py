@@ -1,4 +1,4 @@
-"""3MF, the format of 3D printing: meshes with units and colors, placed by a plate of items, in a ZIP of XML."""
+"""3MF, the 3D printing format: meshes with units and colors, arranged on a build plate, in a ZIP archive of XML."""
 
 from __future__ import annotations
 
