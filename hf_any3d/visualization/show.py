@@ -130,7 +130,7 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
     # One label on all points tells no more than a line of text, and would hide their colors.
     if labels is not None and (labels == labels[0]).all():
         label = labels[0]
-        note += f" · all with label {label if names is None or label < 0 else names[label]}"
+        note += f" · class of all points: {label if names is None or label < 0 else names[label]}"
         labels = None
         shown_names = []
     if labels is not None:

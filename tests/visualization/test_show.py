@@ -37,11 +37,11 @@ def test_page_and_picture_of_a_file_show_its_colors_and_labels(tmp_path):
 def test_a_scan_of_one_class_is_shown_by_height_with_its_up_axis(tmp_path):
     points = np.random.default_rng(0).uniform(size=(50, 3)) * [40, 30, 5]
     view, names = show.view_of_cloud(PointCloudData(points, labels=np.full(50, 2), up_axis="z"))
-    assert view.labels is None and names == [] and view.note.endswith(" · all with label 2")
+    assert view.labels is None and names == [] and view.note.endswith(" · class of all points: 2")
     data, _ = content(show.write_views(tmp_path / "a.html", [view]).read_text())
     assert [one["name"] for one in data["colorings"]] == ["height"] and data["panels"][0]["up"] == "z"
     unlabeled, _ = show.view_of_cloud(PointCloudData(points, labels=np.full(50, -1)), names=["tree"])
-    assert unlabeled.note.endswith(" · all with label -1")
+    assert unlabeled.note.endswith(" · class of all points: -1")
 
 
 @pytest.mark.parametrize("axis", ["x", "y", "z"])

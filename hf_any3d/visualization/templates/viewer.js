@@ -208,7 +208,11 @@ function tip(text, e) {
   box.style.left = Math.max(4, Math.min(e.clientX + 14, innerWidth - box.offsetWidth - 8)) + "px";
   box.style.top = Math.max(4, Math.min(e.clientY + 14, innerHeight - box.offsetHeight - 8)) + "px";
 }
-const number = value => Math.abs(value) >= 1000 || value && Math.abs(value) < 0.001 ? value.toExponential(2) : +value.toPrecision(4) + "";
+function number(value) {
+  const size = Math.abs(value);
+  if (size >= 1e9 || value && size < 0.001) return value.toExponential(2);
+  return size >= 1000 ? Math.round(value).toLocaleString("en-US") : +value.toPrecision(4) + "";
+}
 const make = (tag, text, kind) => { const node = document.createElement(tag); if (text) node.textContent = text; if (kind) node.className = kind; return node; };
 
 // The legend lists the labels of points, or the classes of the clouds of a grid.

@@ -148,7 +148,7 @@ def inventory(
         cloud = pipe.open(paths[0])
         title = f"{titles[paths[0]]}: {answers.caption(answers.row(result))}"
         gallery.add_view(answers.view(cloud, result), cloud, title)
-        write_gallery(gallery, f"Objects of {Path(name).name}")
+        write_gallery(gallery, f"Inventory of {Path(paths[0]).name}")
         count = len(result["numbers"])
     else:
         outputs = Outputs(
