@@ -83,7 +83,7 @@ def prepare(
     """
     # Files of earlier data beside the new ones would be read as further splits of one dataset.
     if output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"{output} is not empty; expected a new folder for --output")
+        raise FileExistsError(f"{output} is not empty; give a new folder as --output")
     further = {"num_points": points, "columns": (columns or "").replace(",", " ").split(), "on_error": "skip"}
     with LeftOutFiles() as left_out:
         splits = _load(name, data_dir, options, **further)

@@ -222,7 +222,10 @@ def space(
     """Write the files of a Hugging Face Space with a demo of a model: app.py, requirements.txt, README.md."""
     name = find_model(model)
     if Path(name).is_dir():
-        raise ValueError(f"{model}: a directory; a Space opens a model of the hub: hf-any3d push {model} OWNER/NAME")
+        raise ValueError(
+            f"{model} is a directory, but a Space opens a model on the Hub; push it first: hf-any3d push {model} "
+            "OWNER/NAME"
+        )
     from hf_any3d.hub.spaces import write_space
 
     kind = kind_of_model(read_model_config(name)) or ("a model", "")

@@ -182,6 +182,11 @@ class AdapterArguments:
 
     def __post_init__(self):
         self.peft_config = json_mapping(self.peft_config, "peft_config")
+        if self.peft not in (None, "none", "full"):
+            # Here, since these arguments are also read without PEFT.
+            from hf_any3d.training.models import check_peft_method
+
+            check_peft_method(self.peft)
 
     @staticmethod
     def of_another_model(file: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
@@ -307,7 +312,9 @@ class PointTrainingArguments(TrainingArguments):
             self.gradient_accumulation_steps = self.rows_per_step // at_once
         self._check_faster_steps()
         if self.two_steps_per_batch and self.fp16:
-            raise ValueError("--two_steps_per_batch with --fp16, which scales gradients; expected --bf16")
+            raise ValueError(
+                "--two_steps_per_batch cannot be combined with --fp16, which scales gradients; use --bf16"
+            )
         for name in ("no_weight_decay", "always_weight_decay"):
             if getattr(self, name) and self.weight_decay_on != "matrices":
                 raise ValueError(f"--{name} needs --weight_decay_on matrices")
@@ -339,7 +346,9 @@ class PointTrainingArguments(TrainingArguments):
         for name, value in taken.items():
             # A recipe may have set it, so that leaving it out would not help.
             if getattr(self, name) != value:
-                raise ValueError(f"--cuda_graphs with --{name} {getattr(self, name)}; expected --{name} {value}")
+                raise ValueError(
+                    f"--cuda_graphs cannot be combined with --{name} {getattr(self, name)}; use --{name} {value}"
+                )
 
     @property
     def epoch_schedule(self) -> EpochCosine | None:

@@ -102,7 +102,7 @@ class StageArguments:
         # How experts are mixed is no property of the weights, and may be changed for a saved model too.
         given += [name for name in ("model_config",) if set(self.model_config) - set(ROUTING)]
         if self.model_name_or_path is not None and given:
-            raise ValueError(f"--model_name_or_path and --{given[0]}; expected one of them")
+            raise ValueError(f"--model_name_or_path and --{given[0]} exclude each other; leave out one of them")
         # A model comes from the previous stage or from all of its parts.
         missing = [part for part in PARTS if part not in given]
         if self.model_name_or_path is None and missing:
@@ -179,7 +179,9 @@ class StageTrainingArguments(PointTrainingArguments):
     def __post_init__(self):
         # Batches of different kinds have different sizes.
         if self.rows_per_step is not None:
-            raise ValueError("--rows_per_step; expected --batch_sizes and --gradient_accumulation_steps for this task")
+            raise ValueError(
+                "--rows_per_step is not for this task; use --batch_sizes and --gradient_accumulation_steps"
+            )
         super().__post_init__()
         if self.max_steps < 1:
             raise ValueError(f"--max_steps {self.max_steps}; expected at least 1, since batches are drawn without end")

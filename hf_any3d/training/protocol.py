@@ -124,7 +124,9 @@ def apply_protocol(splits: DatasetDict, origin: str, protocol: ProtocolArguments
     """
     if protocol.few_shot:
         if "validation" in splits:
-            raise ValueError(f"--few_shot with a validation split ({origin}); expected --validation_fraction 0")
+            raise ValueError(
+                f"--few_shot needs data without a validation split (here: {origin}); add --validation_fraction 0"
+            )
         assert isinstance(protocol.few_shot, dict)
         splits = draw_fold(splits, **protocol.few_shot)
     return select_on_test(splits) if protocol.select_on_test else (splits, origin)

@@ -128,7 +128,9 @@ class FrozenEncoderMixin(LibraryModelMixin):
         encoder = load_encoder(config, dtype, **encoder_loading(device_map, quantization_config))
         if encoder_weights != "pretrained":
             if is_quantized(encoder):
-                raise ValueError(f"encoder_weights={encoder_weights!r} with quantization_config; expected one of them")
+                raise ValueError(
+                    f"encoder_weights={encoder_weights!r} and quantization_config exclude each other; pass one of them"
+                )
             encoder = replace_weights(encoder, encoder_weights)
             # These weights are in no repository; they are stored with the model.
             config.change_part("encoder", stored=True, checksum=None, subfolder=None, control=encoder_weights)

@@ -35,7 +35,7 @@ SUPERVISED = System(
     convert="convert_ptv3",
     model_class="PointTransformerV3ForPointCloudSegmentation",
     code_license="MIT",
-    license_source="that card, which was not read here; the data sets of the training have terms of their own",
+    license_source="the model card, which was not read here; the data sets of the training have terms of their own",
     page="https://github.com/Pointcept/PointTransformerV3",
 )
 FIND3D = System(

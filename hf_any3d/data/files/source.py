@@ -1,6 +1,7 @@
 """The input of the readers: the bytes of a file within limits, and the errors for files and clouds."""
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,7 +62,8 @@ def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
     except Exception as error:
         if kind is None:
             raise
-        reason = cut(f"{type(error).__name__}: {error}", _QUOTED)
+        # Errors of Python quote bytes as its literals.
+        reason = cut(re.sub(r"\bb(?=['\"])", "", f"{type(error).__name__}: {error}"), _QUOTED)
         raise file_error(name, f"damaged, cut off, or not {kind} ({reason})") from error
 
 

@@ -133,7 +133,10 @@ class InventorySteps(LocalFeaturesSteps):
             else:
                 data = to_cloud(cloud, self.feature_extractor.features, columns)
         if data.is_mesh:
-            raise PointCloudError("is a mesh; an inventory needs an aerial point scan")
+            raise PointCloudError(
+                "a mesh; inventory needs an airborne point cloud (such as LAS or LAZ). To classify an object, use "
+                "hf-any3d predict"
+            )
         data = with_unit(data, unit)
         for name in {*ATTRIBUTES.values()} - {*needed}:
             setattr(data, name, None)
