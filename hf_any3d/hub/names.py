@@ -61,13 +61,13 @@ def not_cached(name: str, reason: str, revision: str | None = None) -> str:
     return f"{name}: no such directory, and this model{at} is not in the Hub cache ({reason}); {how_to_look(reason)}"
 
 
-def how_to_look(reason: str) -> str:
-    """Return what to do where the Hub is not asked, by the reason."""
+def how_to_look(reason: str, otherwise: str = "pass a directory") -> str:
+    """Return what to do where the Hub is not asked, by the reason; or else `otherwise`."""
     step = {
         "HF_HUB_OFFLINE is set": "unset HF_HUB_OFFLINE",
         "local_files_only=True": "leave out local_files_only",
     }.get(reason, "connect to a network")
-    return f"{step} to look on the Hub, or pass a directory"
+    return f"{step} to look on the Hub, or {otherwise}"
 
 
 def offline_reason(local_files_only: object = False) -> str | None:

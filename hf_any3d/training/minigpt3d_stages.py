@@ -53,7 +53,7 @@ class StageArguments:
     model_revision: str | None = argument(None, help="Branch, tag or commit of that model.")
     point_encoder: str | None = argument(
         None,
-        help=f"To build a model from parts: hub name or directory of a point encoder, of one of the types "
+        help=f"To build a model from parts: Hub name or directory of a point encoder, of one of the types "
         f"{', '.join(_POINT_ENCODERS)}; all but {POINT_ENCODER} with its processor.",
     )
     point_encoder_revision: str | None = argument(None, help="Branch, tag or commit.")

@@ -25,7 +25,7 @@ SYSTEM = System(
     model_class="PointTransformerV3Model",
     code_license="Apache-2.0",
     weights_license="CC-BY-NC-4.0",
-    license_source="the README of the program; cards on the hub differ",
+    license_source="the README of the program; cards on the Hub differ",
     page="https://github.com/Pointcept",
     # Their training data forbids it.
     non_commercial=True,

@@ -293,13 +293,13 @@ def test_extents_of_thousands_may_be_millimeters(extent, doubtful):
         ("table/a.PARQUET", ("parquet", None, "table/a.PARQUET")),
         ("shapes", ("shapes", None, None)),
         ("me/shapes", ("me/shapes", None, None)),
-        ("plain/a.ply", "no folder, .parquet file or dataset plain/a.ply"),
-        ("shapse", "no folder, .parquet file or dataset shapse; did you mean shapes\\?$"),
+        ("plain/a.ply", "plain/a.ply: no such folder, .parquet file or dataset"),
+        ("shapse", "shapse: no such folder, .parquet file or dataset; did you mean shapes\\?$"),
         (
             "nothing",
-            "no folder, .parquet file or dataset nothing; datasets are .*shapes.*, and owner/name on the hub$",
+            "nothing: no such folder, .parquet file or dataset; datasets are .*shapes.*, and owner/name on the Hub$",
         ),
-        ("./plian", "no folder, .parquet file or dataset ./plian; did you mean plain"),
+        ("./plian", "./plian: no such folder, .parquet file or dataset; did you mean plain"),
     ],
 )
 def test_data_are_a_folder_a_table_or_a_name(name, found, tmp_path, monkeypatch):

@@ -200,12 +200,15 @@ def test_a_scan_from_one_side_is_told_from_whole_ones(tmp_path):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("--way", "features", "--epochs", 3), "--epochs has no effect on frozen features"),
+        (
+            ("--way", "features", "--epochs", 3),
+            "--epochs has no effect with --way features; leave it out",
+        ),
         (("--way", "trained", "--copies", 3), "--copies has no effect here; use it with --way features"),
         (("--feature_set", "encoder"), "no option --feature_set; did you mean --feature_sets?"),
         (("--feature_sets", "magic"), "features=['magic']; expected some of"),
         (("--heading", "north"), "heading='north'; expected one of 'known'"),
-        (("--from", "nowhere"), "no directory nowhere"),
+        (("--from", "nowhere"), "nowhere: no such directory"),
         (("--way", "trained", "--from", "scans"), "no model in this directory"),
     ],
 )

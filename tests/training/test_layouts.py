@@ -250,7 +250,7 @@ def test_a_run_trains_an_adapter_evaluates_it_and_resumes(start, tmp_path):
         (["--turns", "half"], "turns='half'; expected one of 'none', 'quarter', 'any'"),
         (["--sizes", "1.2", "0.8"], "--sizes 1.2 0.8; expected the smallest"),
         (["--up_axis", "y"], "up_axis='y'; expected one of 'z'"),
-        (["--augment", "flip"], "--augment flip; expected --turns and --sizes"),
+        (["--augment", "flip"], "--augment flip is not for layouts; use --turns and --sizes"),
         (["--peft", "none", "--load_in_8bit"], "--peft_config with --peft none"),
         (["--peft", "full", "--peft_config", '{"r": 2}'], "--peft_config with --peft full"),
         (["--peft", "ia3", "--adapt", "language", "encoder"], "--adapt language encoder with --peft ia3"),

@@ -50,7 +50,7 @@ def pretrained(tmp_path_factory) -> str:
         ({"tuning": "half"}, "tuning='half'; expected one of 'full', 'head', 'linear'"),
         ({"tuning": "head"}, "--model_name_or_path and --tuning are for --model_type act3d, .*; any2point has --peft"),
         ({"model_type": "any2point", "model_name_or_path": "x"}, "are for --model_type act3d, .*any2point has --peft"),
-        ({"model_type": "act3d", "tuning": "head"}, "--tuning head freezes untrained weights; expected --model_name"),
+        ({"model_type": "act3d", "tuning": "head"}, "--tuning head would freeze untrained weights; add --model_name"),
         (
             {"encoder_weights": "none", "encoder_dtype": "float16"},
             "--encoder_dtype float16 with --encoder_weights non",

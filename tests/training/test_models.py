@@ -86,9 +86,17 @@ def matched(model: nn.Module, pattern: str) -> set[str]:
     return {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)}
 
 
-@pytest.mark.parametrize("name", ["prompt_tuning", "poly", "trainable_tokens", "unheard_of"])
-def test_unsupported_methods_are_refused_and_supported_ones_listed(name):
-    with pytest.raises(ValueError, match=f"'{name}' is unknown or does not fit; expected one of .*guided_adapter"):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *((name, f"--peft: {name} does not fit point cloud models;") for name in ("prompt_tuning", "poly")),
+        ("trainable_tokens", "--peft: trainable_tokens does not fit point cloud models;"),
+        ("unheard_of", "--peft: unknown method 'unheard_of';"),
+        ("lorra", "--peft: unknown method 'lorra'; did you mean lora\\?"),
+    ],
+)
+def test_unsupported_methods_are_refused_and_supported_ones_listed(name, text):
+    with pytest.raises(ValueError, match=f"^{text} expected one of .*guided_adapter"):
         build_peft_config(name, tiny_model())
 
 

@@ -118,9 +118,9 @@ spz_3, spz_4 = (builders.spz(SQUARE, np.zeros((4, 3), int), [255] * 4, version, 
 @pytest.mark.parametrize(
     ("kind", "data", "words"),
     [
-        ("las", changed(las_12, 25, "<B", 6), "is LAS 1.6; versions 1.0 to 1.5 are supported"),
-        ("las", changed(las_12, 24, "<BB", 2, 0), "is LAS 2.0; versions 1.0 to 1.5 are supported"),
-        ("laz", changed(laz_14, 25, "<B", 9), "is LAS 1.9; versions"),
+        ("las", changed(las_12, 25, "<B", 6), "LAS 1.6; versions 1.0 to 1.5 are supported"),
+        ("las", changed(las_12, 24, "<BB", 2, 0), "LAS 2.0; versions 1.0 to 1.5 are supported"),
+        ("laz", changed(laz_14, 25, "<B", 9), "LAS 1.9; versions"),
         ("las", changed(las_12, 104, "<B", 11), "point"),
         ("e57", builders.paged(changed(builders.e57(is_paged=False), 8, "<I", 2)), "version 2.0; version 1 is read"),
         ("npy", changed(array, 6, "<B", 4), "version 4.0 of the format; 1.0 to 3.0 are supported"),
