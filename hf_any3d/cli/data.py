@@ -249,7 +249,7 @@ def show(
 
         # A page in the browser holds one scene, whose points are sent in full.
         if len(inputs) != 1:
-            raise ValueError(f"--serve: {len(inputs)} files; expected one")
+            raise ValueError(f"--serve takes one file; {len(inputs)} were given")
         cloud = inputs.files[0].read()
         named = class_names(cloud.data)
         server = serve_scene(cloud.data, names=named, palette=None if named is None else class_colors(named))

@@ -225,7 +225,9 @@ class LayoutModelArguments:
             )
         self.peft_config = json_mapping(self.peft_config, "peft_config")
         if (self.load_in_8bit or self.peft_config) and self.peft in (ALONE, WHOLE):
-            raise ValueError(f"--load_in_8bit or --peft_config with --peft {self.peft}; expected a PEFT method")
+            raise ValueError(
+                f"--load_in_8bit and --peft_config have no effect with --peft {self.peft}; leave them out"
+            )
 
 
 @dataclass

@@ -266,7 +266,9 @@ def halve_frozen(model: MiniGPT3DForConditionalGeneration, dtype: torch.dtype) -
     A language model that is stored with the model is refused, as its saved weights would lose precision.
     """
     if "language_model" not in (model.config.parts or {}):
-        raise ValueError("--frozen_in_half with a language model that is stored with the model; expected a named one")
+        raise ValueError(
+            "--frozen_in_half needs a language model that is opened by its name, not one stored with the model"
+        )
     assert model.language_model is not None
     # Norms and biases are small and stay in float32, as does LoRA, which is stored though the last stage freezes it.
     # By `data`, so that parameters stay the same objects.

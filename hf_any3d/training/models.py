@@ -338,7 +338,7 @@ def build_adapted_model(
     if half:
         raise ValueError(
             f"--encoder_dtype {model.config.encoder_dtype} with --peft {peft} trains {half[0]} and "
-            f"{len(half) - 1} more in half precision; expected another method, or no --encoder_dtype"
+            f"{len(half) - 1} more in half precision; use another method, or leave out --encoder_dtype"
         )
     return adapted
 
@@ -435,7 +435,7 @@ def drop_attention(model: nn.Module, share: float) -> int:
             break
     if not count:
         kind = type(getattr(owner, "encoder", owner)).__name__
-        raise ValueError(f"{kind} has no attention with dropout; expected another encoder or no dropout")
+        raise ValueError(f"{kind} has no attention with dropout; use another encoder, or no dropout")
     return count
 
 

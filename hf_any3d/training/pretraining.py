@@ -212,7 +212,9 @@ class TeacherArguments:
         self.model_config = json_mapping(self.model_config, "model_config")
         # Without a teacher its settings would have no effect.
         if self.teacher == NO_TEACHER and (self.random_teacher or self.tower or self.teacher_layers):
-            raise ValueError("--teacher none with --random_teacher, --tower or --teacher_layers; expected a teacher")
+            raise ValueError(
+                "--random_teacher, --tower and --teacher_layers need a teacher; leave them out with --teacher none"
+            )
 
 
 @dataclass

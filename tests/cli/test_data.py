@@ -44,7 +44,7 @@ def test_prepared_data_open_as_a_dataset_with_card_and_statistics(classes, tmp_p
     card = (output / "README.md").read_text()
     assert card.startswith("---\n") and "pretty_name: prepared" in card and "ball" in card
     assert json.loads((output / "meta" / "stats.json").read_text())["splits"]["train"]["num_rows"] == 6
-    assert "not empty; expected a new folder" in run("data", "prepare", classes, "--output", output).err
+    assert "not empty; give a new folder" in run("data", "prepare", classes, "--output", output).err
 
 
 @pytest.mark.slow

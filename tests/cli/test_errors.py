@@ -185,7 +185,10 @@ def test_a_license_is_asked_for_in_words_of_the_command_line(words):
         (("data", "describe", "shapes", "--options", "[1]"), "--options is '[1]'; expected a JSON object"),
         (("convert", FILES / "chair.ply"), "a point file"),
         (("convert", "gone.pth", "--output", "out"), "gone.pth: no such file"),
-        (("predict", FILES / "chair.ply", "--model", "me/x", "--json", "--csv"), "--json and --csv; expected one"),
+        (
+            ("predict", FILES / "chair.ply", "--model", "me/x", "--json", "--csv"),
+            "--json and --csv exclude each other",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_line(words, text):

@@ -217,7 +217,7 @@ def test_data_are_named_as_for_a_training(models, data, tmp_path):
     assert run("evaluate", models("scenes"), file, "--cpu").out.startswith("all ")
     for words, text in (
         ((), "DATA is missing"),
-        ((scans, "--data-dir", scans), f"--data-dir {scans}: expected none"),
+        ((scans, "--data-dir", scans), f"--data-dir {scans} cannot be combined with DATA"),
         ((scans, "--split", "validation"), f"{scans}: its data has no split 'validation'; there are test, train"),
         ((tmp_path / "scnas",), f"did you mean {scans}?"),
     ):

@@ -111,5 +111,5 @@ def test_a_space_has_a_program_requirements_and_a_card(trained, tmp_path, hub):
     metadata = yaml.safe_load((tmp_path / "space" / "README.md").read_text().split("---")[1])
     assert metadata["title"] == 'A "good" page: 1' and metadata["sdk"] == "gradio"
     assert metadata["app_file"] == "app.py" and metadata["models"] == ["me/for-a-space"]
-    assert "exists; expected a new folder" in run("space", "me/for-a-space", "--output", tmp_path / "space").err
+    assert "exists; give a new folder" in run("space", "me/for-a-space", "--output", tmp_path / "space").err
     assert f"hf-any3d push {trained} OWNER/NAME" in run("space", trained, "--output", tmp_path / "other").err

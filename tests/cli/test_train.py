@@ -198,13 +198,13 @@ def test_every_short_option_reaches_the_training(tmp_path):
     [
         (
             ("shapes", "--way", "features", "--task", "segmentation"),
-            "features cannot be combined with labels of points",
+            "--way features cannot be combined with labels of points",
         ),
         (("shapes", "--way", "both", "--task", "detection"), "--way both cannot be combined with boxes"),
         (("shapes", "--way", "features", "--task", "layouts"), "--way features cannot be combined with boxes"),
         (("r.yaml", "--way", "features"), "--way features cannot be combined with a recipe"),
-        (("shapes", "--way", "trained", "--from", "MODEL"), "--from with --way trained"),
-        (("shapes", "--way", "both", "--from", "MODEL"), "--from with --way both"),
+        (("shapes", "--way", "trained", "--from", "MODEL"), "--from cannot be combined with --way trained"),
+        (("shapes", "--way", "both", "--from", "MODEL"), "--from cannot be combined with --way both"),
     ],
 )
 def test_frozen_features_classify_scans_alone(words, text, tmp_path, monkeypatch):
@@ -213,4 +213,4 @@ def test_frozen_features_classify_scans_alone(words, text, tmp_path, monkeypatch
     (tmp_path / "MODEL").mkdir()
     (tmp_path / "MODEL" / "config.json").write_text("{}")
     code, out, err = run("train", *words)
-    assert code == 1 and out == "" and err == f"error: {text}; expected scans to classify by frozen features\n"
+    assert code == 1 and out == "" and err == f"error: {text}; it classifies scans by frozen features\n"

@@ -109,5 +109,5 @@ def test_the_test_split_selects_weights_on_request():
     assert splits["validation"] is splits["test"] is given["test"] and origin == TEST_CHOOSES
     for wrong in ({"train": 4}, {"train": 4, "validation": 2, "test": 2}):
         given = DatasetDict({name: rows(count) for name, count in wrong.items()})
-        with pytest.raises(ValueError, match=f"--select_on_test with {', '.join(wrong)}; expected 'test'"):
+        with pytest.raises(ValueError, match=f"--select_on_test needs a test split .*; there are {', '.join(wrong)}"):
             apply_protocol(given, "none", ProtocolArguments(select_on_test=True))

@@ -215,9 +215,7 @@ class Source:
         found = self.further_columns(names)
         labels = sorted({*found.values()} & self.chosen_fields)
         if labels:
-            raise PointCloudError(
-                f"column {labels[0]!r} holds the labels (label_field); expected other ones in columns"
-            )
+            raise PointCloudError(f"column {labels[0]!r} holds the labels (label_field); leave it out of columns")
         if len({*found.values()}) < len(found):
             raise PointCloudError(f"columns {', '.join(found)}: two of them name the same column; list it once")
         return found

@@ -187,7 +187,7 @@ def _opened(
     names = [column.name for column in columns]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise ArgumentError(f"field is {twice[0]!r}, which is written beside the class; expected another name")
+        raise ArgumentError(f"field is {twice[0]!r}, which is written beside the class; choose another name")
     if isinstance(source, (bytes, bytearray, memoryview)):
         file = io.BytesIO(source)
     elif hasattr(source, "read"):
