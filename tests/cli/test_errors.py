@@ -183,11 +183,11 @@ def test_a_license_is_asked_for_in_words_of_the_command_line(words):
         (("data", "convert", FILES, "--output", FILES / "chair.ply"), "chair.ply"),
         (("export", MODEL, "--output", "a", "--format", "tflite"), "'tflite' is not one of 'onnx', 'pt2'"),
         (("data", "describe", "shapes", "--options", "[1]"), "--options is '[1]'; expected a JSON object"),
-        (("convert", FILES / "chair.ply"), "a point file"),
+        (("convert", FILES / "chair.ply"), "is a scan, but convert takes model checkpoints"),
         (("convert", "gone.pth", "--output", "out"), "gone.pth: no such file"),
         (
             ("predict", FILES / "chair.ply", "--model", "me/x", "--json", "--csv"),
-            "--json and --csv exclude each other",
+            "--json and --csv exclude each",
         ),
     ],
 )
