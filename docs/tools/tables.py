@@ -230,7 +230,7 @@ none. `hf-any3d data check FILE` prints what was read.
 ## iPhone LiDAR apps, CAD and other programs
 
 `.usdz`, `.fbx`, `.dae`, `.blend` and `.dxf` are not read: export GLB, OBJ or PLY. The error names the step that helps,
-such as `scan.usdz: is a USD scene; export it as .glb, .obj or .ply`. [What CloudCompare, PDAL, PCL, Open3D and others
+such as `scan.usdz: a USD scene; export it as .glb, .obj or .ply`. [What CloudCompare, PDAL, PCL, Open3D and others
 write and show](other_programs.md).
 
 ## All file types

@@ -141,7 +141,7 @@ def _from_hub(name: str, revision: str | None) -> Found:
     listed = HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_SECONDS)
     names = {sibling.rfilename for sibling in listed.siblings or []}
     if ADAPTER_CONFIG_NAME in names and CONFIG_NAME in names:
-        raise ValueError(f"encoder {name!r}: holds {ADAPTER_CONFIG_NAME} with the weights; expected weights only")
+        raise ValueError(f"encoder {name!r} holds {ADAPTER_CONFIG_NAME} with the weights; expected weights only")
     entry = weight_entry(names)
     if CONFIG_NAME not in names or entry is None:
         raise FileNotFoundError(

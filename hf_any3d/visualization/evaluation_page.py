@@ -64,7 +64,7 @@ def write_evaluation_page(
     charts = []
     if len(scans) >= _FEWEST_OF_A_CURVE and "answer" in scans[0]:
         shares, accuracies = coverage_curve(scans)
-        charts = [chart_of("accuracy in %, by share of answers kept (highest scores first)", {"right": (shares, accuracies)}, "{} %")]
+        charts = [chart_of("accuracy in %, by share of answers kept", {"right": (shares, accuracies)}, "{} %")]
     classes = class_table(class_scores, confusions)
     # With one split, its name says nothing.
     if len(metrics) == 1:

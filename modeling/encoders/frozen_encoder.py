@@ -378,7 +378,7 @@ class FrozenEncoderMixin(LibraryModelMixin):
             count = sum(1 for _ in encoder.state_dict())
             what = "encoder weights" if len(missing) >= count else f"encoder weights {', '.join(missing[:8])}"
             raise ValueError(
-                f"{self.config.name_or_path}: holds no {what}, and its config does not say where to find them; "
+                f"{self.config.name_or_path} holds no {what}, and its config does not say where to find them; "
                 "give encoder_name_or_path=…"
             )
         owner._encoder_was_stored = not missing

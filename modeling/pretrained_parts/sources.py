@@ -87,7 +87,7 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
         )
     if (directory / ADAPTER_CONFIG_NAME).exists():
         # transformers would load the adapter, which the checksum of the weights does not cover.
-        raise ValueError(f"{directory}: holds {ADAPTER_CONFIG_NAME} with the weights; expected weights only")
+        raise ValueError(f"{directory} holds {ADAPTER_CONFIG_NAME} with the weights; expected weights only")
     # An error now, and not when the weights are read.
     weight_files(directory)
     return EncoderSource(name, directory, revision)

@@ -65,7 +65,7 @@ class InventorySteps(LocalFeaturesSteps):
         config = self.model.config
         if config.model_type != "local_features" or self.feature_extractor.unit != "meters":
             raise ValueError(
-                f"{self.model.name_or_path or type(self.model).__name__}: is not a model of tiles; use one that "
+                f"{self.model.name_or_path or type(self.model).__name__} is not a model of tiles; use one that "
                 "`hf-any3d train` made from labeled tiles"
             )
         codes = class_codes(self.label_names(), config, None, are_asprs=True)
