@@ -82,6 +82,8 @@ def find_dataset(name: str, option: str | None = None) -> FoundDataset:
         hint = _hint_for(name, path)
         if option is not None:
             raise FileNotFoundError(f"{option}: no dataset {name}{hint}")
+        if path.is_file():
+            raise ValueError(f"{name}: a single file; expected a folder of scans, a .parquet file or a dataset")
         raise FileNotFoundError(f"{name}: no such folder, .parquet file or dataset{hint}")
     skip_hub_if_offline()
     return FoundDataset(name)

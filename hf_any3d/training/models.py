@@ -367,8 +367,8 @@ def check_peft_method(name: str) -> None:
     if name in (peft_type.value.lower() for peft_type in PEFT_TYPE_TO_CONFIG_MAPPING):
         raise ValueError(f"--peft: {name} does not fit point cloud models; expected one of {', '.join(methods)}")
     similar = difflib.get_close_matches(name, methods, n=1)
-    hint = f"; did you mean {similar[0]}?" if similar else ";"
-    raise ValueError(f"--peft: unknown method {name!r}{hint} expected one of {', '.join(methods)}")
+    hint = f"did you mean {similar[0]}? Methods:" if similar else "expected one of"
+    raise ValueError(f"--peft: unknown method {name!r}; {hint} {', '.join(methods)}")
 
 
 def build_peft_config(name: str, model: nn.Module, config_kwargs: dict[str, Any] | None = None) -> PeftConfig:

@@ -293,7 +293,7 @@ def test_extents_of_thousands_may_be_millimeters(extent, doubtful):
         ("table/a.PARQUET", ("parquet", None, "table/a.PARQUET")),
         ("shapes", ("shapes", None, None)),
         ("me/shapes", ("me/shapes", None, None)),
-        ("plain/a.ply", "plain/a.ply: no such folder, .parquet file or dataset"),
+        ("plain/a.ply", "plain/a.ply: a single file; expected a folder of scans"),
         ("shapse", "shapse: no such folder, .parquet file or dataset; did you mean shapes\\?$"),
         (
             "nothing",
