@@ -77,7 +77,7 @@ def write_stairs(path: Path) -> str:
     points[kind == 2, 0] = np.round(across[kind == 2]) * _WIDTH
     points[kind == 2, 1] *= up[kind == 2]
     write_point_cloud(path, PointCloudData(points.astype(np.float32), up_axis="y"))
-    return f"{path}: points on a flight of stairs, none of the objects that the packaged classifier knows, y up"
+    return f"{path}: points on a flight of stairs, none of the objects that the bundled classifier knows, y up"
 
 
 WRITERS: dict[str, Callable[[Path], str]] = {

