@@ -156,7 +156,7 @@ def test_the_space_of_texts_needs_the_pretrained_encoder(encoder):
         ),
         ({"encoder_weights": "none", "encoder_attention_dropout": 0.1}, "--encoder_attention_dropout 0.1 with"),
         ({"model_config": {"encoder_weights": "random"}}, "use --encoder_weights instead"),
-        ({"random_encoder": True, "no_encoder": True}, "--no_encoder with --encoder_weights random; expected one of"),
+        ({"random_encoder": True, "no_encoder": True}, "--no_encoder contradicts --encoder_weights random; leave out one of them"),
         ({"no_encoder": True, "model_type": "pointnet"}, "pointnet, which has no frozen encoder"),
     ],
 )

@@ -53,9 +53,9 @@ def pretrained(tmp_path_factory) -> str:
         ({"model_type": "act3d", "tuning": "head"}, "--tuning head would freeze untrained weights; add --model_name"),
         (
             {"encoder_weights": "none", "encoder_dtype": "float16"},
-            "--encoder_dtype float16 with --encoder_weights non",
+            "--encoder_dtype float16 has no effect with --encoder_weights none",
         ),
-        ({"random_encoder": True, "encoder_weights": "shuffled"}, "--random_encoder with --encoder_weights shuffled"),
+        ({"random_encoder": True, "encoder_weights": "shuffled"}, "--random_encoder contradicts --encoder_weights shuffled"),
     ],
 )
 def test_contradictions_are_refused(given, message):
