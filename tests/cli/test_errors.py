@@ -117,7 +117,7 @@ def test_a_repository_or_revision_without_a_model_is_named(hub):
         ("chat", ("predict", FILES / "chair.ply", "--model"), "is a chat model; use hf-any3d chat"),
         ("classifier", ("chat",), "is a classifier; use hf-any3d predict"),
         ("parts", ("reconstruct", FILES / "chair.ply", "--model"), "is a segmentation model; use hf-any3d segment"),
-        ("zero-shot", ("predict", FILES / "chair.ply", "--model"), "a zero-shot classifier: hf-any3d zero-shot"),
+        ("zero-shot", ("predict", FILES / "chair.ply", "--model"), "a zero-shot classifier; use hf-any3d zero-shot"),
         ("autoencoder", ("features", FILES / "chair.ply", "--model"), "is an autoencoder; use hf-any3d reconstruct"),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_license_is_asked_for_in_words_of_the_command_line(words):
         (("reconstruct", FILES, "--model", "me/x", "--output", "a.ply"), "csv, a folder for several files"),
         (("features", FILES, "--model", "me/x", "--output", "a.csv", "--feature", "odd"), "'odd' is not one of"),
         (("data", "convert", FILES, "--output", FILES / "chair.ply"), "chair.ply"),
-        (("export", MODEL, "--output", "a", "--format", "tflite"), "'tflite' is not one of 'onnx', 'pt2'"),
+        (("export", MODEL, "--output", "a", "--format", "tflite"), "'tflite' is not one of onnx, pt2"),
         (("data", "describe", "shapes", "--options", "[1]"), "--options is '[1]'; expected a JSON object"),
         (("convert", FILES / "chair.ply"), "is a scan, but convert takes model checkpoints"),
         (("convert", "gone.pth", "--output", "out"), "gone.pth: no such file"),
