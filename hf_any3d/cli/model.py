@@ -225,8 +225,8 @@ def space(
     name = find_model(model)
     if Path(name).is_dir():
         raise ValueError(
-            f"{model} is a directory, but a Space opens a model on the Hub; push it first: hf-any3d push {model} "
-            "OWNER/NAME"
+            f"{model} is a directory, but a Space opens a model on the Hub; push it first: "
+            f"hf-any3d push {model} OWNER/NAME"
         )
     from hf_any3d.hub.spaces import write_space
 

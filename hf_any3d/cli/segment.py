@@ -348,7 +348,6 @@ def _copies(inputs: Inputs, output: Path | None, suffix: str, options: CopyOptio
     if options.arguments() and not targets:
         raise ValueError(
             "--field, --score, --unknown and --classes are for a labeled copy; add --output with the file extension "
-            "of "
-            "the input, or a folder"
+            "of the input, or a folder"
         )
     return targets

@@ -66,8 +66,7 @@ def build_request(
     if package is not None:
         raise ValueError(
             f"{source.files[0]}: labeled points; to train on their features, install {package}; to train a network, "
-            "use "
-            "--way trained"
+            "use --way trained"
         )
     # Frozen features come from a point encoder of any type; a training has an argument for each kind of encoder.
     if given.get("encoder") and way is not Way.FEATURES:

@@ -220,8 +220,7 @@ class LayoutModelArguments:
         if self.peft in others and self.adapt != usual:
             raise ValueError(
                 f"--adapt {' '.join(self.adapt)} cannot be combined with --peft {self.peft}, which adapts only the "
-                "point "
-                f"encoder; use --adapt {_ENCODER}, or --peft {ADAPTED}"
+                f"point encoder; use --adapt {_ENCODER}, or --peft {ADAPTED}"
             )
         self.peft_config = json_mapping(self.peft_config, "peft_config")
         if (self.load_in_8bit or self.peft_config) and self.peft in (ALONE, WHOLE):

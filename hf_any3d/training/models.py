@@ -121,8 +121,8 @@ class PointModelArguments(ModelArguments):
             for name in ("encoder_attention_dropout", "encoder_dtype"):
                 if self.encoder_weights == "none" and getattr(self, name):
                     raise ValueError(
-                        f"--{name} {getattr(self, name)} has no effect with --encoder_weights none; leave out one of "
-                        "them"
+                        f"--{name} {getattr(self, name)} has no effect with --encoder_weights "
+                        "none; leave out one of them"
                     )
         else:
             # Arguments of a frozen encoder, and protocols without pretrained weights

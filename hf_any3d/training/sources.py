@@ -70,8 +70,8 @@ class Source:
                 raise ValueError(f"--way trained with {Path(self.files[0]).name}; pass a folder of labeled files")
             if earlier is not None and way == Way.TRAINED:
                 raise ValueError(
-                    "--from cannot be combined with --way trained; use --way features, whose models store what they "
-                    "learned"
+                    "--from cannot be combined with --way trained; use --way features, whose "
+                    "models store what they learned"
                 )
             return
         # These ask for no frozen features, and go with all data.

@@ -82,8 +82,8 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
         directory, revision = hooks().find_weights(name, revision)
     else:
         raise ValueError(
-            f"{name}: no such directory, and not looked up on the Hub, where names are owner/name; pass a directory "
-            "or owner/name"
+            f"{name}: no such directory, and not looked up on the Hub, where names are "
+            "owner/name; pass a directory or owner/name"
         )
     if (directory / ADAPTER_CONFIG_NAME).exists():
         # transformers would load the adapter, which the checksum of the weights does not cover.

@@ -146,8 +146,8 @@ def _read_spz(source: Source) -> PointCloudData:
     if mark != _MARK or version not in _VERSIONS or degree not in _HARMONICS or fraction_bits > _MOST_FRACTION_BITS:
         raise PointCloudError(
             f"damaged, or not SPZ: first bytes {shorten(mark)}, version {version}, degree {degree}, {fraction_bits} "
-            f"bits of fractions; expected 'NGSP', versions 1 to 4, degrees 0 to 4 and at most {_MOST_FRACTION_BITS} "
-            "bits"
+            "bits of fractions; expected 'NGSP', versions 1 to 4, degrees 0 to 4 and at most "
+            f"{_MOST_FRACTION_BITS} bits"
         )
     # Bytes of a splat in each part: positions, opacities, colors, scales, rotations and harmonics.
     sizes = [6 if version == 1 else 9, 1, 3, 3, 3 if version < 3 else 4, _HARMONICS[degree]]
