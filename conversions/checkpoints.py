@@ -146,7 +146,7 @@ def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
         # Which of them counts would depend on the order of the files.
         twice = sorted(state.keys() & tensors.keys())
         if twice:
-            raise ValueError(f"{file}: holds tensors that another file of {directory} holds, too: {listed(twice)}")
+            raise ValueError(f"{file} holds tensors that another file of {directory} holds, too: {listed(twice)}")
         state |= tensors
     return state, files
 
@@ -191,7 +191,7 @@ def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected
     kinds = [("missing", missing), ("left over", left_over), ("of another shape", shapes), ("of another type", types)]
     problems = [f"{what}: {listed(names)}" for what, names in kinds if names]
     if problems:
-        raise ValueError(f"{path}: does not fit, tensors are {'; '.join(problems)}")
+        raise ValueError(f"{path} does not fit, tensors are {'; '.join(problems)}")
 
 
 def check_names(state: Mapping[Any, torch.Tensor]) -> None:

@@ -161,6 +161,9 @@ FORMATS = {
 }
 """Ending -> module of `hf_any3d.data.files` with `read(source) -> PointCloudData`, a mesh if the file has faces."""
 
+TYPES_BY_OPTION = ("colmap", "kitti", "nuscenes")
+"""Formats that programs write under other extensions, .bin or .txt."""
+
 PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".tgz", ".tar", ".7z", ".rar")
 """Endings of compressed files and archives, which are not opened."""
 

@@ -156,18 +156,18 @@ def check_stored_files(folder: str | os.PathLike) -> None:
             try:
                 settings = json.loads(path.read_text(encoding="utf-8"))
             except RecursionError:
-                raise ValueError(f"{path}: is nested too deeply; expected an object of JSON") from None
+                raise ValueError(f"{path} is nested too deeply; expected an object of JSON") from None
             except ValueError as error:
-                raise ValueError(f"{path}: holds no JSON ({error})") from None
+                raise ValueError(f"{path} holds no JSON ({error})") from None
             if not isinstance(settings, dict):
-                raise ValueError(f"{path}: holds {settings!r:.40}; expected an object of JSON")
+                raise ValueError(f"{path} holds {settings!r:.40}; expected an object of JSON")
             for key, kinds in _KINDS.items():
                 value = settings.get(key)
                 if value is not None and not isinstance(value, kinds):
                     allowed = " or ".join(kind.__name__ for kind in kinds)
                     raise ValueError(f"{path}: {key}={value!r:.40}; expected {allowed}")
             if path.name.endswith(".index.json") and not {"metadata", "weight_map"} <= settings.keys():
-                raise ValueError(f"{path}: lacks metadata or weight_map; expected both")
+                raise ValueError(f"{path} lacks metadata or weight_map; expected both")
 
 
 def check_settings(

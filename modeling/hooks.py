@@ -24,7 +24,7 @@ class ModelWarning(UserWarning):
 
 
 def _no_weights(name: str, revision: str | None) -> tuple[Path, str | None]:
-    raise FileNotFoundError(f"no directory {name}, and revision {revision or 'main'} of it cannot be looked up")
+    raise FileNotFoundError(f"{name}: no such directory, and revision {revision or 'main'} of it cannot be looked up")
 
 
 @dataclass(frozen=True)

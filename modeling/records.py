@@ -188,8 +188,8 @@ class System:
     model_class: str
     code_license: str
     page: str
-    weights_license: str = "as on the card of the repository"
-    license_source: str = "that card, which was not read here"
+    weights_license: str = "see the model card"
+    license_source: str = "the model card, which was not read here"
     non_commercial: bool = False
 
 

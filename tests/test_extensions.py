@@ -58,7 +58,7 @@ def test_labeled_points_name_the_package_that_learns_them_and_the_way_that_needs
         write_point_cloud(tmp_path / f"{name}.ply", PointCloudData(points, labels=np.arange(20) % 2))
     source = find_source(str(tmp_path))
     for way in (None, "features"):
-        with raises(ValueError, naming=f"{HOW}; a network by --way trained"):
+        with raises(ValueError, naming=f"{HOW}; to train a network, use --way trained"):
             asked.build_request(source, {}, [], way, dict)
     request, _ = asked.build_request(source, {}, [], asked.Way.TRAINED, dict)
     assert type(request).__name__ == "Segmentation"

@@ -60,7 +60,7 @@ def convert_any2point(
     name = program.encoder_name if encoder is None else os.fspath(encoder)
     if name is None:
         raise ValueError(
-            f"variant {variant}: the checkpoint lacks the encoder's table of positions, and no repository on the hub "
+            f"variant {variant}: the checkpoint lacks the encoder's table of positions, and no repository on the Hub "
             "offers this encoder; give --encoder DIR, made by `hf-any3d convert imagebind_huge.pth "
             "--output DIR` from the authors' own file"
         )

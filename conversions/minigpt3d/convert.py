@@ -75,7 +75,7 @@ def convert_minigpt3d(
         # Parts may have been converted before, which need not be read and stored twice.
         converted = read_converted("point_encoder", point_encoder)
         if converted and (num_groups or group_size):
-            raise ValueError(f"{point_encoder}: is converted, with patches of its own; leave out their numbers")
+            raise ValueError(f"{point_encoder} is converted, with patches of its own; leave out their numbers")
         parts = (
             converted or read_point_encoder(point_encoder, num_groups, group_size),
             read_converted("qformer", qformer) or read_qformer(qformer),

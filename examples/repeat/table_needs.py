@@ -80,7 +80,7 @@ def _model_problem(name: str, needs: str) -> str | None:
     if Path(name).is_dir():
         return None
     if Path(name).parts[0] == "outputs":
-        return f"no directory {name}" + (f"; {needs}" if needs else "")
+        return f"{name}: no such directory" + (f"; {needs}" if needs else "")
     try:
         AutoConfig.from_pretrained(name)
     except (OSError, ValueError):

@@ -56,7 +56,7 @@ def convert_annotations(
     """Convert boxes, point labels and face labels between annotation tools; z is up."""
     # Programs for labeling read a folder as a whole, with what was there before.
     if output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"{output} is not empty; expected a new folder for --output")
+        raise FileExistsError(f"{output} is not empty; give a new folder as --output")
     from hf_any3d.data.annotation_conversion import convert_boxes, convert_points, has_point_labels, is_segmented
 
     if has_point_labels(source, to):

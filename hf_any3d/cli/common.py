@@ -37,6 +37,30 @@ from hf_any3d.utils.messages import error_lines, model_errors, one_line, print_l
 # Exit code of a command that could not use some of its files.
 SOME_FAILED = 2
 CHAT = CHAT_TASK.name
+# What typer says about a wrong command line -> what is said here.
+_USAGE = tuple(
+    (re.compile(pattern), text)
+    for pattern, text in (
+        (r"Value error, ", ""),
+        (r"(?<=: )Input should be greater than or equal to ", "expected at least "),
+        (r"(?<=: )Input should be less than or equal to ", "expected at most "),
+        (r"(?<=: )Input should be greater than ", "expected more than "),
+        (r"(?<=: )Input should be less than ", "expected less than "),
+        (r"(?<=: )Input should be a valid (integer|number|boolean)\b.*", r"expected a \1"),
+        (r"expected a integer$", "expected a whole number"),
+        (r"^Invalid value for '([-\w]+)'", r"invalid value for \1"),
+        (r"^Invalid value\b", "invalid value"),
+        (r"^No such command '(.*?)'", r"no such command \1"),
+        (r"^No such option: (\S+)", r"no such option \1"),
+        (r"^Missing (argument|option) '(.*?)'", r"missing \1 \2"),
+        (r"^Option '(.*?)' requires an argument", r"\1 needs a value"),
+        (r"^Option '(.*?)' does not take a value", r"\1 takes no value"),
+        (r"^Got unexpected extra argument(?:\(s\)|s)? \((.*)\)", r"unexpected arguments: \1"),
+    )
+)
+# What it suggests, and where names of choices are quoted.
+_SUGGESTED = re.compile(r"(?:\.? Did you mean:? (.+?)\?| \((?:Possible options|Did you mean):? (.+?)\??\))$")
+_CHOICES = re.compile(r"(?<=is not one of ).+")
 # How errors of readers name limits: first in Python.
 _OF_LIMITS = re.compile(r"\(pass limits=\S+ or (set [^)]*)\)")
 # Whether the command that runs has the option; the others read what the ending of a name says.
@@ -224,8 +248,8 @@ class CommandLine(TyperGroup):
             if hasattr(error, "format_message"):  # of typer: wrong arguments
                 where = getattr(getattr(error, "ctx", None), "command_path", "hf-any3d")
                 # Of a group without a command, typer has printed the help.
-                text = "Missing command" if type(error).__name__ == "NoArgsIsHelpError" else error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
-                print_error(f"{text.rstrip('.')} ({where} --help)")
+                is_group = type(error).__name__ == "NoArgsIsHelpError"
+                print_error(f"{'missing command' if is_group else usage_error(error)} ({where} --help)")
                 code = 2
             else:
                 # Errors of these types are meant for users; any other is a defect, whose type may help to find it.
@@ -256,6 +280,22 @@ class CommandLine(TyperGroup):
         return any(option.name == "file_type" for option in command.params)
 
 
+def usage_error(error: Any) -> str:
+    """Return what is wrong with a command line, by an error of typer."""
+    text = error.format_message().strip().rstrip(".")
+    suggested = _SUGGESTED.search(text)
+    if suggested is not None:
+        text = text[: suggested.start()]
+    for pattern, said in _USAGE:
+        text = pattern.sub(said, text)
+    text = _CHOICES.sub(lambda choices: choices[0].replace("'", ""), text)
+    if suggested is None:
+        return text
+    *names, last = (suggested[1] or suggested[2]).replace("'", "").split(", ")
+    before = f"{', '.join(names)} or " if names else ""
+    return f"{text}; did you mean {before}{last}?"
+
+
 def json_object(option: str, text: str | None) -> dict[str, Any]:
     """Read the JSON object of an option, an empty one without a text."""
     value = None
@@ -279,7 +319,9 @@ def in_options(text: str) -> str:
     text = _OF_LIMITS.sub(r"(set \1)", text)
     text = text.replace("label_field chooses", "--label-field chooses").replace("(label_field)", "(--label-field)")
     if not _HAS_FILE_TYPE.get():
+        text = re.sub(r"; with file_type also [\w, ]+", "", text)
         text = re.sub(r'\bpass file_type="(\w+)"', r"end its name with .\1", text)
+    text = text.replace("; with file_type also ", "; with --file-type also ")
     return re.sub(r'\bfile_type="(\w+)"', r"--file-type \1", text)
 
 
@@ -386,7 +428,7 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
         if not file.is_file():
             return {}
     else:
-        with status(f"looking for {name} on the hub"):
+        with status(f"looking for {name} on the Hub"):
             file = download_config(name, revision)
     return read_json_object(file)
 
@@ -415,7 +457,10 @@ def check_model(name: str, *commands: str, revision: str | None = None) -> str:
     config = read_model_config(name, revision)
     kind = kind_of_model(config)
     if kind is not None and kind[1] not in commands:
-        raise ValueError(f"{name}: this is {kind[0]}: hf-any3d {kind[1]}")
+        step = f"use hf-any3d {kind[1]}"
+        if commands[0] == "zero-shot":
+            step = f"--labels needs a zero-shot model; without --labels, {step}"
+        raise ValueError(f"{name} is {kind[0]}; {step}")
     # Models of transformers, and of newer versions of this package, are named in the error.
     if kind is None and config.get("model_type") is not None:
         check_model_type(name, config["model_type"])
@@ -432,27 +477,29 @@ def published_models(command: str) -> Iterator[str]:
     # Encoders with texts have features too.
     commands = (command, "zero-shot") if command == "features" else (command,)
     rows = {}
+    variants = {}
     for name, sizes in published_for(commands).items():
         system = PUBLISHED[name].system
-        # The first size is part of the name, and a few more are listed behind the license.
+        # The first size is part of the name, and a few more are listed below it.
         label = name
         if sizes[0] is not None:
             label += f"{SIZE_MARK}{sizes[0]}"
         text = str(system.weights_license)
         if system.non_commercial:
             text += " *"
-        if len(sizes) > 1:
-            text += f"; also {', '.join(map(str, sizes[1:4]))}"
-        if len(sizes) > 4:
-            text += ", …"
         rows[label] = text
+        if len(sizes) > 1:
+            variants[label] = ", ".join(map(str, sizes[:4])) + (", …" if len(sizes) > 4 else "")
     if not rows:
         yield "none is published; train one, or convert the authors' files: hf-any3d convert --help"
         return
-    yield "published ones (* not for commercial use, which --accept-license accepts once):"
+    has_marks = any(text.endswith("*") for text in rows.values())
+    yield f"published models{' (* non-commercial license; --accept-license accepts it once and for all)' * has_marks}:"
     width = max(map(len, rows))
     for label, text in rows.items():
         yield f"{label:<{width}}  {text}"
+        if label in variants:
+            yield f"  variants: {variants[label]}"
 
 
 def open_pipeline(task: str, model: str, device: str | None) -> Any:
@@ -516,7 +563,7 @@ def open_any_model(
             raise ValueError(f"{model}: --task {command}: such a model does {', '.join(able)}")
         task = able[command]
     if tasks and task not in tasks:
-        raise ValueError(f"{model}: task {task!r} cannot be served; expected one of {', '.join(tasks)}")
+        raise ValueError(f"{model}: models for {task} cannot be served; expected one of {', '.join(tasks)}")
     if task != CHAT and template is not None:
         raise ValueError(f"--template {template}: {model} is not a chat model")
     pipe = open_with_transformers(task, model, device, template)

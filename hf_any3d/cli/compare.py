@@ -14,6 +14,7 @@ import typer
 from hf_any3d.cli.common import AsCsv, AsJson, option, output_option
 from hf_any3d.cli.evaluate import evaluate
 from hf_any3d.cli.outputs import DATA, check_output, write_results
+from hf_any3d.hub.names import similar_path
 from hf_any3d.utils.atomic_files import temporary_folder, write_text
 from hf_any3d.utils.messages import counted, print_line
 
@@ -62,7 +63,7 @@ def compare(
     """
     suffix = check_output(output, (".html", *DATA), as_json=as_json, as_csv=as_csv)
     if len(runs) < 2:
-        raise ValueError(f"{runs[0]}: expected a second run to compare it with")
+        raise ValueError(f"compare needs at least two runs; only {runs[0]} was given")
     from hf_any3d.evaluation.comparison import compare_runs
 
     evaluated, code = _read(runs) if on is None else _evaluate_all(runs, on, split, cpu)
@@ -93,7 +94,9 @@ def _read(runs: Sequence[str]) -> tuple[list[EvaluatedRun], int]:
 
     for run in runs:
         if not Path(run).exists():
-            raise FileNotFoundError(f"no file or directory {run}; models of the hub are compared with --on DATA")
+            raise FileNotFoundError(
+                f"{run}: no such file or directory{similar_path(run)}; to compare models on the Hub, add --on DATA"
+            )
     return [EvaluatedRun.read(Path(run)) for run in runs], 0
 
 

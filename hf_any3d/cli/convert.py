@@ -114,8 +114,8 @@ def convert(
         ending = file.suffix[1:].lower()
         if file.is_file() and ending in FORMATS and ending not in _AMBIGUOUS:
             raise ValueError(
-                f"{file}: a point file, and this command converts models; expected hf-any3d data convert {file} --to "
-                "ply --output FOLDER"
+                f"{file} is a scan, but convert takes model checkpoints; to convert scans, use: hf-any3d data convert "
+                f"{file} --to FORMAT --output FOLDER"
             )
     # No file of this name: it can only be a published checkpoint.
     is_published = not Path(files[0]).exists()

@@ -83,7 +83,7 @@ def prepare(
     """
     # Files of earlier data beside the new ones would be read as further splits of one dataset.
     if output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"{output} is not empty; expected a new folder for --output")
+        raise FileExistsError(f"{output} is not empty; give a new folder as --output")
     further = {"num_points": points, "columns": (columns or "").replace(",", " ").split(), "on_error": "skip"}
     with LeftOutFiles() as left_out:
         splits = _load(name, data_dir, options, **further)
@@ -249,7 +249,7 @@ def show(
 
         # A page in the browser holds one scene, whose points are sent in full.
         if len(inputs) != 1:
-            raise ValueError(f"--serve: {len(inputs)} files; expected one")
+            raise ValueError(f"--serve takes one file; {len(inputs)} were given")
         cloud = inputs.files[0].read()
         named = class_names(cloud.data)
         server = serve_scene(cloud.data, names=named, palette=None if named is None else class_colors(named))

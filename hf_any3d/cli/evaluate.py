@@ -300,11 +300,11 @@ def evaluate(
 def _check_data(data: str | None, dataset: str | None, recipe: Path | None, data_dir: str | None) -> None:
     """Check that the data are named exactly once."""
     if recipe is not None and (data is not None or dataset is not None):
-        raise ValueError(f"--recipe {recipe} names its data; expected no other")
+        raise ValueError(f"--recipe {recipe} names its own data; leave out DATA and --dataset")
     if data is None and dataset is None and recipe is None:
         raise ValueError("DATA is missing; expected a folder, a file, the name of a dataset, or --recipe")
     if data is not None and data_dir is not None:
-        raise ValueError(f"--data-dir {data_dir}: expected none with DATA")
+        raise ValueError(f"--data-dir {data_dir} cannot be combined with DATA; leave out one of them")
 
 
 def warn_if_learned(model: str, name: str) -> str:
@@ -322,7 +322,7 @@ def _refuse_unused(model: str, options: dict[str, Any]) -> None:
     """Refuse options that a model of whole files has no use for."""
     for name, value in options.items():
         if value not in (None, False, 0):
-            raise ValueError(f"--{name} has no effect on {model}, which reads whole files; expected DATA alone")
+            raise ValueError(f"--{name} has no effect on {model}, which reads whole files; leave it out")
 
 
 def _refuse_for_others(model: str, *, robustness: bool, voting: int | None) -> None:

@@ -42,7 +42,7 @@ def example(
         if name not in available:
             raise ValueError(f"NAME: {name}; expected one of {', '.join(available)}")
         if (output / name).exists():
-            raise FileExistsError(f"{output / name} exists; expected a new name, or another folder for --output")
+            raise FileExistsError(f"{output / name} exists; give a new name, or another folder as --output")
     if not examples:
         for name in available:
             print_line(name)

@@ -38,6 +38,8 @@ Files = Annotated[
     list[str], typer.Argument(metavar="FILE", help="Point clouds, meshes, folders or globs; - for standard input.")
 ]
 _STDIN = "<stdin>"
+# Printed once a file could be read.
+_NOTES_AFTER_READING: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,12 @@ def split_model(files: Sequence[str], model: str | None, command: str | None = N
         if len(files) > 1:
             return files[0], files[1:]
         if is_model(first):
-            raise ValueError(f"{files[0]} is a model; expected files too")
+            raise ValueError(f"{files[0]} is a model; name the files too")
     if command is None:
         return None, files
-    what = "choose a model with --model (a directory or a hub name)"
+    what = "choose a model with --model (a directory or a Hub name)"
+    if command == "zero-shot":
+        what = f"--labels needs a zero-shot model, and the bundled classifier is not one; {what}"
     if command == "segment" and first.suffix.lower() in (".las", ".laz"):
         what += f", or ground, plants and buildings without a model: hf-any3d inventory {files[0]} --output FILE"
         package = missing_package("inventory")
@@ -101,16 +105,22 @@ def split_model(files: Sequence[str], model: str | None, command: str | None = N
     raise error
 
 
-def model_or_packaged(model: str | None, *commands: str) -> str:
+def model_or_packaged(model: str | None, *commands: str, later: bool = False) -> str:
     """Return the directory or hub name of a model for one of these commands; None stands for the packaged one.
 
-    That classifies household objects, and its encoder has features of any object.
+    That classifies household objects, and its encoder has features of any object. A note says so; with `later`, once
+    `for_each_file` has read a file.
     """
     if model is not None:
         return check_model(model, *commands)
     name = packaged_classifier()
     what = "classifier" if commands[0] == "predict" and len(commands) == 1 else "encoder"
-    print_note(f"no --model: using the {what} of household objects that comes with the package, {name}")
+    note = f"using the bundled {what} of household objects; choose another model with --model"
+    if later:
+        # An error about the only file stands alone.
+        _NOTES_AFTER_READING.append(note)
+    else:
+        print_note(note)
     return name
 
 
@@ -123,6 +133,8 @@ def find_inputs(
     without points and compressed files are left out. A glob such as `"scans/*.ply"` or `"scans/**/*.ply"` stands for
     the matching files. `-` stands for standard input: a cloud, or a list of files, one per line.
     """
+    # Of a command before, in the same process, that read no file.
+    _NOTES_AFTER_READING.clear()
     files: list[InputFile] = []
     are_many = len(words) > 1
     for path in map(Path, words):
@@ -191,7 +203,10 @@ def for_each_file(
     def read(file: InputFile) -> Cloud:
         # A bar tells of several files what it tells of one.
         with status(f"reading {file.name}") if len(inputs) == 1 else nullcontext():
-            return file.read()
+            cloud = file.read()
+        while _NOTES_AFTER_READING:
+            print_note(_NOTES_AFTER_READING.pop())
+        return cloud
 
     with FileNotes() as notes, progress(len(inputs), "file", show=show and len(inputs) > 1) as bar:
         for row in answer_files(inputs.files, answer, batch_size, read=read, raise_errors=not inputs.are_many):

@@ -29,7 +29,7 @@ from hf_any3d.cli.common import (
 from hf_any3d.cli.outputs import write_results
 from hf_any3d.evaluation.stored_facts import store_facts, stored_facts
 from hf_any3d.hub.models import find_model
-from hf_any3d.hub.names import skip_hub_if_offline
+from hf_any3d.hub.names import similar_path, skip_hub_if_offline
 from hf_any3d.registry import TASKS
 from hf_any3d.utils.messages import model_errors, print_json, print_line
 
@@ -195,6 +195,8 @@ def push(
     """
     from hf_any3d.hub.pushing import kind_of_folder
 
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such directory{similar_path(folder)}")
     kind = kind_of_folder(folder)
     if kind == "model":
         # With the slash it is a path, never a name on the hub.
@@ -222,7 +224,10 @@ def space(
     """Write the files of a Hugging Face Space with a demo of a model: app.py, requirements.txt, README.md."""
     name = find_model(model)
     if Path(name).is_dir():
-        raise ValueError(f"{model}: a directory; a Space opens a model of the hub: hf-any3d push {model} OWNER/NAME")
+        raise ValueError(
+            f"{model} is a directory, but a Space opens a model on the Hub; push it first: "
+            f"hf-any3d push {model} OWNER/NAME"
+        )
     from hf_any3d.hub.spaces import write_space
 
     kind = kind_of_model(read_model_config(name)) or ("a model", "")

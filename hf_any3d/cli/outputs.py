@@ -41,7 +41,7 @@ def check_output(
     `types` are the endings that are allowed; "" stands for a folder, and is returned without `--output`, too.
     """
     if as_json and as_csv:
-        raise ValueError("--json and --csv; expected one of them")
+        raise ValueError("--json and --csv exclude each other; give one of them")
     if output is None:
         return ""
     suffix = "" if output.is_dir() else output.suffix.lower()
@@ -151,7 +151,7 @@ def find_all(
     num_files = len(inputs) if "" in types else 1
     suffix = check_output(output, types, as_json=options.as_json, as_csv=options.as_csv, num_files=num_files)
     if has_default:
-        name = model_or_packaged(name, command, *also)
+        name = model_or_packaged(name, command, *also, later=True)
     else:
         name = check_model(name, command, *also)
     return name, inputs, suffix

@@ -63,9 +63,9 @@ def predict(
     """
     # Contradictions are refused before a model is looked for.
     if labels is None and text_features is not None:
-        raise ValueError(f"--text-features {text_features} without --labels, whose vectors they are")
+        raise ValueError(f"--text-features {text_features} needs --labels, whose vectors they are")
     if labels is not None and asked.votes is not None:
-        raise ValueError(f"--votes {asked.votes} with --labels; expected a model with labels of its own")
+        raise ValueError(f"--votes {asked.votes} cannot be combined with --labels; leave out one of them")
     if labels is not None:
         shared = {name: getattr(asked, name) for name in ("top_k", "up_axis", "estimate_normals")}
         words = _ZeroShotOptions(labels=labels, text_features=text_features, **shared)

@@ -154,7 +154,7 @@ def check_table(output: Path | None, options: FileOptions) -> None:
     if output is None:
         raise ValueError(f"--output is missing; {_OPTIONS} make a run, whose rows are kept in a table")
     if options.as_json or options.as_csv:
-        raise ValueError(f"--json and --csv print; expected a table as --output without them, as {_OPTIONS} are given")
+        raise ValueError(f"--json and --csv cannot be combined with {_OPTIONS}; write a table with --output instead")
     check_output(output, TABLES)
 
 

@@ -28,7 +28,7 @@ from hf_any3d.cli.runs import Job, RunOptions, run_job
 from hf_any3d.cli.task_options import options_of
 from hf_any3d.data.input_files import Cloud
 from hf_any3d.many_files.work import Opened
-from hf_any3d.registry import FORMATS, TASKS, task_of_class
+from hf_any3d.registry import FORMATS, TASKS, TYPES_BY_OPTION, task_of_class
 from hf_any3d.tasks.asking import usual_batch_size
 from hf_any3d.tasks.parts_by_name.about import TASK as PARTS_BY_NAME
 from hf_any3d.tasks.segmentation.about import TASK as SEGMENTATION
@@ -37,7 +37,7 @@ from hf_any3d.utils.messages import model_errors
 from hf_any3d.visualization.gallery import Gallery
 
 # A page or picture, a cloud, a table, a folder, or a copy of the file.
-_COPIES = [f".{ending}" for ending in FORMATS]
+_COPIES = [f".{ending}" for ending in FORMATS if ending not in TYPES_BY_OPTION]
 _OUTPUTS = tuple(dict.fromkeys([*VIEWS, *CLOUDS, *DATA, "", *_COPIES]))
 SegmentationOptions = Annotated[Any, options_of(SEGMENTATION.settings)]
 _OF_NAMES = ("labels", "templates", "text_features")
@@ -347,7 +347,7 @@ def _copies(inputs: Inputs, output: Path | None, suffix: str, options: CopyOptio
             options.check(name, path)
     if options.arguments() and not targets:
         raise ValueError(
-            "--field, --score, --unknown and --classes are of a copy of the file; expected --output with its ending, "
-            "or a folder"
+            "--field, --score, --unknown and --classes are for a labeled copy; add --output with the file extension "
+            "of the input, or a folder"
         )
     return targets

@@ -61,7 +61,7 @@ class ClassRule:
         ignored = frozenset(() if ignore.strip() == NO_CODES else _codes(ignore, f"--ignore {ignore!r}"))
         both = sorted(ignored & {*every})
         if both:
-            raise ValueError(f"--ignore and --merge both have code {both[0]}; expected one of them")
+            raise ValueError(f"--ignore and --merge both have code {both[0]}; leave it out of one of them")
         return cls(ignored, merged, written)
 
     def is_ignored(self, code: int, table: str | None) -> bool:

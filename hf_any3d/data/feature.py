@@ -25,6 +25,7 @@ from hf_any3d.data.files import (
 from hf_any3d.data.files.contents import Look, type_under_other_ending
 from hf_any3d.data.files.npy import cloud_from_array
 from hf_any3d.data.files.source import Source
+from hf_any3d.data.files.text_numbers import shorten
 from hf_any3d.data.inputs import as_array, to_cloud
 from hf_any3d.data.options import one_of
 
@@ -271,8 +272,8 @@ def type_of_bytes(data: bytes) -> str:
     file_type = file_type_of(data)
     if file_type is None:
         raise PointCloudFileError(
-            f"{len(data)} bytes starting with {data[:8]!r} have no known file type; pass "
-            "{'bytes': …, 'path': 'name.off'}, with the type as the ending of the path"
+            f"{len(data)} bytes that start with {shorten(data[:8])} have no known file type; pass "
+            "{'bytes': …, 'path': 'name.off'}, with the type as the extension of the path"
         )
     return file_type
 

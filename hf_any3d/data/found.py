@@ -62,8 +62,8 @@ class FoundDataset:
         return LABELED_POINTS if is_list else LABELED_CLOUDS
 
 
-def find_dataset(name: str) -> FoundDataset:
-    """Find out what a name of data is, without the hub."""
+def find_dataset(name: str, option: str | None = None) -> FoundDataset:
+    """Find out what a name of data is, without the hub; errors name the option that has it, if any."""
     path = Path(name).expanduser()
     if path.is_dir():
         return FoundDataset(_kind_of_folder(path), folder=path)
@@ -79,7 +79,12 @@ def find_dataset(name: str) -> FoundDataset:
             raise ValueError(f"{name}: {refusal}")
     # Whatever looks like a path is not looked for on the hub, whose answer would be about a repository.
     if path.is_file() or is_path_like(name, needs_owner=True):
-        raise FileNotFoundError(f"no folder, .parquet file or dataset {name}{_hint_for(name, path)}")
+        hint = _hint_for(name, path)
+        if option is not None:
+            raise FileNotFoundError(f"{option}: no dataset {name}{hint}")
+        if path.is_file():
+            raise ValueError(f"{name}: a single file; expected a folder of scans, a .parquet file or a dataset")
+        raise FileNotFoundError(f"{name}: no such folder, .parquet file or dataset{hint}")
     skip_hub_if_offline()
     return FoundDataset(name)
 
@@ -140,4 +145,4 @@ def _hint_for(name: str, path: Path) -> str:
     similar = difflib.get_close_matches(name, DATASETS, n=1)
     if similar:
         return f"; did you mean {similar[0]}?"
-    return "" if "/" in name else f"; datasets are {', '.join(sorted(DATASETS))}, and owner/name on the hub"
+    return "" if "/" in name else f"; datasets are {', '.join(sorted(DATASETS))}, and owner/name on the Hub"

@@ -141,7 +141,7 @@ def read_rows(path: Path, wanted: Collection[str]) -> Iterator[Row]:
             if name not in header:
                 raise ValueError(f"{path}: no column {name!r}; expected {', '.join(wanted)}")
             if header.count(name) > 1:
-                raise ValueError(f"{path}: column {name!r} is there twice; expected one")
+                raise ValueError(f"{path}: column {name!r} occurs twice; rename one")
         for cells in table:
             stripped = [_plain_cell(cell) for cell in cells]
             if not any(stripped):

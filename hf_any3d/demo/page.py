@@ -69,7 +69,7 @@ class Slider(NamedTuple):
 
 
 SLIDERS = (
-    Slider("max_new_tokens", "Longest answer, in tokens", 10, 200, 1, 60),
+    Slider("max_new_tokens", "Maximum length of an answer, in tokens", 10, 200, 1, 60),
     Slider("num_beams", "Beams", 1, 10, 1, 1),
     Slider("temperature", "Temperature", 0.1, 2.0, 0.1, 0.2),
 )
@@ -315,7 +315,7 @@ def _answer(conversation: Conversation, chat: Chat, *values: float) -> Iterator[
         notes.append("Stopped; the unfinished answer stays in the conversation.")
     if forgotten:
         turns = "question was" if forgotten == 1 else f"{forgotten} questions were"
-        notes.append(f"The oldest {turns} forgotten: the model gets {conversation.context} tokens at most.")
+        notes.append(f"The oldest {turns} dropped: the model takes at most {conversation.context} tokens.")
     yield with_answer(answer or "(no answer)"), gr.skip(), error_or_note(" ".join(notes))
 
 

@@ -203,7 +203,7 @@ class TaskPage(Page):
             return gr.Dropdown(categories, label="Kind of object", visible=bool(categories), elem_id="category")
         if name == "up_axis":
             usual = f"{self.answers.pipe.up_axis}, as in the model's training"
-            label = "Axis that points up in the file"
+            label = "Up axis of the file"
             return gr.Dropdown([(usual, ""), *"xyz"], value="", label=label, elem_id="up_axis")
         default = declared.default_at("demo")
         named: dict[str, Any] = {"label": declared.help, "elem_id": name}

@@ -230,7 +230,7 @@ def open_simcse(name: str) -> tuple[Similarity, str]:
     # transformers would initialize a missing pooler at random, and its cosines would mean nothing.
     missing = sorted(report["missing_keys"])
     if missing:
-        raise ValueError(f"{source.name}: lacks {', '.join(missing[:8])}; expected a trained encoder with its pooler")
+        raise ValueError(f"{source.name} lacks {', '.join(missing[:8])}; expected a trained encoder with its pooler")
     # By name and commit, since only the weights have been downloaded so far.
     name_or_path = source.path if source.revision is None else source.name
     tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=source.revision or "main")

@@ -59,7 +59,7 @@ class EvaluatedRun:
         if path.is_dir():
             report = read_json_object(path / "metrics.json")
             if not report:
-                raise ValueError(f"{path}: has no metrics.json; expected the output directory of a training")
+                raise ValueError(f"{path} has no metrics.json; expected the output directory of a training")
             scans = read_json_object(path / FILE)
             return cls._of_report(str(path), report, report.get("metrics", {}), scans)
         facts = read_json_object(path)

@@ -83,7 +83,7 @@ def match_points(predicted: PointCloudData, truth: PointCloudData, tolerance: fl
     if not found.any():
         raise PointCloudError(
             f"none of the {len(places):,} points is within {tolerance:g} of one of the {len(true_places):,} of the "
-            "truth; expected the same scan"
+            "truth; pass two files of the same scan"
         )
     return Matches(np.where(found, indices, -1).astype(np.int64), False, tolerance)
 

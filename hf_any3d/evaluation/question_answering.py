@@ -136,7 +136,7 @@ def answer_question(
     results = read_earlier_results(path, header)
     # Answers are stored batch by batch, so a file has those to the first rows, in their order.
     if [entry["object_id"] for entry in results] != [item["object_id"] for item in items[: len(results)]]:
-        raise ValueError(f"{path}: has answers about other objects; expected those asked about now, or another folder")
+        raise ValueError(f"{path} has answers about other objects; expected those asked about now, or another folder")
     for place, entry in enumerate(results):
         # Files of the published programs have no digests, and are taken as they are.
         if entry.get(_CLOUD, seen := _digest(colored_cloud(rows[place]))) != seen:
@@ -183,7 +183,7 @@ def read_earlier_results(path: Path, header: Mapping[str, Any]) -> list[dict[str
     # As a file would hold it: tuples become lists, and numbers as keys text.
     for key, value in json.loads(json.dumps(dict(header))).items():
         if stored.get(key) != value:
-            raise ValueError(f"{path}: was made with {key} {stored.get(key)!r}, now {value!r}; use another folder")
+            raise ValueError(f"{path} was made with {key} {stored.get(key)!r}, now {value!r}; use another folder")
     return stored["results"]
 
 

@@ -125,7 +125,7 @@ def replaced_when_complete(path: Path) -> Iterator[Path]:
     The name must be the same, since the first file of a format may name a second one with the weights.
     """
     if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a folder; expected the name of a file")
+        raise IsADirectoryError(f"{path} is a folder; expected the name of a file")
     # Beside the file, since renaming works within one file system only.
     with folder_beside(path) as folder:
         yield folder / path.name

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from hf_any3d.hub.names import offline_reason
+from hf_any3d.hub.names import how_to_look, offline_reason
 from hf_any3d.modeling.file_stamps import file_digest
 from hf_any3d.modeling.records import BorrowedPart, PublishedFile
 from hf_any3d.utils.atomic_files import folder_beside, read_json_object, write_json
@@ -88,7 +88,7 @@ def find_version(
             # The hub has answered that there is no such file, which an older answer must not hide.
             raise
         except (HTTPError, OfflineModeIsEnabled, OSError) as error:
-            reason = f"the hub cannot be reached ({type(error).__name__})"
+            reason = f"the Hub cannot be reached ({type(error).__name__})"
         else:
             # A branch moves on; under its commit the answer can be found again without a network.
             for name in {revision, version.commit}:
@@ -97,8 +97,8 @@ def find_version(
     if cached is None:
         at = "" if revision == "main" else f" at revision {revision}"
         raise OSError(
-            f"{repository}: {file.path}{at} is not in the cache, and {reason}; open it once with a network, or "
-            "download the file and pass its path"
+            f"{repository}: {file.path}{at} is not in the Hub cache ({reason}); "
+            + how_to_look(reason, "download the file and pass its path")
         )
     return cached
 
@@ -136,7 +136,7 @@ def download(repository: str, path: str, version: Version, cache_dir: Path | Non
         checksum = digest.hexdigest()
     if checksum != version.checksum:
         raise ValueError(
-            f"{file}: the file of {repository} has checksum {checksum}; expected {version.checksum}, as on the hub; "
+            f"{file}: the file of {repository} has checksum {checksum}; expected {version.checksum}, as on the Hub; "
             "it is damaged: delete it, and open it again"
         )
     return file

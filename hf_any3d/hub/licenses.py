@@ -31,7 +31,10 @@ def license_option(accept: bool) -> Iterator[None]:
 
 def license_text(system: System) -> str:
     """Return the licenses of weights and program in one line."""
-    text = f"Weights: {system.weights_license} (stated by {system.license_source}); program: {system.code_license}."
+    weights = f"{system.weights_license} (stated by {system.license_source})"
+    if system.weights_license == System.weights_license:  # its source is what to see
+        weights = f"see {system.license_source}"
+    text = f"Weights: {weights}; program: {system.code_license}."
     return text + (" The license of the weights forbids commercial use." if system.non_commercial else "")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_any3d.extensions import EXTENSIONS
-from hf_any3d.hub.names import check_path, offline_reason, similar_path, skip_hub_if_offline
+from hf_any3d.hub.names import check_path, not_cached, offline_reason, similar_path, skip_hub_if_offline
 from hf_any3d.hub.published_table import find_published, is_published
 from hf_any3d.registry import FORMATS, TASKS
 
@@ -28,7 +28,7 @@ def find_model(name: str, revision: str | None = None) -> str:
     elif path.exists() or path.suffix[1:].lower() in FORMATS:
         # A file of points in the place of the model, which is no name on the hub.
         what = "a file" if path.exists() else f"no such file{similar_path(path)}"
-        raise FileNotFoundError(f"{name}: {what}; expected the directory or hub name of a model")
+        raise FileNotFoundError(f"{name}: {what}; expected the directory or Hub name of a model")
     elif (packaged := packaged_model(name)) is not None:
         return packaged
     else:
@@ -60,14 +60,14 @@ def download_config(name: str, revision: str | None = None) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
-    absent = "no such directory, and no such model on the hub (for a private one: hf auth login)"
-    unreachable = offline_reason() or "the hub cannot be reached"
+    absent = "no such directory, and no such model on the Hub (for a private one: hf auth login)"
+    reason = offline_reason() or "the Hub cannot be reached"
     reasons = {
-        errors.RevisionNotFoundError: f"no revision {revision!r} on the hub",
+        errors.RevisionNotFoundError: f"no revision {revision} on the Hub",
         errors.RepositoryNotFoundError: absent,
         errors.HFValidationError: absent,
         # Before EntryNotFoundError, from which it derives.
-        errors.LocalEntryNotFoundError: f"no such directory, and {unreachable}",
+        errors.LocalEntryNotFoundError: not_cached(name, reason, revision).removeprefix(f"{name}: "),
         errors.EntryNotFoundError: f"this repository has no {CONFIG}, so it is not a model",
     }
     try:

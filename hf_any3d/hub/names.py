@@ -52,11 +52,22 @@ def check_name(
     # A dataset may also be in the cache of `datasets`, which has an error of its own.
     if reason is None or kind != "model" or _is_cached(name, revision, cache_dir, kind):
         return
+    raise OSError(not_cached(name, reason, revision))
+
+
+def not_cached(name: str, reason: str, revision: str | None = None) -> str:
+    """Return the text of an error about a model that is not on this machine, where the Hub is not asked."""
     at = "" if revision is None else f" at revision {revision}"
-    raise OSError(
-        f"{name}: no such directory, and this model{at} is not in the Hub cache ({reason}); download it once with "
-        f"a network: hf download {name}"
-    )
+    return f"{name}: no such directory, and this model{at} is not in the Hub cache ({reason}); {how_to_look(reason)}"
+
+
+def how_to_look(reason: str, otherwise: str = "pass a directory") -> str:
+    """Return what to do where the Hub is not asked, by the reason; or else `otherwise`."""
+    step = {
+        "HF_HUB_OFFLINE is set": "unset HF_HUB_OFFLINE",
+        "local_files_only=True": "leave out local_files_only",
+    }.get(reason, "connect to a network")
+    return f"{step} to look on the Hub, or {otherwise}"
 
 
 def offline_reason(local_files_only: object = False) -> str | None:
@@ -64,12 +75,12 @@ def offline_reason(local_files_only: object = False) -> str | None:
     from huggingface_hub import constants
 
     if os.environ.get(SILENT_HUB):
-        return "the hub did not answer"
+        return "the Hub did not answer"
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     if local_files_only:
         return "local_files_only=True"
-    return None if hub_is_known(constants.ENDPOINT) else "the hub cannot be reached"
+    return None if hub_is_known(constants.ENDPOINT) else "the Hub cannot be reached"
 
 
 def hub_is_known(endpoint: str) -> bool:
@@ -107,13 +118,18 @@ def check_path(
     """
     if not is_path_like(name, needs_owner):
         return
-    hint = ""
+    similar = similar_path(name)
     if _is_owner_and_name(name):
         if _is_cached(name, revision, cache_dir, kind):
             return
         download = f"hf download {name}" + " --repo-type dataset" * (kind == "dataset")
-        hint = f"; if a {kind} on the hub is meant, fetch it first: {download}"
-    raise FileNotFoundError(f"no directory {name}{similar_path(name)}{hint}")
+        hint = f"{similar} To use a {kind} of this name on the Hub, download it first: {download}"
+    elif similar or re.fullmatch(r"\w[\w.-]*", name, re.ASCII) is None or _is_file_name(name):
+        hint = similar
+    else:
+        # It could be a name on the Hub but for its owner.
+        hint = ", and not looked up on the Hub, where names are owner/name; pass a directory or owner/name"
+    raise FileNotFoundError(f"{name}: no such directory{hint}")
 
 
 def is_path_like(name: str, needs_owner: bool = False) -> bool:

@@ -56,7 +56,8 @@ def push_folder(
 
     # Without a network nothing is tried; the hub's client would take a minute to say so.
     if (reason := offline_reason()) is not None:
-        raise OSError(f"{repository}: nothing was pushed; {reason}")
+        step = "; unset it to push" if reason.startswith("HF_HUB_OFFLINE") else ""
+        raise OSError(f"{repository}: nothing was pushed; {reason}{step}")
     api = huggingface_hub.HfApi()
     # Hidden files stay here, except for scores, which the hub lists from this folder.
     hidden = [path.name for path in folder.glob(".*") if path.name != ".eval_results"]
@@ -77,6 +78,6 @@ def push_folder(
     except HfHubHTTPError:  # the hub has answered, and says what is wrong
         raise
     except HTTPError as error:
-        text = f"{repository}: not pushed, as the hub cannot be reached ({type(error).__name__})"
+        text = f"{repository}: not pushed, as the Hub cannot be reached ({type(error).__name__})"
         raise OSError(text) from error
     return Pushed(url.repo_id, str(url), commit.oid)

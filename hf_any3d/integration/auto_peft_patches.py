@@ -79,7 +79,7 @@ def _open_adapter_repository_as_peft_model(
         expected = peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(task_type, PeftModel)
     if recorded is None and stored.base_model_name_or_path is None:
         raise ValueError(
-            f"{name}: names no base model and holds no config.json; open the model that the adapter was trained on, "
+            f"{name} names no base model and holds no config.json; open the model that the adapter was trained on, "
             "and the adapter with PeftModel.from_pretrained(model, …)"
         )
     # For another task type the original names the class to use.

@@ -28,7 +28,7 @@ def open_pipeline(task: str, model: str, device: Any) -> Any:
     # Without the name of a class, transformers asks to run the code of its `auto_map`.
     if settings.get("auto_map") and not settings.get("feature_extractor_type"):
         expected = settings.get("processor_class") or "PointCloudProcessor"
-        raise ValueError(f"{file}: lacks feature_extractor_type; expected the name of its class, such as {expected!r}")
+        raise ValueError(f"{file} lacks feature_extractor_type; expected the name of its class, such as {expected!r}")
     open_task: Any = pipeline  # typed for tasks of transformers alone
     with model_errors(model):
         return open_task(task, model=model, device=device, trust_remote_code=False)

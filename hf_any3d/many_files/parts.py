@@ -148,7 +148,7 @@ class Parts:
                 # Other files in the folder would be read as rows of this dataset.
                 names = map(os.path.basename, self.system.ls(self.root, detail=False))
                 if any(not name.startswith(".") for name in names):
-                    raise ValueError(f"{self.folder}: has other files; expected a new folder")
+                    raise ValueError(f"{self.folder} has other files; give a new folder")
                 self.system.pipe_file(path, json.dumps(self.settings, indent=2).encode())
             elif manifest != self.settings:
                 name = next(name for name in self.settings if manifest.get(name) != self.settings[name])

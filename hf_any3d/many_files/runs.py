@@ -81,7 +81,7 @@ class Table:
                 if before.get("settings") == settings and before.get("model") != self.description.get("model"):
                     was = f"was made by other weights or files of the model {settings['model']}"
                 raise ValueError(
-                    f"--output: {self.output} {was}; expected a new name, or the same command to continue it"
+                    f"--output: {self.output} {was}; give a new name, or repeat the same command to continue it"
                 )
             write_json(file, self.description)
             yield

@@ -280,7 +280,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             problem = f"which the model was not trained on; expected some of {', '.join(self.classes)}"
             raise ValueError(f"{argument} has {unknown[0]!r}, {problem}")
         if classes and task == "layout":
-            raise ValueError(f"{argument} with task='layout', which has no objects; expected task='objects' or 'all'")
+            raise ValueError(f"{argument} with task='layout', which has no objects; use task='objects' or 'all'")
 
     def __call__(
         self,

@@ -57,7 +57,7 @@ class PointCloudPipeline(PointCloudSteps, Pipeline):
             place = self.model.name_or_path
             if os.path.isdir(place) and not Path(place, FEATURE_EXTRACTOR_NAME).is_file():
                 raise OSError(
-                    f"{place}: lacks {FEATURE_EXTRACTOR_NAME}; expected processor.save_pretrained({place!r}), or "
+                    f"{place} lacks {FEATURE_EXTRACTOR_NAME}; expected processor.save_pretrained({place!r}), or "
                     "feature_extractor=processor"
                 )
             if place:  # opening it again tells why it cannot be opened

@@ -153,10 +153,10 @@ class DataArguments:
         if self.train_file is None and (self.validation_file or self.test_file):
             raise ValueError("--validation_file and --test_file need --train_file")
         if self.train_file is not None and self.data_dir is not None:
-            raise ValueError(f"--data_dir {self.data_dir} with --train_file; give only one of them")
+            raise ValueError(f"--data_dir {self.data_dir} and --train_file exclude each other; leave out one of them")
         if self.estimate_normals and "normals" not in (self.features or ()):
             shown = " ".join(self.features or ["xyz"])
-            raise ValueError(f"--estimate_normals with --features {shown}; expected normals among them")
+            raise ValueError(f"--estimate_normals has no effect with --features {shown}; add normals to the features")
         if "train" not in self.train_splits:
             raise ValueError(f"--train_splits {' '.join(self.train_splits)}; expected 'train' among them")
         if not 0 <= self.validation_fraction < 1:
@@ -182,6 +182,11 @@ class AdapterArguments:
 
     def __post_init__(self):
         self.peft_config = json_mapping(self.peft_config, "peft_config")
+        if self.peft not in (None, "none", "full"):
+            # Here, since these arguments are also read without PEFT.
+            from hf_any3d.training.models import check_peft_method
+
+            check_peft_method(self.peft)
 
     @staticmethod
     def of_another_model(file: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
@@ -307,7 +312,9 @@ class PointTrainingArguments(TrainingArguments):
             self.gradient_accumulation_steps = self.rows_per_step // at_once
         self._check_faster_steps()
         if self.two_steps_per_batch and self.fp16:
-            raise ValueError("--two_steps_per_batch with --fp16, which scales gradients; expected --bf16")
+            raise ValueError(
+                "--two_steps_per_batch cannot be combined with --fp16, which scales gradients; use --bf16"
+            )
         for name in ("no_weight_decay", "always_weight_decay"):
             if getattr(self, name) and self.weight_decay_on != "matrices":
                 raise ValueError(f"--{name} needs --weight_decay_on matrices")
@@ -318,16 +325,18 @@ class PointTrainingArguments(TrainingArguments):
     def _check_faster_steps(self) -> None:
         """Refuse what neither compiled layers nor a captured step can do."""
         if self.compile_layers and self.torch_compile:
-            raise ValueError("--compile_layers with --torch_compile, which compiles the whole model; leave one out")
+            raise ValueError(
+                "--torch_compile compiles the whole model already; leave out --compile_layers or --torch_compile"
+            )
         if self.compile_layers and self.world_size > 1:
-            raise ValueError(f"--compile_layers in {self.world_size} processes; expected one")
+            raise ValueError(f"--compile_layers needs a single process; there are {self.world_size}")
         if not self.cuda_graphs:
             return
         # First what no other option can change.
         if self.device.type != "cuda":
-            raise ValueError(f"--cuda_graphs on the device '{self.device.type}'; expected a CUDA GPU")
+            raise ValueError(f"--cuda_graphs needs a CUDA GPU; the device is '{self.device.type}'")
         if self.world_size > 1:
-            raise ValueError(f"--cuda_graphs in {self.world_size} processes; expected one")
+            raise ValueError(f"--cuda_graphs needs a single process; there are {self.world_size}")
         taken = {
             "gradient_accumulation_steps": 1,
             "gradient_checkpointing": False,
@@ -339,7 +348,9 @@ class PointTrainingArguments(TrainingArguments):
         for name, value in taken.items():
             # A recipe may have set it, so that leaving it out would not help.
             if getattr(self, name) != value:
-                raise ValueError(f"--cuda_graphs with --{name} {getattr(self, name)}; expected --{name} {value}")
+                raise ValueError(
+                    f"--cuda_graphs cannot be combined with --{name} {getattr(self, name)}; use --{name} {value}"
+                )
 
     @property
     def epoch_schedule(self) -> EpochCosine | None:

@@ -65,7 +65,8 @@ def build_request(
     package = missing_package(LABELED_POINTS) if source.files and way is not Way.TRAINED else None
     if package is not None:
         raise ValueError(
-            f"{source.files[0]}: features of labeled points are learned by {package}; a network by --way trained"
+            f"{source.files[0]}: labeled points; to train on their features, install {package}; to train a network, "
+            "use --way trained"
         )
     # Frozen features come from a point encoder of any type; a training has an argument for each kind of encoder.
     if given.get("encoder") and way is not Way.FEATURES:
@@ -80,8 +81,10 @@ def build_request(
     known = {setting.name for kind in kinds for setting in fields(kind)}
     for name in named.keys() - known:
         if task is Task.SEGMENTATION:
-            raise ValueError(f"--{name} has no effect on a network that is trained; expected --way features")
-        raise ValueError(f"--{name} is an option of labels of points; these data are learned for {task}")
+            raise ValueError(
+                f"--{name} has no effect on a network that is trained; leave it out, or use --way features"
+            )
+        raise ValueError(f"--{name} is for files with labeled points; the task of these data is {task}")
     refuse_twice(given, named)
     # A recipe may name its folder itself.
     output = {} if source.recipe is not None else {"output_dir": str(source.output)}
@@ -127,7 +130,9 @@ def scans_request(
     of_training = sorted(arguments.keys() - OPTIONS)
     if of_training and (way == FEATURES or "from_model" in arguments):
         name = OPTIONS_OF_COMMAND.get(of_training[0], of_training[0])
-        raise ValueError(f"--{name} has no effect on frozen features with a linear head; expected --way trained")
+        if way == FEATURES:
+            raise ValueError(f"--{name} has no effect with --way features; leave it out, or use --way trained")
+        raise ValueError(f"--{name} has no effect with --from, which adds to a model of frozen features; leave it out")
     if way == TRAINED or (way is None and of_training):
         return small_data_classification(**arguments), None
     # The head gets its own options; the others are those of a training.
@@ -140,7 +145,9 @@ def scans_request(
     assert chosen == BOTH
     decided = sorted(arguments.keys() & _OF_BOTH_WAYS)
     if decided:
-        raise ValueError(f"--{decided[0]} with --way both, which trains a wrap of its own; expected one of them")
+        raise ValueError(
+            f"--{decided[0]} cannot be combined with --way both, which sets it itself; leave out one of them"
+        )
     # The seed and the license are those of both; all else of the scans is for the head.
     beside_head = {name: value for name, value in arguments.items() if name not in OF_SCANS - {"seed", "license"}}
     return BothWays(scans, classification_beside_head(**beside_head)), rows

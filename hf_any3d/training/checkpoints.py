@@ -125,7 +125,7 @@ def check_run(checkpoint: Path, model: nn.Module, rows_per_step: int | list[int]
     for name, before, now in compared:
         if before != now:
             raise ValueError(
-                f"{checkpoint}: has {name} {before!r}, this run {now!r}; expected another --output_dir, or "
+                f"{checkpoint} has {name} {before!r}, and this run {now!r}; use another --output_dir, or "
                 "--resume_from_checkpoint false to start again"
             )
 

@@ -58,7 +58,7 @@ class DetectorArguments:
         self.model_config = json_mapping(self.model_config, "model_config")
         self.point_encoder_config = json_mapping(self.point_encoder_config, "point_encoder_config")
         if self.model_name_or_path is not None and self.point_encoder is not None:
-            raise ValueError("--model_name_or_path and --point_encoder; expected one of them")
+            raise ValueError("--model_name_or_path and --point_encoder exclude each other; leave out one of them")
 
 
 @dataclass

@@ -44,7 +44,7 @@ def run_once(run: Program, words: Sequence[str], folder: Path) -> RunReport:
         if before.get(name) != fingerprint:
             changes.append(f"another content of {name}")
     if changes:
-        raise ValueError(f"{folder}: was run with {changes[0]}; expected the same or another --output_dir")
+        raise ValueError(f"{folder} was run with {changes[0]}; use the same arguments, or another --output_dir")
     # The report is written last, so that a folder with it holds a complete run.
     if not (folder / "metrics.json").is_file():
         run([*words, "--output_dir", str(folder)])

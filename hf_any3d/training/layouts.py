@@ -219,12 +219,14 @@ class LayoutModelArguments:
             raise ValueError(f"--adapt {unknown[0]}; expected {' or '.join(PARTS)}")
         if self.peft in others and self.adapt != usual:
             raise ValueError(
-                f"--adapt {' '.join(self.adapt)} with --peft {self.peft}, which adapts the point encoder alone; "
-                f"expected --adapt {_ENCODER}, or --peft {ADAPTED}"
+                f"--adapt {' '.join(self.adapt)} cannot be combined with --peft {self.peft}, which adapts only the "
+                f"point encoder; use --adapt {_ENCODER}, or --peft {ADAPTED}"
             )
         self.peft_config = json_mapping(self.peft_config, "peft_config")
         if (self.load_in_8bit or self.peft_config) and self.peft in (ALONE, WHOLE):
-            raise ValueError(f"--load_in_8bit or --peft_config with --peft {self.peft}; expected a PEFT method")
+            raise ValueError(
+                f"--load_in_8bit and --peft_config have no effect with --peft {self.peft}; leave them out"
+            )
 
 
 @dataclass
@@ -262,7 +264,7 @@ class LayoutDataArguments(DataArguments):
             raise ValueError(f"--sizes {' '.join(map(str, self.sizes))}; expected the smallest and the largest factor")
         # Turns and sizes move the boxes with the room; augmentations of clouds would leave them behind.
         if self.augment:
-            raise ValueError(f"--augment {' '.join(self.augment)}; expected --turns and --sizes for layouts")
+            raise ValueError(f"--augment {' '.join(self.augment)} is not for layouts; use --turns and --sizes")
 
 
 @dataclass

@@ -53,7 +53,7 @@ class StageArguments:
     model_revision: str | None = argument(None, help="Branch, tag or commit of that model.")
     point_encoder: str | None = argument(
         None,
-        help=f"To build a model from parts: hub name or directory of a point encoder, of one of the types "
+        help=f"To build a model from parts: Hub name or directory of a point encoder, of one of the types "
         f"{', '.join(_POINT_ENCODERS)}; all but {POINT_ENCODER} with its processor.",
     )
     point_encoder_revision: str | None = argument(None, help="Branch, tag or commit.")
@@ -102,7 +102,7 @@ class StageArguments:
         # How experts are mixed is no property of the weights, and may be changed for a saved model too.
         given += [name for name in ("model_config",) if set(self.model_config) - set(ROUTING)]
         if self.model_name_or_path is not None and given:
-            raise ValueError(f"--model_name_or_path and --{given[0]}; expected one of them")
+            raise ValueError(f"--model_name_or_path and --{given[0]} exclude each other; leave out one of them")
         # A model comes from the previous stage or from all of its parts.
         missing = [part for part in PARTS if part not in given]
         if self.model_name_or_path is None and missing:
@@ -179,7 +179,9 @@ class StageTrainingArguments(PointTrainingArguments):
     def __post_init__(self):
         # Batches of different kinds have different sizes.
         if self.rows_per_step is not None:
-            raise ValueError("--rows_per_step; expected --batch_sizes and --gradient_accumulation_steps for this task")
+            raise ValueError(
+                "--rows_per_step is not for this task; use --batch_sizes and --gradient_accumulation_steps"
+            )
         super().__post_init__()
         if self.max_steps < 1:
             raise ValueError(f"--max_steps {self.max_steps}; expected at least 1, since batches are drawn without end")
@@ -264,7 +266,9 @@ def halve_frozen(model: MiniGPT3DForConditionalGeneration, dtype: torch.dtype) -
     A language model that is stored with the model is refused, as its saved weights would lose precision.
     """
     if "language_model" not in (model.config.parts or {}):
-        raise ValueError("--frozen_in_half with a language model that is stored with the model; expected a named one")
+        raise ValueError(
+            "--frozen_in_half needs a language model that is opened by its name, not one stored with the model"
+        )
     assert model.language_model is not None
     # Norms and biases are small and stay in float32, as does LoRA, which is stored though the last stage freezes it.
     # By `data`, so that parameters stay the same objects.

@@ -1,5 +1,6 @@
 """Build the models that the training programs train, with a PEFT method or a fine-tuning protocol."""
 
+import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -103,11 +104,13 @@ class PointModelArguments(ModelArguments):
         for name, weights in (("random_encoder", "random"), ("no_encoder", "none")):
             if getattr(self, name):
                 if self.encoder_weights not in ("pretrained", weights):
-                    raise ValueError(f"--{name} with --encoder_weights {self.encoder_weights}; expected one of them")
+                    raise ValueError(
+                        f"--{name} contradicts --encoder_weights {self.encoder_weights}; leave out one of them"
+                    )
                 self.encoder_weights = weights
         # It has an option of its own, by which checks and reports know it.
         if "encoder_weights" in (self.model_config or {}):
-            raise ValueError("--model_config has 'encoder_weights'; expected --encoder_weights instead")
+            raise ValueError("--model_config has 'encoder_weights'; use --encoder_weights instead")
         if self.has_frozen_encoder:
             # Arguments of point encoders, and those of an encoder that is left out
             if self.model_name_or_path or self.tuning != "full":
@@ -118,7 +121,8 @@ class PointModelArguments(ModelArguments):
             for name in ("encoder_attention_dropout", "encoder_dtype"):
                 if self.encoder_weights == "none" and getattr(self, name):
                     raise ValueError(
-                        f"--{name} {getattr(self, name)} with --encoder_weights none; expected one of them"
+                        f"--{name} {getattr(self, name)} has no effect with --encoder_weights "
+                        "none; leave out one of them"
                     )
         else:
             # Arguments of a frozen encoder, and protocols without pretrained weights
@@ -127,9 +131,7 @@ class PointModelArguments(ModelArguments):
             if self.encoder_dtype is not None:
                 raise ValueError(f"--encoder_dtype {self.encoder_dtype} is for --model_type {_AROUND_ENCODERS}")
             if self.model_name_or_path is None and self.tuning != "full":
-                raise ValueError(
-                    f"--tuning {self.tuning} freezes untrained weights; expected --model_name_or_path too"
-                )
+                raise ValueError(f"--tuning {self.tuning} would freeze untrained weights; add --model_name_or_path")
 
     @property
     def has_frozen_encoder(self) -> bool:
@@ -189,9 +191,11 @@ def build_model(
         return build_adapted_model(model_class, arguments, adapter, labels, **config)
     is_adapted = adapter.peft not in (None, "none", "full")
     if is_adapted and arguments.model_name_or_path is None:
-        raise ValueError(f"--peft {adapter.peft} freezes untrained weights; expected --model_name_or_path too")
+        raise ValueError(f"--peft {adapter.peft} would freeze untrained weights; add --model_name_or_path")
     if is_adapted and arguments.tuning not in ("full", "adapter"):
-        raise ValueError(f"--peft {adapter.peft} with --tuning {arguments.tuning}; expected one of them")
+        raise ValueError(
+            f"--peft {adapter.peft} cannot be combined with --tuning {arguments.tuning}; leave out one of them"
+        )
     model: Any = _build_point_encoder(model_class, arguments, labels, **config)
     if is_adapted:
         assert adapter.peft is not None and isinstance(adapter.peft_config, dict)
@@ -334,7 +338,7 @@ def build_adapted_model(
     if half:
         raise ValueError(
             f"--encoder_dtype {model.config.encoder_dtype} with --peft {peft} trains {half[0]} and "
-            f"{len(half) - 1} more in half precision; expected another method, or no --encoder_dtype"
+            f"{len(half) - 1} more in half precision; use another method, or leave out --encoder_dtype"
         )
     return adapted
 
@@ -354,6 +358,19 @@ def peft_methods() -> dict[str, type[PeftConfig]]:
     }
 
 
+def check_peft_method(name: str) -> None:
+    """Raise a ValueError if a PEFT method is unknown, or does not fit these models."""
+    methods = peft_methods()
+    name = name.lower()
+    if name in methods:
+        return
+    if name in (peft_type.value.lower() for peft_type in PEFT_TYPE_TO_CONFIG_MAPPING):
+        raise ValueError(f"--peft: {name} does not fit point cloud models; expected one of {', '.join(methods)}")
+    similar = difflib.get_close_matches(name, methods, n=1)
+    hint = f"did you mean {similar[0]}? Methods:" if similar else "expected one of"
+    raise ValueError(f"--peft: unknown method {name!r}; {hint} {', '.join(methods)}")
+
+
 def build_peft_config(name: str, model: nn.Module, config_kwargs: dict[str, Any] | None = None) -> PeftConfig:
     """Build the config of a PEFT method for `get_peft_model(model, config)`.
 
@@ -362,10 +379,8 @@ def build_peft_config(name: str, model: nn.Module, config_kwargs: dict[str, Any]
 
     The name is one of `peft_methods()`, in any case. Settings are arguments of the config and override the defaults.
     """
-    methods = peft_methods()
-    config = methods.get(name.lower())
-    if config is None:
-        raise ValueError(f"peft method {name!r} is unknown or does not fit; expected one of {', '.join(methods)}")
+    check_peft_method(name)
+    config = peft_methods()[name.lower()]
     config_kwargs = dict(config_kwargs or {})
     # Tokenizer and head are new, so every method trains them in full and saves them with the adapter.
     if "modules_to_save" not in config_kwargs:
@@ -420,7 +435,7 @@ def drop_attention(model: nn.Module, share: float) -> int:
             break
     if not count:
         kind = type(getattr(owner, "encoder", owner)).__name__
-        raise ValueError(f"{kind} has no attention with dropout; expected another encoder or no dropout")
+        raise ValueError(f"{kind} has no attention with dropout; use another encoder, or no dropout")
     return count
 
 

@@ -212,7 +212,9 @@ class TeacherArguments:
         self.model_config = json_mapping(self.model_config, "model_config")
         # Without a teacher its settings would have no effect.
         if self.teacher == NO_TEACHER and (self.random_teacher or self.tower or self.teacher_layers):
-            raise ValueError("--teacher none with --random_teacher, --tower or --teacher_layers; expected a teacher")
+            raise ValueError(
+                "--random_teacher, --tower and --teacher_layers need a teacher; leave them out with --teacher none"
+            )
 
 
 @dataclass
@@ -309,9 +311,11 @@ class StudentArguments:
     def __post_init__(self):
         self.model_config = json_mapping(self.model_config, "model_config")
         if (self.autoencoder is None) == (self.model_name_or_path is None):
-            raise ValueError("--autoencoder and --model_name_or_path: expected one of them")
+            raise ValueError("give either --autoencoder or --model_name_or_path")
         if self.student is not None and self.autoencoder is None:
-            raise ValueError(f"--student {self.student} with --model_name_or_path; expected one of them")
+            raise ValueError(
+                f"--student {self.student} cannot be combined with --model_name_or_path; leave out one of them"
+            )
         # Short options win over the same settings in --model_config.
         for name in ("mask_ratio", "mask_type", "distillation_loss"):
             if getattr(self, name) is not None:
@@ -388,5 +392,5 @@ def build_probe(
     kept = DatasetDict({name: splits[name] for name in ("train", "validation", "test") if name in splits})
     kept = training_splits.judged_splits(kept, "the linear probe")
     if "validation" not in kept:
-        raise ValueError("--probe_every without a validation split; expected --validation_fraction or --probe_dataset")
+        raise ValueError("--probe_every needs a validation split; add --validation_fraction or --probe_dataset")
     return LinearProbe(kept, processor, batch_size, arguments.probe_cost)

@@ -124,7 +124,9 @@ def apply_protocol(splits: DatasetDict, origin: str, protocol: ProtocolArguments
     """
     if protocol.few_shot:
         if "validation" in splits:
-            raise ValueError(f"--few_shot with a validation split ({origin}); expected --validation_fraction 0")
+            raise ValueError(
+                f"--few_shot needs data without a validation split (here: {origin}); add --validation_fraction 0"
+            )
         assert isinstance(protocol.few_shot, dict)
         splits = draw_fold(splits, **protocol.few_shot)
     return select_on_test(splits) if protocol.select_on_test else (splits, origin)
@@ -133,7 +135,9 @@ def apply_protocol(splits: DatasetDict, origin: str, protocol: ProtocolArguments
 def select_on_test(splits: DatasetDict) -> tuple[DatasetDict, str]:
     """Use the test split as validation split too; see `apply_protocol`."""
     if "validation" in splits or "test" not in splits:
-        raise ValueError(f"--select_on_test with {', '.join(map(str, splits))}; expected 'test', no 'validation'")
+        raise ValueError(
+            f"--select_on_test needs a test split and no validation split; there are {', '.join(map(str, splits))}"
+        )
     return DatasetDict({**splits, "validation": splits["test"]}), TEST_CHOOSES
 
 

@@ -56,7 +56,7 @@ def _with_bases(path: Path, extended_by: tuple[Path, ...], read: dict[Path, dict
     if place in (file.resolve() for file in extended_by):
         raise ValueError(f"{path}: extends itself, by {' and '.join(map(str, extended_by))}")
     if len(extended_by) == _DEEPEST:
-        raise ValueError(f"{path}: is extended over {_DEEPEST} files; expected fewer")
+        raise ValueError(f"{path} is extended over {_DEEPEST} files; expected fewer")
     # A base that several files extend is read once.
     if place in read:
         return read[place]
@@ -77,7 +77,7 @@ def _read_values(path: Path) -> dict[str, Any]:
     # A wrong file, such as a model's weights, is told before it is read to memory.
     size = path.stat().st_size
     if size > _LARGEST_FILE:
-        raise ValueError(f"{path}: has {size:,} bytes; a file of arguments has at most {_LARGEST_FILE:,}")
+        raise ValueError(f"{path} has {size:,} bytes; a file of arguments has at most {_LARGEST_FILE:,}")
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":

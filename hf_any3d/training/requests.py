@@ -41,7 +41,7 @@ def refuse_twice(given: Mapping[str, Any], named: Mapping[str, Any]) -> None:
     twice = sorted(named.keys() & given.keys())
     if twice:
         short = OPTIONS_OF_COMMAND.get(twice[0], twice[0].replace("_", "-"))
-        raise ValueError(f"--{short} and --{twice[0]} are one option; expected one of them")
+        raise ValueError(f"--{short} and --{twice[0]} are the same option; give one of them")
 
 
 class ArgumentsParser(HfArgumentParser):

@@ -125,7 +125,7 @@ def evaluate_segmenter(
     model, processor = _open(AutoModelForPointCloudSegmentation, model_name, hub)
     if any(model.config.model_type in extension.file_models for extension in EXTENSIONS.values()):
         # Blocks of a scan have not the surroundings that the model was trained with, and rows no returns.
-        raise ValueError(f"{model_name}: reads whole files; expected hf-any3d evaluate MODEL with labeled files")
+        raise ValueError(f"{model_name} reads whole files; use hf-any3d evaluate MODEL with labeled files")
     classes = _classes(model)
     labels = rows.features.get("labels")
     named = getattr(labels, "feature", None)

@@ -63,12 +63,15 @@ class Source:
         option = "--from" if earlier is not None else f"--way {way}"
         if self.files:
             if way == Way.BOTH:
-                raise ValueError(f"--way {way} with labels of points; expected features or trained")
+                raise ValueError(
+                    f"--way {way} cannot be combined with labels of points; use --way features or trained"
+                )
             if earlier is None and way == Way.TRAINED and (len(self.files) > 1 or not Path(self.files[0]).is_dir()):
                 raise ValueError(f"--way trained with {Path(self.files[0]).name}; pass a folder of labeled files")
             if earlier is not None and way == Way.TRAINED:
                 raise ValueError(
-                    "--from with --way trained; expected --way features, whose models store what they learned"
+                    "--from cannot be combined with --way trained; use --way features, whose "
+                    "models store what they learned"
                 )
             return
         # These ask for no frozen features, and go with all data.
@@ -84,7 +87,9 @@ class Source:
         elif self.task is not Task.CLASSIFICATION:
             contradiction = "boxes"
         if contradiction is not None:
-            raise ValueError(f"{option} with {contradiction}; expected scans to classify by frozen features")
+            raise ValueError(
+                f"{option} cannot be combined with {contradiction}; it classifies scans by frozen features"
+            )
 
 
 def find_source(
@@ -122,9 +127,11 @@ def find_source(
     is_folder = arguments.get("dataset_name") == "folder" and dataset is None
     expected = {None: (LABELED_CLOUDS, LABELED_POINTS), Task.CLASSIFICATION: (LABELED_CLOUDS,)}
     if is_folder and task in expected and labels not in expected[task]:
+        files = Path(str(data)).expanduser().rglob("*")
+        is_empty = not any(path.suffix[1:].lower() in FORMATS for path in files)
+        problem = "contains no scans" if is_empty else "contains no class folders"
         raise ValueError(
-            f"{data}: no folders in it are named after classes; expected {LAYOUTS}, or files whose points have "
-            "classes, which --task segmentation learns"
+            f"{data}: the folder {problem}; expected {LAYOUTS}. For files with labeled points, use --task segmentation"
         )
     return Source(arguments, recipe, task or _TASKS.get(labels or "", Task.CLASSIFICATION), output)
 
@@ -146,7 +153,7 @@ def _has_labeled_points(data: str, task: Task | None) -> bool:
 def find_data(data: str | None, dataset: str | None = None) -> tuple[dict[str, Any], Path | None, str | None]:
     """Return the arguments that select the data, their recipe if any, and what their labels belong to, if known."""
     if dataset is not None:
-        entry = find_dataset(dataset)
+        entry = find_dataset(dataset, "--dataset")
         folder = {} if data is None else {"data_dir": data}
         return {"dataset_name": entry.name, **folder}, None, entry.labels()
     assert data is not None

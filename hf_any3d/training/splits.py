@@ -154,7 +154,7 @@ def _draw_validation(splits: DatasetDict, arguments: DataArguments) -> tuple[Dat
     # Rows of the data's own groups stay together, unless another column is named.
     group_column = arguments.group_column or ("group" if "group" in train.column_names else None)
     if _groups_of_largest_class(train, group_column) < 2:
-        text = "one cloud a class: none is left for validation, and the weights of the last step are kept"
+        text = "only one scan per class, so none is left for validation; the weights of the last step are kept"
         warnings.warn(text, stacklevel=3)
         return splits, "none"
     splits = validation_split(
@@ -169,9 +169,12 @@ def _draw_validation(splits: DatasetDict, arguments: DataArguments) -> tuple[Dat
     if group_column:
         origin += f", complete groups of {group_column!r}"
     if count < FEW_CLOUDS:
-        clouds = "1 cloud" if count == 1 else f"{count} clouds"
-        text = f"validation accuracy rests on {clouds}: it changes in steps of {100 / count:.0f} points"
-        warnings.warn(f"{text}, and is a rough estimate", stacklevel=3)
+        if count == 1:
+            text = "only 1 validation scan, so validation accuracy can only be 0 % or 100 %"
+        else:
+            step = f"{100 / count:.0f} percentage points"
+            text = f"only {count} validation scans, so validation accuracy changes in steps of {step}"
+        warnings.warn(f"{text}: a rough estimate", stacklevel=3)
     return splits, origin
 
 

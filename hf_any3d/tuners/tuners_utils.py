@@ -252,7 +252,7 @@ class EncoderTuner(BaseTuner):
         if self.mixes_tokens and getattr(type(self.model), "predicts_later_tokens", False):
             raise ValueError(
                 f"{peft_config.method} mixes the tokens of a cloud, so that {model_name} would see the patches that "
-                "it predicts; expected a method that changes each token alone, such as LoRA, BITFIT or SIDE_TUNING"
+                "it predicts; use a method that changes each token alone, such as LoRA, BITFIT or SIDE_TUNING"
             )
         if stack.attention_axis not in self.attention_axes:
             raise ValueError(f"{peft_config.method} cannot adapt layers with attention_axis={stack.attention_axis!r}")

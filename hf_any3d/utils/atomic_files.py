@@ -238,7 +238,7 @@ def _unfinished(path: Path, unfinished: Path | None = None) -> Iterator[Path]:
     if unfinished is None:
         unfinished = temporary_path(path)
     if unfinished in _UNFINISHED:
-        raise FileExistsError(errno.EEXIST, f"{path}: is being written already; expected a path for each output")
+        raise FileExistsError(errno.EEXIST, f"{path} is being written already; expected a path for each output")
     try:
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(unfinished.parent)

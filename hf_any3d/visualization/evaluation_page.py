@@ -64,7 +64,7 @@ def write_evaluation_page(
     charts = []
     if len(scans) >= _FEWEST_OF_A_CURVE and "answer" in scans[0]:
         shares, accuracies = coverage_curve(scans)
-        charts = [chart_of("right, % of the answers with the highest scores", {"right": (shares, accuracies)}, "{} %")]
+        charts = [chart_of("accuracy in %, by share of answers kept", {"right": (shares, accuracies)}, "{} %")]
     classes = class_table(class_scores, confusions)
     # With one split, its name says nothing.
     if len(metrics) == 1:
@@ -115,7 +115,7 @@ def _mistakes(confusions: Confusions) -> list[str]:
         for place in np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSED].tolist():
             true, other = divmod(place, len(names))
             if wrong[true, other]:
-                texts.append(f"{names[true]} taken for {names[other]} ({wrong[true, other]:,})")
+                texts.append(f"{names[true]} predicted as {names[other]} ({wrong[true, other]:,})")
         if texts:
             sentences.append(f"Most frequent mistakes: {', '.join(texts)}.")
     return sentences
@@ -124,7 +124,7 @@ def _mistakes(confusions: Confusions) -> list[str]:
 def _marked(view: CloudView, scan: Mapping[str, Any]) -> CloudView:
     """Return the view of a scan with its answer, marked as right or wrong."""
     is_right = scan["answer"] == scan["true"]
-    answer = scan["answer"] if is_right else f"{scan['true']} taken for {scan['answer']}"
+    answer = scan["answer"] if is_right else f"{scan['true']} predicted as {scan['answer']}"
     note = f"{'✓' if is_right else '✗'} {answer}, score {scan['score']:.2f}"
     status = "right" if is_right else "wrong"
     return replace(view, title=scan["scan"], note=note, status=status, score=scan["score"], labels=None)

@@ -637,7 +637,7 @@ class ActAutoencoder(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
         teacher's output, the input of the graph convolution before the decoder. Gumbel noise is as in `forward`.
         """
         if (points is None) == (patches is None):
-            raise ValueError("points and patches are both given or both None; expected one of them")
+            raise ValueError("points and patches are both given or both None; pass one of them")
         patches = self.patch(points) if patches is None else patches
         neighbors = self.neighbors_of(patches)
         logits = self._score(self._encode(patches, neighbors))

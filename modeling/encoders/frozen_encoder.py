@@ -128,7 +128,9 @@ class FrozenEncoderMixin(LibraryModelMixin):
         encoder = load_encoder(config, dtype, **encoder_loading(device_map, quantization_config))
         if encoder_weights != "pretrained":
             if is_quantized(encoder):
-                raise ValueError(f"encoder_weights={encoder_weights!r} with quantization_config; expected one of them")
+                raise ValueError(
+                    f"encoder_weights={encoder_weights!r} and quantization_config exclude each other; pass one of them"
+                )
             encoder = replace_weights(encoder, encoder_weights)
             # These weights are in no repository; they are stored with the model.
             config.change_part("encoder", stored=True, checksum=None, subfolder=None, control=encoder_weights)
@@ -376,7 +378,7 @@ class FrozenEncoderMixin(LibraryModelMixin):
             count = sum(1 for _ in encoder.state_dict())
             what = "encoder weights" if len(missing) >= count else f"encoder weights {', '.join(missing[:8])}"
             raise ValueError(
-                f"{self.config.name_or_path}: holds no {what}, and its config does not say where to find them; "
+                f"{self.config.name_or_path} holds no {what}, and its config does not say where to find them; "
                 "give encoder_name_or_path=…"
             )
         owner._encoder_was_stored = not missing

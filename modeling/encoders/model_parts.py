@@ -56,7 +56,7 @@ def open_pretrained_part(
     # Poolers are not read, and heads of classifiers have none.
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
-        raise ValueError(f"{name}: lacks weights of a {type(model).__name__}: {', '.join(missing[:8])}")
+        raise ValueError(f"{name} lacks weights of a {type(model).__name__}: {', '.join(missing[:8])}")
     checksum = tensors_checksum(own_state(model))
     if part.checksum not in (None, checksum):
         raise EncoderMismatchError(
@@ -87,7 +87,7 @@ def settle_adapter(model: PreTrainedModel, name: str) -> dict[str, Any]:
 
     adapters = model.peft_config
     if list(adapters) != [_ADAPTER]:
-        raise ValueError(f"{name}: has the adapters {', '.join(adapters)}; expected one, {_ADAPTER!r}")
+        raise ValueError(f"{name} has the adapters {', '.join(adapters)}; expected one, {_ADAPTER!r}")
     config = adapters[_ADAPTER]
     # PEFT keeps the original beside the trained copy: only the copy is used.
     for path, module in list(model.named_modules()):

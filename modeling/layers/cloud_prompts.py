@@ -159,7 +159,7 @@ class CloudLanguageModelMixin:
         if inputs_embeds is not None:
             used.append("inputs_embeds")  # which already have the clouds' tokens
         if len(used) > 1:
-            raise ValueError(f"{used[0]} with {used[1]}; expected one of them")
+            raise ValueError(f"{used[0]} and {used[1]} are both given; pass one of them")
         if inputs_embeds is not None:
             return Embedded(inputs_embeds)
         routing = None

@@ -102,7 +102,7 @@ class PretrainedBaseMixin(FrozenModulesMixin, LibraryModelMixin):
         # transformers would put that adapter into the base model without a word.
         if find_adapter_config_file(name, **hub):
             raise ValueError(
-                f"{name}: holds an adapter (adapter_config.json) with the pretrained weights; expected weights only"
+                f"{name} holds an adapter (adapter_config.json) with the pretrained weights; expected weights only"
             )
         config = cls.config_of_base(config)
         quantized = {} if quantization_config is None else {"quantization_config": quantization_config}
@@ -118,7 +118,7 @@ class PretrainedBaseMixin(FrozenModulesMixin, LibraryModelMixin):
                 logging.enable_progress_bar()
         missing = sorted(report["missing_keys"])
         if missing:
-            raise ValueError(f"{name}: lacks weights of the point transformer: {', '.join(missing[:8])}")
+            raise ValueError(f"{name} lacks weights of the point transformer: {', '.join(missing[:8])}")
         return base
 
     @classmethod

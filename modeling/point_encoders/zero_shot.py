@@ -79,7 +79,7 @@ class TextFeaturesMixin:
         """Return the vectors of texts, which a call of `forward` has tokenized or embedded; None without any."""
         if (input_ids is None) == (text_embeds is None) and (with_loss or input_ids is not None):
             given = "text_embeds is given beside input_ids" if input_ids is not None else "input_ids is missing"
-            raise ValueError(f"{given}; expected one of them, whose texts the clouds are compared with")
+            raise ValueError(f"{given}; pass one of them, whose texts the clouds are compared with")
         return text_embeds if input_ids is None else self.get_text_features(input_ids, attention_mask)
 
     def encode_labels(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:

@@ -25,7 +25,7 @@ SYSTEM = System(
     model_class="PointTransformerV3Model",
     code_license="Apache-2.0",
     weights_license="CC-BY-NC-4.0",
-    license_source="the README of the program; cards on the hub differ",
+    license_source="the README of the program; cards on the Hub differ",
     page="https://github.com/Pointcept",
     # Their training data forbids it.
     non_commercial=True,
@@ -35,7 +35,7 @@ SUPERVISED = System(
     convert="convert_ptv3",
     model_class="PointTransformerV3ForPointCloudSegmentation",
     code_license="MIT",
-    license_source="that card, which was not read here; the data sets of the training have terms of their own",
+    license_source="the model card, which was not read here; the data sets of the training have terms of their own",
     page="https://github.com/Pointcept/PointTransformerV3",
 )
 FIND3D = System(

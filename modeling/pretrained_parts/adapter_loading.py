@@ -75,7 +75,7 @@ def refuse_folder_of_adapters(folder: str | os.PathLike) -> None:
     # PEFT saves several adapters of a model as folders beside each other.
     if adapters and not (folder / CONFIG_NAME).is_file() and not (folder / ADAPTER_CONFIG_NAME).is_file():
         names = ", ".join(path.parent.name for path in adapters)
-        raise OSError(f"{folder}: holds no model, but folders with the adapters {names}; open {adapters[0].parent}")
+        raise OSError(f"{folder} holds no model, but folders with the adapters {names}; open {adapters[0].parent}")
 
 
 def open_adapter(cls: type[_Model], holds: Contents, *args: Any, **rest: Any) -> Any:
@@ -160,14 +160,14 @@ def open_named_base(cls: type[_Model], holds: Contents, *args: Any, **rest: Any)
     file = os.path.join(holds.name, holds.hub.get("subfolder") or "", ADAPTER_CONFIG_NAME)
     if is_lost_directory(base):
         raise OSError(
-            f"{file}: names {base!r} as its base model, a directory that is not here; open that where it is now and "
+            f"{file} names {base!r} as its base model, a directory that is not here; open that where it is now and "
             "the adapter with PeftModel.from_pretrained(model, …), or correct base_model_name_or_path"
         )
     # The type is compared before anything is downloaded.
     kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type") if base else None
     if kind != cls.config_class.model_type:
         raise ValueError(
-            f"{file}: names {base!r} as its base model{f', a {kind}' if kind else ''}, and not the {cls.__name__} "
+            f"{file} names {base!r} as its base model{f', a {kind}' if kind else ''}, and not the {cls.__name__} "
             f"that it was trained on; {way_out}"
         )
     rest = {key: value for key, value in rest.items() if key != "adapter_kwargs"}
@@ -201,7 +201,7 @@ def _from_adapter_repository(
         model = saved_class.build_for_adapter(name, config, hub, **loading, quantization_config=quantization_config)
     cast_base(model, dtype)
     if not isinstance(model.base_model, cls) and not isinstance(model, cls):
-        raise ValueError(f"{name}: holds a {type(model).__name__}, which {cls.__name__} cannot open")
+        raise ValueError(f"{name} holds a {type(model).__name__}, which {cls.__name__} cannot open")
     info = _add_adapter(model, name, hub, ignore_mismatched_sizes)
     model._hf_peft_config_loaded = True
     model.name_or_path = name

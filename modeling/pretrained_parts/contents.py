@@ -124,7 +124,7 @@ def adapter_folder(name: str | os.PathLike, hub: Mapping[str, Any]) -> Path:
         place = Path(config).parent
     if (place / ADAPTER_CONFIG_NAME).is_file() and not any((place / file).is_file() for file in ADAPTER_WEIGHTS):
         raise OSError(
-            f"{place}: lacks {ADAPTER_WEIGHTS[0]}, the weights of the adapter whose {ADAPTER_CONFIG_NAME} it holds"
+            f"{place} lacks {ADAPTER_WEIGHTS[0]}, the weights of the adapter whose {ADAPTER_CONFIG_NAME} it holds"
         )
     return place
 

@@ -79,7 +79,7 @@ def tell_stored(model: object, name: str, source: str | None) -> None:
     told.add(name)
     warnings.warn(
         f"the {name.replace('_', ' ')} came from the directory {source}, which nobody else can open, so its weights "
-        "are stored with the model; of one that was opened by its name on the hub, the name is stored",
+        "are stored with the model; of one that was opened by its name on the Hub, the name is stored",
         stacklevel=4,
     )
 

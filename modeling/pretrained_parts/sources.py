@@ -81,10 +81,13 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
     elif _HUB_NAME.fullmatch(name):
         directory, revision = hooks().find_weights(name, revision)
     else:
-        raise ValueError(f"encoder {name!r} is neither a directory nor a name on the hub such as 'owner/model'")
+        raise ValueError(
+            f"{name}: no such directory, and not looked up on the Hub, where names are "
+            "owner/name; pass a directory or owner/name"
+        )
     if (directory / ADAPTER_CONFIG_NAME).exists():
         # transformers would load the adapter, which the checksum of the weights does not cover.
-        raise ValueError(f"{directory}: holds {ADAPTER_CONFIG_NAME} with the weights; expected weights only")
+        raise ValueError(f"{directory} holds {ADAPTER_CONFIG_NAME} with the weights; expected weights only")
     # An error now, and not when the weights are read.
     weight_files(directory)
     return EncoderSource(name, directory, revision)
@@ -124,7 +127,7 @@ def open_recorded(part: PretrainedPart, model: str | Path | None = None) -> Enco
             raise
         source = resolve_encoder(name)
     except RepositoryNotFoundError as error:
-        raise EncoderUnavailableError(f"{lost}, and the hub has no such repository: {error}. {help_text}") from error
+        raise EncoderUnavailableError(f"{lost}, and the Hub has no such repository: {error}. {help_text}") from error
     if part.checksum is not None:
         verify_checksum(source, part.checksum, model)
     return source

@@ -50,7 +50,7 @@ def test_votes_are_those_of_the_pipeline(model):
     expected = pipeline("point-cloud-classification", model=model)(str(file), top_k=3, votes=3)
     assert voted == pytest.approx([one["score"] for one in expected], abs=1e-6)
     assert voted != pytest.approx(plain, abs=1e-6)
-    assert "--votes 2 with --labels" in run("predict", file, "--labels", "a,b", "--votes", 2)[2]
+    assert "--votes 2 cannot be combined with --labels" in run("predict", file, "--labels", "a,b", "--votes", 2)[2]
 
 
 @pytest.mark.usefixtures("directories_are_names")

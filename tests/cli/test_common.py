@@ -20,7 +20,7 @@ from tests.errors import raises
         (KeyError("x"), 1, "error: KeyError: 'x' (--debug prints the traceback)\n"),
         (typer.Exit(7), 7, ""),
         (typer.Abort(), 1, ""),
-        (typer.BadParameter("wrong."), 2, "error: Invalid value: wrong (hf-any3d fail --help)\n"),
+        (typer.BadParameter("wrong."), 2, "error: invalid value: wrong (hf-any3d fail --help)\n"),
     ],
 )
 def test_errors_are_one_line_with_an_exit_code(error, code, printed):
@@ -49,7 +49,7 @@ def test_a_model_is_a_directory_with_a_config_or_an_adapter(tmp_path, monkeypatc
 
 def test_a_program_that_calls_a_command_gets_its_errors_and_its_exit_code(tmp_path, capsys):
     command = typer.main.get_command(app)
-    with pytest.raises(FileNotFoundError, match="^no directory typo$"):
+    with pytest.raises(FileNotFoundError, match="^typo: no such directory, and not looked up on the Hub"):
         command.main(["info", "typo", "--debug"], standalone_mode=False)
     (tmp_path / "bad.ply").write_text("ply\n")
     assert command.main(["data", "check", str(tmp_path / "bad.ply")], standalone_mode=False) == 2
@@ -64,5 +64,5 @@ def test_without_a_command_the_help_is_printed_and_a_group_asks_for_one():
     assert alone.code == asked.code == 0 and alone.out == asked.out and "predict" in alone.out
     for group in ("data", "evaluate"):
         code, out, err = run(group)
-        assert code == 2 and err == f"error: Missing command (hf-any3d {group} --help)\n" and "Commands" in out
+        assert code == 2 and err == f"error: missing command (hf-any3d {group} --help)\n" and "Commands" in out
     assert "[default" not in run("space", "--help").out, "the text of the option names it"

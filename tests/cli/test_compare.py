@@ -84,11 +84,11 @@ def test_what_cannot_be_compared_is_one_line(tmp_path):
     tiles.write_text(json.dumps({"metrics": {"all": {"mean_iou": 0.5}}}))
     (tmp_path / "empty").mkdir()
     for words, text in (
-        ((one,), "expected a second run"),
+        ((one,), f"compare needs at least two runs; only {one} was given"),
         ((one, one), "is named twice"),
         ((one, tiles), "expected models of one task"),
         ((one, tmp_path / "empty"), "has no metrics.json"),
-        ((one, "me/model"), "models of the hub are compared with --on DATA"),
+        ((one, "me/model"), "me/model: no such file or directory; to compare models on the Hub, add --on DATA"),
         ((one, tiles, "--split", "train"), "has no split 'train'; there are test"),
     ):
         code, out, err = run("compare", *words)

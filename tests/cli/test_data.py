@@ -44,7 +44,7 @@ def test_prepared_data_open_as_a_dataset_with_card_and_statistics(classes, tmp_p
     card = (output / "README.md").read_text()
     assert card.startswith("---\n") and "pretty_name: prepared" in card and "ball" in card
     assert json.loads((output / "meta" / "stats.json").read_text())["splits"]["train"]["num_rows"] == 6
-    assert "not empty; expected a new folder" in run("data", "prepare", classes, "--output", output).err
+    assert "not empty; give a new folder" in run("data", "prepare", classes, "--output", output).err
 
 
 @pytest.mark.slow
@@ -293,13 +293,13 @@ def test_extents_of_thousands_may_be_millimeters(extent, doubtful):
         ("table/a.PARQUET", ("parquet", None, "table/a.PARQUET")),
         ("shapes", ("shapes", None, None)),
         ("me/shapes", ("me/shapes", None, None)),
-        ("plain/a.ply", "no folder, .parquet file or dataset plain/a.ply"),
-        ("shapse", "no folder, .parquet file or dataset shapse; did you mean shapes\\?$"),
+        ("plain/a.ply", "plain/a.ply: a single file; expected a folder of scans"),
+        ("shapse", "shapse: no such folder, .parquet file or dataset; did you mean shapes\\?$"),
         (
             "nothing",
-            "no folder, .parquet file or dataset nothing; datasets are .*shapes.*, and owner/name on the hub$",
+            "nothing: no such folder, .parquet file or dataset; datasets are .*shapes.*, and owner/name on the Hub$",
         ),
-        ("./plian", "no folder, .parquet file or dataset ./plian; did you mean plain"),
+        ("./plian", "./plian: no such folder, .parquet file or dataset; did you mean plain"),
     ],
 )
 def test_data_are_a_folder_a_table_or_a_name(name, found, tmp_path, monkeypatch):

@@ -110,7 +110,7 @@ def test_options_of_layouts_are_refused_for_other_models(words, detector, tmp_pa
 @pytest.mark.slow
 def test_other_models_and_options_are_refused(detector, tmp_path):
     scan, model = detector / "scans" / "room0.npy", detector / "model"
-    assert "this is a detector: hf-any3d detect" in run("segment", scan, "--model", model).err
+    assert "is a detector; use hf-any3d detect" in run("segment", scan, "--model", model).err
     wrong = run("detect", scan, "--model", model, "--output", tmp_path / "boxes.ply")
     assert wrong.code == 1 and "expected one of .html, .png, .json, .csv" in wrong.err
     (tmp_path / "bad.ply").write_text("ply\n")

@@ -59,7 +59,7 @@ def test_a_name_that_looks_like_a_path_never_reaches_the_hub(outputs, words, hub
         if words[-1] not in ("--model", "--encoder")
         else (*words, "outputs/typo")
     )
-    assert error_of(*words) == "no directory outputs/typo; did you mean outputs/typ?"
+    assert error_of(*words) == "outputs/typo: no such directory; did you mean outputs/typ?"
 
 
 @pytest.mark.slow
@@ -67,7 +67,8 @@ def test_a_name_that_looks_like_a_path_never_reaches_the_hub(outputs, words, hub
     "name", ["typo", "./me/model", "me/model/part", "/nowhere/model", "outputs/zzz", "~nobody/model", "runs/a"]
 )
 def test_names_that_cannot_be_on_the_hub_are_not_looked_up(outputs, name):
-    assert error_of("info", name) == f"no directory {name}"
+    reason = ", and not looked up on the Hub, where names are owner/name; pass a directory or owner/name"
+    assert error_of("info", name) == f"{name}: no such directory{reason if name == 'typo' else ''}"
 
 
 @pytest.mark.slow
@@ -96,7 +97,7 @@ def test_a_folder_around_a_model_suggests_the_model(outputs):
 
 def test_a_model_on_the_hub_that_does_not_exist_is_named():
     assert error_of("info", "me/absent-model").startswith(
-        "me/absent-model: no such directory, and no such model on the hub"
+        "me/absent-model: no such directory, and no such model on the Hub"
     )
 
 
@@ -105,7 +106,7 @@ def test_a_repository_or_revision_without_a_model_is_named(hub):
     hub.commit("me/no-model", {"README.md": b"notes"})
     assert error_of("info", "me/no-model") == "me/no-model: this repository has no config.json, so it is not a model"
     hub.commit("me/one-revision", {"config.json": b"{}"})
-    message = "me/one-revision: no revision 'v2' on the hub"
+    message = "me/one-revision: no revision v2 on the Hub"
     assert error_of("info", "me/one-revision", "--revision", "v2") == message
 
 
@@ -113,11 +114,11 @@ def test_a_repository_or_revision_without_a_model_is_named(hub):
 @pytest.mark.parametrize(
     ("kind", "words", "text"),
     [
-        ("chat", ("predict", FILES / "chair.ply", "--model"), "this is a chat model: hf-any3d chat"),
-        ("classifier", ("chat",), "this is a classifier: hf-any3d predict"),
-        ("parts", ("reconstruct", FILES / "chair.ply", "--model"), "this is a segmentation model: hf-any3d segment"),
-        ("zero-shot", ("predict", FILES / "chair.ply", "--model"), "a zero-shot classifier: hf-any3d zero-shot"),
-        ("autoencoder", ("features", FILES / "chair.ply", "--model"), "this is an autoencoder: hf-any3d reconstruct"),
+        ("chat", ("predict", FILES / "chair.ply", "--model"), "is a chat model; use hf-any3d chat"),
+        ("classifier", ("chat",), "is a classifier; use hf-any3d predict"),
+        ("parts", ("reconstruct", FILES / "chair.ply", "--model"), "is a segmentation model; use hf-any3d segment"),
+        ("zero-shot", ("predict", FILES / "chair.ply", "--model"), "a zero-shot classifier; use hf-any3d zero-shot"),
+        ("autoencoder", ("features", FILES / "chair.ply", "--model"), "is an autoencoder; use hf-any3d reconstruct"),
     ],
 )
 def test_a_model_of_another_kind_is_named_with_its_command(models, kind, words, text):
@@ -137,7 +138,8 @@ def test_a_model_of_another_kind_is_named_with_its_command(models, kind, words, 
 def test_without_a_model_published_ones_are_offered(words, name):
     code, out, err = run(*words, FILES / "chair.ply")
     first, *others = err.splitlines()
-    assert (code, out, first) == (1, "", "error: choose a model with --model (a directory or a hub name)")
+    assert (code, out) == (1, "") and first.endswith("choose a model with --model (a directory or a Hub name)")
+    assert ("--labels needs a zero-shot model" in first) == (words[0] == "zero-shot")
     assert any(" ".join(line.split()).startswith(name) for line in others), err
 
 
@@ -162,28 +164,31 @@ def test_a_license_is_asked_for_in_words_of_the_command_line(words):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("predcit",), "No such command 'predcit'. Did you mean 'predict'? (hf-any3d --help)"),
-        (("predict", "--modle", "x"), "No such option: --modle (Possible options: --model) (hf-any3d predict --help)"),
-        (("predict",), "Missing argument 'FILE' (hf-any3d predict --help)"),
-        (("train", "shapess"), "no folder, .parquet file or dataset shapess; did you mean shapes?"),
+        (("predcit",), "no such command predcit; did you mean predict? (hf-any3d --help)"),
+        (("predict", "--modle", "x"), "no such option --modle; did you mean --model? (hf-any3d predict --help)"),
+        (("predict",), "missing argument FILE (hf-any3d predict --help)"),
+        (("train", "shapess"), "shapess: no such folder, .parquet file or dataset; did you mean shapes?"),
         (("train",), "DATA is missing; expected a folder"),
         (("predict", FILES / "chair.ply", "--model", FILES), "no model in this directory"),
         (
             ("predict", FILES / "chair.ply", "--model", FILES / "chair.ply"),
-            "a file; expected the directory or hub name",
+            "a file; expected the directory or Hub name",
         ),
         (("predict", FILES / "chair.ply", "--model", "me/x", "--output", "a.gif"), "a.gif has type '.gif'; expected"),
         (("predict", FILES / "chair.ply", "--model", "me/x", "--output", "folder"), "folder has type ''; expected"),
-        (("predict", MODEL), "default_model is a model; expected files too"),
+        (("predict", MODEL), "default_model is a model; name the files too"),
         (("predict", FILES / "chair.ply", FILES / "lamp.stl", "--output", "a.ply"), "a.ply has type '.ply'; expected"),
         (("reconstruct", FILES, "--model", "me/x", "--output", "a.ply"), "csv, a folder for several files"),
         (("features", FILES, "--model", "me/x", "--output", "a.csv", "--feature", "odd"), "'odd' is not one of"),
         (("data", "convert", FILES, "--output", FILES / "chair.ply"), "chair.ply"),
-        (("export", MODEL, "--output", "a", "--format", "tflite"), "'tflite' is not one of 'onnx', 'pt2'"),
+        (("export", MODEL, "--output", "a", "--format", "tflite"), "'tflite' is not one of onnx, pt2"),
         (("data", "describe", "shapes", "--options", "[1]"), "--options is '[1]'; expected a JSON object"),
-        (("convert", FILES / "chair.ply"), "a point file"),
+        (("convert", FILES / "chair.ply"), "is a scan, but convert takes model checkpoints"),
         (("convert", "gone.pth", "--output", "out"), "gone.pth: no such file"),
-        (("predict", FILES / "chair.ply", "--model", "me/x", "--json", "--csv"), "--json and --csv; expected one"),
+        (
+            ("predict", FILES / "chair.ply", "--model", "me/x", "--json", "--csv"),
+            "--json and --csv exclude each",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_line(words, text):
@@ -193,7 +198,7 @@ def test_wrong_arguments_are_one_line(words, text):
 def test_debug_prints_the_traceback_wherever_it_stands():
     for words in (("--debug", "info", "typo"), ("info", "typo", "--debug"), ("info", "--debug", "typo")):
         code, _, err = run(*words)
-        assert code == 1 and "Traceback" in err and err.splitlines()[-1] == "error: no directory typo"
+        assert code == 1 and "Traceback" in err and err.splitlines()[-1].startswith("error: typo: no such directory")
     assert "Traceback" not in run("info", "typo").err
 
 

@@ -217,7 +217,7 @@ def test_data_are_named_as_for_a_training(models, data, tmp_path):
     assert run("evaluate", models("scenes"), file, "--cpu").out.startswith("all ")
     for words, text in (
         ((), "DATA is missing"),
-        ((scans, "--data-dir", scans), f"--data-dir {scans}: expected none"),
+        ((scans, "--data-dir", scans), f"--data-dir {scans} cannot be combined with DATA"),
         ((scans, "--split", "validation"), f"{scans}: its data has no split 'validation'; there are test, train"),
         ((tmp_path / "scnas",), f"did you mean {scans}?"),
     ):
@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_one_line(models, data, tmp_path):
         (models("parts"), (), "split train has the classes of points ['top', 'leg'"),
         (models("parts"), ("--voting", 2), "--voting is only for classifiers"),
         (models("autoencoder"), ("--robustness",), "--robustness is only for classifiers"),
-        (models("chat"), (), "this is a chat model: hf-any3d chat"),
+        (models("chat"), (), "is a chat model; use hf-any3d chat"),
         (str(tmp_path / "encoder"), (), "hf-any3d features"),
         (models("classifier"), (), f"expected the model's, {LABELS}"),
     ):

@@ -79,7 +79,7 @@ def test_an_edited_card_is_pushed_as_it_is_and_a_missing_one_is_written(trained,
 @pytest.mark.slow
 def test_only_models_and_prepared_data_are_pushed(tmp_path, hub):
     assert "no model in this directory" in run("push", tmp_path, "me/nothing").err
-    assert "no directory" in run("push", tmp_path / "typo", "me/nothing").err
+    assert "no such directory" in run("push", tmp_path / "typo", "me/nothing").err
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.parquet").write_bytes(b"PAR1")
     refused = run("push", tmp_path, "a/b/c")
@@ -111,5 +111,5 @@ def test_a_space_has_a_program_requirements_and_a_card(trained, tmp_path, hub):
     metadata = yaml.safe_load((tmp_path / "space" / "README.md").read_text().split("---")[1])
     assert metadata["title"] == 'A "good" page: 1' and metadata["sdk"] == "gradio"
     assert metadata["app_file"] == "app.py" and metadata["models"] == ["me/for-a-space"]
-    assert "exists; expected a new folder" in run("space", "me/for-a-space", "--output", tmp_path / "space").err
+    assert "exists; give a new folder" in run("space", "me/for-a-space", "--output", tmp_path / "space").err
     assert f"hf-any3d push {trained} OWNER/NAME" in run("space", trained, "--output", tmp_path / "other").err

@@ -40,7 +40,7 @@ def test_the_first_word_may_be_the_model(files, model, found, tmp_path, monkeypa
     if found[0] is None:
         with raises(ValueError, naming="--model"):
             inputs.split_model(files, model, "segment")
-    with pytest.raises(ValueError, match="MODEL is a model; expected files too"):
+    with pytest.raises(ValueError, match="MODEL is a model; name the files too"):
         inputs.split_model(["MODEL"], None)
 
 

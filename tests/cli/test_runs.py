@@ -167,7 +167,7 @@ def test_boxes_are_those_of_detect_in_every_table(ending, models, scans, tmp_pat
 def test_only_detectors_find_boxes_in_many_files(models, scans, tmp_path):
     table = tmp_path / "boxes.csv"
     made = run("detect", scans, "--model", models("classifier"), "--output", table, "--resume")
-    assert made.code == 1 and "this is a classifier: hf-any3d predict" in made.err
+    assert made.code == 1 and "is a classifier; use hf-any3d predict" in made.err
 
 
 def test_files_are_converted_below_their_folders(scans, tmp_path):

@@ -31,12 +31,12 @@ def test_what_is_missing_or_in_use_is_refused_before_a_model_is_loaded(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         assert f"--host 127.0.0.1 --port {port}: " in refused("serve", "gone/model", "--port", port)
-    assert f"no directory {tmp_path / 'gone'}" in refused("serve", tmp_path / "gone")
+    assert f"{tmp_path / 'gone'}: no such directory" in refused("serve", tmp_path / "gone")
 
 
 @pytest.mark.slow
 def test_models_and_options_that_do_not_fit_are_refused(models):
-    assert "task 'point-cloud-reconstruction' cannot be served" in refused("serve", models("autoencoder"), "--port", 0)
+    assert "point-cloud-reconstruction cannot be served" in refused("serve", models("autoencoder"), "--port", 0)
     classifier = models("classifier")
     assert "is not a chat model" in refused("serve", classifier, "--port", 0, "--template", "demo")
 
@@ -48,6 +48,6 @@ def test_the_language_model_of_a_chat_model_is_exported(models, tmp_path):
     assert result.code == 0 and result.out.startswith(f"{folder}: ") and "logits differ by at most" in result.out
     assert type(AutoModelForCausalLM.from_pretrained(folder)).__name__ == "LlamaForCausalLM"
     assert (Path(folder) / "tokenizer_config.json").is_file()
-    assert "this is a classifier" in refused(
+    assert "is a classifier" in refused(
         "export", models("classifier"), "--format", "language-model", "--output", tmp_path / "other"
     )

@@ -25,7 +25,7 @@ def test_options_are_spelled_with_either_mark(models, scans):
 
 def test_features_are_by_default_those_of_the_packaged_encoder(scans, tmp_path):
     made = run("features", scans / "chair.ply", "--json")
-    assert made.code == 0 and "encoder of household objects that comes with the package" in made.err
+    assert made.code == 0 and "using the bundled encoder of household objects" in made.err
     (row,) = json.loads(made.out)
     many = run("features", scans / "chair.ply", "--output", tmp_path / "a.jsonl", "--resume")
     assert many.code == 0
@@ -45,4 +45,4 @@ def test_a_push_without_a_network_is_one_line(models):
     # A name that is nowhere known, with the variables of a shell.
     environment = {"PATH": os.environ["PATH"], "HF_ENDPOINT": "https://hub.invalid"}
     made = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert (made.returncode, made.stderr) == (1, "error: me/x: nothing was pushed; the hub did not answer\n")
+    assert (made.returncode, made.stderr) == (1, "error: me/x: nothing was pushed; the Hub did not answer\n")

@@ -151,7 +151,7 @@ def test_a_point_encoder_is_trained_further(tmp_path, monkeypatch):
         ),
         (("--max_steps", "three"), "--max_steps/--max-steps: invalid int value: 'three'"),
         (("--validation_fraction", 2), "--validation_fraction 2.0; expected at least 0 and less than 1"),
-        (("--epochs", 5, "--num_train_epochs", 3), "--epochs and --num_train_epochs are one option"),
+        (("--epochs", 5, "--num_train_epochs", 3), "--epochs and --num_train_epochs are the same option"),
     ],
 )
 def test_wrong_options_are_one_line_before_the_data_are_loaded(words, text):
@@ -174,7 +174,7 @@ def test_the_report_says_on_how_many_clouds_an_accuracy_rests(tmp_path):
     (tmp_path / "scans" / "class 1" / "notes.txt").write_text("Scanned on a cloudy day.")
     (tmp_path / "scans" / "nothing").mkdir()
     output = ("--output", tmp_path / "out", "--peft", "none")
-    with pytest.warns(UserWarning, match="rests on 1 cloud: it changes in steps of 100 points"):
+    with pytest.warns(UserWarning, match="only 1 validation scan, so validation accuracy can only be 0 % or 100 %"):
         code, _, err = run("train", tmp_path / "scans", "--encoder", saved_encoder("bert"), *SMALL, *output)
     assert code == 2 and "1 of 7 files could not be used" in err and "point.npy" in err, err
     assert "notes.txt: text without points" in err and "no point cloud in the folders nothing" in err
@@ -196,12 +196,15 @@ def test_every_short_option_reaches_the_training(tmp_path):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("shapes", "--way", "features", "--task", "segmentation"), "--way features with labels of points"),
-        (("shapes", "--way", "both", "--task", "detection"), "--way both with boxes"),
-        (("shapes", "--way", "features", "--task", "layouts"), "--way features with boxes"),
-        (("r.yaml", "--way", "features"), "--way features with a recipe"),
-        (("shapes", "--way", "trained", "--from", "MODEL"), "--from with --way trained"),
-        (("shapes", "--way", "both", "--from", "MODEL"), "--from with --way both"),
+        (
+            ("shapes", "--way", "features", "--task", "segmentation"),
+            "--way features cannot be combined with labels of points",
+        ),
+        (("shapes", "--way", "both", "--task", "detection"), "--way both cannot be combined with boxes"),
+        (("shapes", "--way", "features", "--task", "layouts"), "--way features cannot be combined with boxes"),
+        (("r.yaml", "--way", "features"), "--way features cannot be combined with a recipe"),
+        (("shapes", "--way", "trained", "--from", "MODEL"), "--from cannot be combined with --way trained"),
+        (("shapes", "--way", "both", "--from", "MODEL"), "--from cannot be combined with --way both"),
     ],
 )
 def test_frozen_features_classify_scans_alone(words, text, tmp_path, monkeypatch):
@@ -210,4 +213,4 @@ def test_frozen_features_classify_scans_alone(words, text, tmp_path, monkeypatch
     (tmp_path / "MODEL").mkdir()
     (tmp_path / "MODEL" / "config.json").write_text("{}")
     code, out, err = run("train", *words)
-    assert code == 1 and out == "" and err == f"error: {text}; expected scans to classify by frozen features\n"
+    assert code == 1 and out == "" and err == f"error: {text}; it classifies scans by frozen features\n"

@@ -200,12 +200,15 @@ def test_a_scan_from_one_side_is_told_from_whole_ones(tmp_path):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("--way", "features", "--epochs", 3), "--epochs has no effect on frozen features"),
+        (
+            ("--way", "features", "--epochs", 3),
+            "--epochs has no effect with --way features; leave it out",
+        ),
         (("--way", "trained", "--copies", 3), "--copies has no effect here; use it with --way features"),
         (("--feature_set", "encoder"), "no option --feature_set; did you mean --feature_sets?"),
         (("--feature_sets", "magic"), "features=['magic']; expected some of"),
         (("--heading", "north"), "heading='north'; expected one of 'known'"),
-        (("--from", "nowhere"), "no directory nowhere"),
+        (("--from", "nowhere"), "nowhere: no such directory"),
         (("--way", "trained", "--from", "scans"), "no model in this directory"),
     ],
 )
@@ -258,7 +261,7 @@ def test_a_wrap_is_trained_and_answers_together_with_a_linear_head(tmp_path):
     code, _, err = run("train", new, "--from", "outputs/scans", "--output", "outputs/more")
     assert code == 1 and "train again with --way both on all scans" in err
     code, _, err = run("train", "scans", "--way", "both", "--wrap", "outputs/scans")
-    assert code == 1 and "--wrap with --way both, which trains a wrap of its own" in err and err.count("\n") == 1
+    assert code == 1 and "--wrap cannot be combined with --way both" in err and err.count("\n") == 1
 
 
 def test_a_model_stays_until_that_of_both_ways_is_learned(tmp_path):

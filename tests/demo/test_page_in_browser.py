@@ -43,7 +43,7 @@ def test_a_visitor_asks_about_a_shape_and_restarts(address, browser, tmp_path):
     answers = ask(browser, questions[1])
     assert len(answers) == 2 and all(answers)
     assert browser.texts("#chat .user.message") == questions
-    assert "The oldest question was forgotten: the model gets 160 tokens" in browser.text("#notice")
+    assert "The oldest question was dropped: the model takes at most 160 tokens" in browser.text("#notice")
     browser.driver.save_screenshot(str(tmp_path / "page.png"))
 
     first = browser.driver.current_window_handle

@@ -68,7 +68,7 @@ def test_a_chat_answers_each_line(shell, models):
 @pytest.mark.parametrize(
     "command, expected",
     [
-        ("predict chair.ply --model someone/classifier", ["someone/classifier", "the hub did not answer"]),
+        ("predict chair.ply --model someone/classifier", ["someone/classifier", "the Hub did not answer"]),
         ("segment chair.ply", ["choose a model with --model", "facebook/sonata"]),
         (
             "detect chair.ply --model manycore-research/SpatialLM1.1-Qwen-0.5B --task all",
@@ -76,7 +76,7 @@ def test_a_chat_answers_each_line(shell, models):
         ),
         (
             "detect chair.ply --model manycore-research/SpatialLM1.1-Qwen-0.5B --task all --accept-license",
-            ["the hub did not answer"],
+            ["the Hub did not answer"],
         ),
     ],
 )

@@ -17,7 +17,7 @@ SHORT = "--points 64 --batch-size 8"
 @pytest.mark.slow
 def test_options_of_training_work_without_network_and_without_an_encoder(shell, scans):
     done = shell(f"hf-any3d train scans --epochs 1 {SHORT}")
-    assert "training starts from the packaged encoder" in done.err
+    assert "training starts from the bundled encoder" in done.err
     assert "outputs/scans: model, card and metrics.json" in done.out
     answer = json.loads(shell("hf-any3d predict scans/chair/0.ply --model outputs/scans --json").out)
     assert {entry["label"] for entry in answer[0]["predictions"]} <= {"chair", "lamp", "sofa", "table"}
@@ -33,7 +33,7 @@ def test_the_offline_extra_brings_the_encoder(shell, scans):
     (shell.folder / "extra" / module).symlink_to(Path(package.origin).parent)
     command = f"hf-any3d train scans --max_steps 2 {SHORT} --output outputs/offline"
     done = shell(command, PYTHONPATH=str(shell.folder / "extra"))
-    assert "packaged encoder" not in done.err
+    assert "bundled encoder" not in done.err
     assert ENCODER in shell("hf-any3d info outputs/offline --json").out
 
 

@@ -40,7 +40,7 @@ def test_the_truth_is_a_class_with_its_name_or_a_caption():
 @pytest.mark.parametrize("change", [{"seed": 6}, {"batch_size": 3}, {"settings": {"top_k": 8}}])
 def test_answers_of_other_settings_are_kept(change, tmp_path):
     answer(tmp_path / "a.json", batch_size=2)
-    with pytest.raises(ValueError, match=rf"a.json: was made with {next(iter(change))} .*now .*use another folder"):
+    with pytest.raises(ValueError, match=rf"a.json was made with {next(iter(change))} .*now .*use another folder"):
         answer(tmp_path / "a.json", **{"batch_size": 2} | change)
 
 

@@ -73,7 +73,7 @@ def test_what_is_missing_is_told_in_a_line_each(tmp_path, monkeypatch):
     result = run("reproduce", "act-scanobjectnn", "--data-dir", tmp_path, "--row", "pb_t50_rs", "--row", "obj_bg")
     first, *rest = result.stderr.splitlines()
     assert result.exit_code == 1 and first == "error: not started, since something is missing; --dry-run needs nothing"
-    assert any(line.startswith("  all rows: no directory outputs/recipes/act_pretraining_shapenet55") for line in rest)
+    assert any(line.startswith("  all rows: outputs/recipes/act_pretraining_shapenet55") for line in rest)
     assert any("h5_files/main_split" in line for line in rest)
 
 

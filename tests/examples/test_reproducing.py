@@ -118,7 +118,7 @@ def test_everything_missing_is_named_in_a_line_each_before_the_first_run(example
     with raises(FileNotFoundError, naming="something is missing") as raised:
         reproduce(table(examples, needs="train it first"), examples, "out", data_dir=str(tmp_path))
     notes = raised.value.__notes__
-    assert notes[0] == "one: no directory outputs/start; train it first"
+    assert notes[0] == "one: outputs/start: no such directory; train it first"
     assert notes[1].startswith(f"one: {tmp_path}: missing h5_files") and "Agree to the terms of use" in notes[1]
     assert notes[2].startswith("two: me/no-such-encoder is not a directory")
     assert capsys.readouterr().out == "" and not (tmp_path / "out").exists()

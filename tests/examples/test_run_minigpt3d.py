@@ -153,7 +153,10 @@ def test_stages_run_from_the_hub(hub, run, parts, tmp_path, monkeypatch, caplog)
         ({"batch_sizes": [9]}, "dataset 0 has 3 rows"),
         ({"step_cosine": {"epochs": 4}}, "--max_steps 2; expected a multiple of 4 epochs"),
         ({"frozen_in_half": True}, "--frozen_in_half needs --bf16 or --fp16"),
-        ({"frozen_in_half": True, "bf16": True, "store_parts": True}, "expected a named one"),
+        (
+            {"frozen_in_half": True, "bf16": True, "store_parts": True},
+            "--frozen_in_half needs a language",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(run, parts, tmp_path, settings, text):
@@ -172,5 +175,5 @@ def test_stages_in_another_order_are_refused(run, stages, tmp_path):
 @pytest.mark.slow
 def test_checkpoint_of_another_stage_is_refused(run, stages, tmp_path):
     run(2, tmp_path, model_name_or_path=str(stages[1]), save_strategy="steps", save_steps=1)
-    with pytest.raises(ValueError, match="checkpoint-2: has stage 2, this run 3"):
+    with pytest.raises(ValueError, match="checkpoint-2 has stage 2, and this run 3"):
         run(3, tmp_path, model_name_or_path=str(stages[2]))

@@ -46,7 +46,7 @@ def test_without_the_hub_the_last_known_version_is_taken(reason, published, tmp_
         monkeypatch.setenv(SILENT_HUB, "1")
     assert find_version(NAME, "base", FILE, None, tmp_path, arguments) == published
     for size, revision in (("tiny", None), ("base", "v1")):
-        with raises(OSError, naming="is not in the cache"):
+        with raises(OSError, naming="is not in the Hub cache"):
             find_version(NAME, size, FILE, revision, tmp_path, arguments)
 
 

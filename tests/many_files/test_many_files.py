@@ -266,7 +266,7 @@ def test_folders_of_other_rows_are_refused_and_kept(scans, tmp_path):
     write_here(many_files.read_point_clouds(scans, num_points=4), tmp_path / "out")
     with raises(ValueError, naming="'num_points'"):
         many_files.to_parquet(many_files.read_point_clouds(scans, num_points=5), tmp_path / "out")
-    with pytest.raises(ValueError, match="has other files; expected a new folder"):
+    with pytest.raises(ValueError, match="has other files; give a new folder"):
         many_files.to_parquet(many_files.read_point_clouds(scans), scans)
     with raises(BlockingIOError, naming="another folder"), elsewhere_claimed(tmp_path / "out"):
         many_files.to_parquet(many_files.read_point_clouds(scans, num_points=4), tmp_path / "out")

@@ -104,7 +104,7 @@ def test_a_table_continues_with_new_changed_and_retried_files(table, tmp_path):
         file.write(b'{"file": "a", "stamp": "1"}\n[1]\n\n{"file": "cut \xc3')
     assert run_on(table(), stamps | {"c": "2"})[1] == (3, (3, 1)), "twice, no row, and cut off"
     with pytest.raises(
-        ValueError, match="was made by other settings or from other files .*expected a new name, or the same command"
+        ValueError, match="was made by other settings or from other files .*give a new name, or repeat the same"
     ):
         run_on(table(2), stamps)
 

@@ -44,7 +44,7 @@ def test_without_hooks_models_are_saved_and_opened_and_nothing_is_added(use, tmp
     model.save_pretrained(tmp_path)
     PointNetForPointCloudClassification.from_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
-    with pytest.raises(FileNotFoundError, match="no directory me/encoder, and revision main of it"):
+    with pytest.raises(FileNotFoundError, match="me/encoder: no such directory, and revision main of it"):
         resolve_encoder("me/encoder")
 
 

@@ -261,7 +261,7 @@ def test_a_damaged_download_is_refused_by_its_checksum(hub, published_files):
     path = f"/{NAME}/resolve/{published_files[NAME]}/model.pt"
     hub.faults[path] = lambda body: body[:-1] + bytes([body[-1] ^ 1])
     with pytest.raises(
-        ValueError, match="has checksum [0-9a-f]{64}; expected [0-9a-f]{64}, as on the hub. .* delete it"
+        ValueError, match="has checksum [0-9a-f]{64}; expected [0-9a-f]{64}, as on the Hub. .* delete it"
     ):
         open_published(NAME)
     no_leftovers()
@@ -296,7 +296,7 @@ def test_a_damaged_record_of_a_revision_is_asked_for_again(published_files, cont
     (record,) = Path(constants.HF_HOME, "hf_any3d", "published", NAME.replace("/", "--")).glob("revisions/main/*")
     before = record.read_text()
     record.write_text(content)
-    with monkeypatch.context() as offline, pytest.raises(OSError, match="is not in the cache"):
+    with monkeypatch.context() as offline, pytest.raises(OSError, match="is not in the Hub cache"):
         offline.setattr(constants, "HF_HUB_OFFLINE", True)
         published_directory(NAME)
     published_directory(NAME)
@@ -324,7 +324,7 @@ def test_a_new_commit_is_seen_and_a_pinned_one_stays(hub, published_files, opens
 
 def test_without_a_network_what_was_never_opened_is_one_error(published_files, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(OSError, match=f"{NAME}: model.pt is not in the cache, and HF_HUB_OFFLINE is set"):
+    with pytest.raises(OSError, match=f"{NAME}: model.pt is not in the Hub cache .HF_HUB_OFFLINE is set."):
         pipeline("point-cloud-feature-extraction", model=NAME)
 
 

@@ -85,7 +85,7 @@ CELLS = {
     "thousands": (lambda text: text.replace(",3,", ',"1.234,5",'), "line 2: row is '1.234,5'"),
     "decimal commas between commas": (lambda text: text.replace("500", "500,0"), "separate columns by semicolons"),
     "no column": (lambda text: text.replace("z", "height"), "no column 'z'"),
-    "a column twice": (lambda text: text.replace("tile,row", "y,row"), "column 'y' is there twice"),
+    "a column twice": (lambda text: text.replace("tile,row", "y,row"), "column 'y' occurs twice"),
     "no class": (
         lambda text: "\n".join(line.rsplit(",", 1)[0] + "," for line in text.splitlines()),
         "no column 'class'",

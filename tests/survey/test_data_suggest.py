@@ -100,7 +100,7 @@ def test_other_models_and_formats_are_refused_before_anything_is_opened(folder, 
     refused = run("data", "suggest", "new.ply", "--model", folder / "model", "--output", "points.laz")
     assert refused.code == 1 and "new.ply is no LAS or LAZ" in refused.err
     refused = run("train", folder / "new.las", "--from", models("parts"))
-    assert refused.code == 1 and "with labels of points" in refused.err
+    assert refused.code == 1 and "cannot be combined with labels of points" in refused.err
     refused = run("train", folder / "new.las", "--from", folder / "model", "--output", folder / "none")
     assert refused.code == 1 and "no answers" in refused.err
     save_answers(folder / "some.csv", table, {int(table[0]["row"]): "ground"})

@@ -249,7 +249,7 @@ def test_a_folder_of_labeled_text_is_one_of_labeled_points_and_one_without_label
     done = run("train", tmp_path / "texts", "--output", tmp_path / "model")
     assert done.code == 0 and "2 objects" in done.out, done.err
     refused = run("train", tmp_path / "bare", "--output", tmp_path / "none")
-    assert refused.code == 1 and "no folders in it are named after classes" in refused.err
+    assert refused.code == 1 and "the folder contains no class folders" in refused.err
 
 
 def write_with_columns(path, number, columns=("reflectance", "deviation")):

@@ -139,7 +139,7 @@ def test_two_steps_with_each_gradient_need_gradients_that_are_not_scaled(tmp_pat
     [
         ({"validation_file": "x"}, "--validation_file and --test_file need --train_file"),
         ({"test_file": "x"}, "--validation_file and --test_file need --train_file"),
-        ({"train_file": "x", "data_dir": "y"}, "--data_dir y with --train_file; give only one of them"),
+        ({"train_file": "x", "data_dir": "y"}, "--data_dir y and --train_file exclude each other"),
         ({"train_splits": ["a", "b"]}, "--train_splits a b; expected 'train' among them"),
         ({"validation_fraction": 1.0}, "--validation_fraction 1.0; expected at least 0 and less than 1"),
     ],

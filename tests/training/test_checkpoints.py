@@ -239,7 +239,7 @@ def test_steps_of_a_resumed_run_have_as_many_rows(tmp_path):
     check_run(tmp_path / "checkpoint-1", model, 8)
     check_run(tmp_path / "checkpoint-2", model, [4, 2])
     check_run(checkpoint(tmp_path, 4, listed=False), model, 8)  # of the stock Trainer
-    with raises(ValueError, naming="checkpoint-1: has rows_per_step 8, this run 16"):
+    with raises(ValueError, naming="checkpoint-1 has rows_per_step 8, and this run 16"):
         check_run(tmp_path / "checkpoint-1", model, 16)
     run = trainer(tmp_path / "run", 1, gradient_accumulation_steps=3)
     assert run.rows_per_step == 12

@@ -154,9 +154,12 @@ def test_the_space_of_texts_needs_the_pretrained_encoder(encoder):
             {"encoder_weights": "random", "model_name_or_path": "act"},
             "--model_type act3d, which has no frozen encoder",
         ),
-        ({"encoder_weights": "none", "encoder_attention_dropout": 0.1}, "--encoder_attention_dropout 0.1 with"),
-        ({"model_config": {"encoder_weights": "random"}}, "expected --encoder_weights instead"),
-        ({"random_encoder": True, "no_encoder": True}, "--no_encoder with --encoder_weights random; expected one of"),
+        (
+            {"encoder_weights": "none", "encoder_attention_dropout": 0.1},
+            "--encoder_attention_dropout 0.1 has no effect",
+        ),
+        ({"model_config": {"encoder_weights": "random"}}, "use --encoder_weights instead"),
+        ({"random_encoder": True, "no_encoder": True}, "--no_encoder contradicts --encoder_weights random"),
         ({"no_encoder": True, "model_type": "pointnet"}, "pointnet, which has no frozen encoder"),
     ],
 )

@@ -87,4 +87,4 @@ def test_points_of_tables_are_labeled_with_estimated_normals(tmp_path, monkeypat
 def test_estimated_normals_that_nobody_reads_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused = run("train", "shapes", "--estimate-normals")
-    assert refused.code == 1 and "expected normals among them" in refused.err, refused.err
+    assert refused.code == 1 and "add normals to the features" in refused.err, refused.err

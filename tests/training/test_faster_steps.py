@@ -188,14 +188,14 @@ def test_what_a_graph_would_not_repeat_is_refused():
         ({"cuda_graphs": True, "gradient_checkpointing": True}, "--gradient_checkpointing True"),
         ({"cuda_graphs": True, "label_smoothing_factor": 0.1}, "--label_smoothing_factor 0.1"),
         ({"cuda_graphs": True, "head_epochs": 1}, "--head_epochs 1"),
-        ({"cuda_graphs": True, "use_cpu": True}, "--cuda_graphs on the device 'cpu'; expected a CUDA GPU"),
-        ({"compile_layers": True, "torch_compile": True}, "--compile_layers with --torch_compile"),
+        ({"cuda_graphs": True, "use_cpu": True}, "--cuda_graphs needs a CUDA GPU; the device is 'cpu'"),
+        ({"compile_layers": True, "torch_compile": True}, "--torch_compile compiles the whole model already"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(settings, message, tmp_path):
     # Without a GPU that is the reason, whatever a recipe sets besides.
     if "cuda_graphs" in settings and not torch.cuda.is_available():
-        message = "--cuda_graphs on the device 'cpu'; expected a CUDA GPU"
+        message = "--cuda_graphs needs a CUDA GPU; the device is 'cpu'"
     with raises(ValueError, naming=message):
         PointTrainingArguments(str(tmp_path), **settings)
 

@@ -64,7 +64,7 @@ def test_a_probe_is_built_of_the_named_dataset_and_split_as_the_pretraining_data
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda splits: splits.pop("validation"), "--probe_every without a validation split; expected --validation"),
+        (lambda splits: splits.pop("validation"), "--probe_every needs a validation split; add --validation"),
         (lambda splits: splits.update(train=splits["train"].remove_columns("label")), "'train': label is None"),
     ],
 )

@@ -50,12 +50,12 @@ def pretrained(tmp_path_factory) -> str:
         ({"tuning": "half"}, "tuning='half'; expected one of 'full', 'head', 'linear'"),
         ({"tuning": "head"}, "--model_name_or_path and --tuning are for --model_type act3d, .*; any2point has --peft"),
         ({"model_type": "any2point", "model_name_or_path": "x"}, "are for --model_type act3d, .*any2point has --peft"),
-        ({"model_type": "act3d", "tuning": "head"}, "--tuning head freezes untrained weights; expected --model_name"),
+        ({"model_type": "act3d", "tuning": "head"}, "--tuning head would freeze untrained weights; add --model_name"),
         (
             {"encoder_weights": "none", "encoder_dtype": "float16"},
-            "--encoder_dtype float16 with --encoder_weights non",
+            "--encoder_dtype float16 has no effect with --encoder_weights none",
         ),
-        ({"random_encoder": True, "encoder_weights": "shuffled"}, "--random_encoder with --encoder_weights shuffled"),
+        ({"random_encoder": True, "encoder_weights": "shuffled"}, "--random_encoder contradicts --encoder_weights"),
     ],
 )
 def test_contradictions_are_refused(given, message):

@@ -86,9 +86,18 @@ def matched(model: nn.Module, pattern: str) -> set[str]:
     return {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)}
 
 
-@pytest.mark.parametrize("name", ["prompt_tuning", "poly", "trainable_tokens", "unheard_of"])
-def test_unsupported_methods_are_refused_and_supported_ones_listed(name):
-    with pytest.raises(ValueError, match=f"'{name}' is unknown or does not fit; expected one of .*guided_adapter"):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("prompt_tuning", "prompt_tuning does not fit point cloud models; expected one of"),
+        ("poly", "poly does not fit point cloud models; expected one of"),
+        ("trainable_tokens", "trainable_tokens does not fit point cloud models; expected one of"),
+        ("unheard_of", "unknown method 'unheard_of'; expected one of"),
+        ("lorra", "unknown method 'lorra'; did you mean lora\\? Methods:"),
+    ],
+)
+def test_unsupported_methods_are_refused_and_supported_ones_listed(name, text):
+    with pytest.raises(ValueError, match=f"^--peft: {text} .*guided_adapter"):
         build_peft_config(name, tiny_model())
 
 

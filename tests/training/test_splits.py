@@ -24,7 +24,7 @@ def load(splits, needs_train=True, **arguments):
     return divide(given, DataArguments(**arguments), needs_train=needs_train)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:validation accuracy rests on")
+pytestmark = pytest.mark.filterwarnings("ignore:only \\d+ validation scans?, so")
 
 
 def numbers(splits, name):
@@ -53,12 +53,12 @@ def test_a_share_of_each_class_is_taken_for_validation_and_described():
 @pytest.mark.parametrize(
     ("count", "text"),
     [
-        (10, "rests on 2 clouds: it changes in steps of 50 points"),
-        (3, "rests on 1 cloud: it changes in steps of 100 points"),
+        (10, "only 2 validation scans, so validation accuracy changes in steps of 50 percentage points"),
+        (3, "only 1 validation scan, so validation accuracy can only be 0 % or 100 %"),
     ],
 )
 def test_few_clouds_of_validation_are_a_rough_estimate(count, text):
-    with pytest.warns(UserWarning, match=f"validation accuracy {text}.*rough estimate"):
+    with pytest.warns(UserWarning, match=f"{text}: a rough estimate"):
         load({"train": count}, validation_fraction=0.2 if count > 3 else 0.3)
 
 
@@ -78,7 +78,7 @@ def test_groups_stay_in_one_split(column, given):
 
 
 def test_one_cloud_a_class_leaves_none_for_validation():
-    text = "one cloud a class: none is left for validation, and the weights of the last step are kept"
+    text = "only one scan per class, so none is left for validation; the weights of the last step are kept"
     with pytest.warns(UserWarning, match=text):
         splits, origin = load({"train": 2})
     assert list(splits) == ["train"] and len(splits["train"]) == 2 and origin == "none"
@@ -109,5 +109,5 @@ def test_the_test_split_selects_weights_on_request():
     assert splits["validation"] is splits["test"] is given["test"] and origin == TEST_CHOOSES
     for wrong in ({"train": 4}, {"train": 4, "validation": 2, "test": 2}):
         given = DatasetDict({name: rows(count) for name, count in wrong.items()})
-        with pytest.raises(ValueError, match=f"--select_on_test with {', '.join(wrong)}; expected 'test'"):
+        with pytest.raises(ValueError, match=f"--select_on_test needs a test split .*; there are {', '.join(wrong)}"):
             apply_protocol(given, "none", ProtocolArguments(select_on_test=True))

@@ -30,7 +30,7 @@ def test_ratios_and_sizes_fit_the_conversations(given, text):
         ({"stage": 0} | PARTS, "stage=0; expected one of 1, 2, 3, 4"),
         (
             {"stage": 1, "model_name_or_path": "x", "qformer": "y"},
-            "--model_name_or_path and --qformer; expected one of them",
+            "--model_name_or_path and --qformer exclude each other",
         ),
         ({"stage": 1, "model_name_or_path": "x", "model_config": {"a": 1}}, "--model_name_or_path and --model_config"),
         (
@@ -67,7 +67,10 @@ def test_a_schedule_is_divided_into_its_epochs(tmp_path):
     ("given", "text"),
     [
         ({"max_steps": 0}, "--max_steps 0; expected at least 1, since batches are drawn without end"),
-        ({"rows_per_step": 8}, "--rows_per_step; expected --batch_sizes and --gradient_accumulation_steps"),
+        (
+            {"rows_per_step": 8},
+            "--rows_per_step is not for this task; use --batch_sizes",
+        ),
         ({"step_cosine": {"epochs": 5}}, "--max_steps 12; expected a multiple of 5 epochs"),
     ],
 )

@@ -132,7 +132,7 @@ def test_stages_follow_each_other(before, stage, tmp_path):
         open_for_stage(StageArguments(stage=stage, model_name_or_path=str(tmp_path)), num_points=40)
     check_run(tmp_path, model, 1)
     model.config.stage = 4
-    with raises(ValueError, naming=f"has stage {before}, this run 4"):
+    with raises(ValueError, naming=f"has stage {before}, and this run 4"):
         check_run(tmp_path, model, 1)
 
 

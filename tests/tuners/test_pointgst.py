@@ -137,7 +137,7 @@ def test_the_class_token_of_an_encoder_takes_no_part_in_graphs(axis, monkeypatch
         ({"distances": "l1"}, r"distances='l1'; expected"),
         ({"scale_over": "group"}, r"scale_over='group'; expected"),
         ({"curve_cell": 0.0}, r"curve_cell=0.0; expected"),
-        ({"transform": "published"}, r"signs='averaged' with transform='published'.*expected signs='solver'"),
+        ({"transform": "published"}, r"signs='averaged' with transform='published'.*use signs='solver'"),
     ],
 )
 def test_settings_that_do_not_exist_are_refused(settings, message):

@@ -40,7 +40,7 @@ def blocks(*numbers) -> dict:
         (
             voxels,
             SideTuningConfig(target_modules=r".*stages\.0\.blocks\.0|.*blocks\.(0|2)"),
-            "leaves out .*, the first layer of a stage, where the side network is pooled; expected it among",
+            "leaves out .*, the first layer of a stage, where the side network is pooled; add it to",
         ),
     ],
 )

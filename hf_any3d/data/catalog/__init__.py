@@ -88,7 +88,7 @@ def load_point_dataset(
         check_name(name, {"revision": options.get("revision")}, kind="dataset")
         splits = load_dataset(name, data_dir=None if data_dir is None else os.fspath(data_dir), **options)
     else:
-        module = dataset_module(one_of("name", name, [*sorted(DATASETS), "owner/name on the hub"]))
+        module = dataset_module(one_of("name", name, [*sorted(DATASETS), "owner/name on the Hub"]))
         splits = module.load(data_dir, **options)
         # Files in a folder of the caller may be others than ours.
         if data_dir is None and hasattr(module, "LICENSE"):

@@ -33,7 +33,7 @@ SPLIT_NAMES = {
 }
 """Folder name -> split."""
 
-LAYOUTS = "class/file, split/class/file or class/split/file, with splits named train, validation or test"
+LAYOUTS = "CLASS/FILE, SPLIT/CLASS/FILE or CLASS/SPLIT/FILE (splits: train, validation, test)"
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"
 # Why files are left out.

@@ -56,7 +56,7 @@ DATASET = PublishedDataset(
     },
     origin=(
         "Get modelnet40_normal_resampled.zip or modelnet40_ply_hdf5_2048.zip from "
-        "https://shapenet.cs.stanford.edu/media/ (where that is down, copies are on the hub as "
+        "https://shapenet.cs.stanford.edu/media/ (where that is down, copies are on the Hub as "
         "Pointcept/modelnet40_normal_resampled-compressed and Msun/modelnet40), or the meshes, ModelNet40.zip, from "
         "https://modelnet.cs.princeton.edu/; unpack one and pass the folder above it as data_dir"
     ),

@@ -32,7 +32,7 @@ def load(
         options: further arguments of `datasets.load_dataset`, such as `cache_dir`.
     """
     if (data_dir is None) == (data_files is None):
-        raise ValueError(f"data_dir is {data_dir!r} and data_files is {data_files!r}; expected exactly one of them")
+        raise ValueError(f"data_dir is {data_dir!r} and data_files is {data_files!r}; pass exactly one of them")
     if data_dir is not None:
         data_files = _files_by_split(Path(data_dir))
     paths = [Path(path) for path in _flat(data_files or ())]

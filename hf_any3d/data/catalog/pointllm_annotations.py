@@ -82,7 +82,7 @@ def scan_entries(path: Path) -> Iterator[tuple[Any, str]]:
         decode = json.JSONDecoder().raw_decode
         separator = _SEPARATOR.match(text)
         if separator is None or separator[1] != "[":
-            raise PointCloudError(f"starts with {text[:20]!r}; expected [, a JSON array")
+            raise PointCloudError(f"not a JSON array: it starts with {text[:20]!r}; expected [")
         while separator is not None and separator[1] != "]":
             start = separator.end()
             # `raw_decode` reads one value and tells where it ends.

@@ -72,7 +72,7 @@ DATASET = PublishedDataset(
     expected_counts={"default": {"train": 12_137, "validation": 1_870, "test": 2_874}},
     origin=(
         "Agree to ShapeNet's terms at https://shapenet.org/terms, get "
-        f"{FOLDER}.zip from https://shapenet.cs.stanford.edu/media/ (where that is down, a copy is on the hub as "
+        f"{FOLDER}.zip from https://shapenet.cs.stanford.edu/media/ (where that is down, a copy is on the Hub as "
         "cminst/ShapeNet), unpack it and pass the folder above it as data_dir"
     ),
     layout=f"""  {FOLDER}/

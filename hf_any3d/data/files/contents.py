@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from hf_any3d.data.files.text import GRID_START, has_rows
-from hf_any3d.registry import FORMATS
+from hf_any3d.registry import FORMATS, TYPES_BY_OPTION
 
 PEEK = 1 << 16
 """Bytes at each end of a file that tell what it is."""
@@ -59,7 +59,7 @@ class Foreign(NamedTuple):
     step: str
 
     def __str__(self) -> str:
-        return f"is {self.what}; {self.step}"
+        return f"{self.what}; {self.step}"
 
 
 # Content of other programs, by how it begins.
@@ -392,8 +392,8 @@ def refusal_of_ending(name: str) -> str:
         return str(foreign)
     ending = _ending(name)
     if not ending:
-        return 'has no file extension and unknown content; pass file_type="txt" if it has rows of numbers'
-    return f"has the ending .{ending}, but its content matches no supported format; {_EXPORT}"
+        return 'no file extension, and unknown content; pass file_type="txt" if it has rows of numbers'
+    return f"unknown file extension .{ending}, and its content matches no supported format; {_EXPORT}"
 
 
 def instead_of_clouds(names: Iterable[str]) -> str:
@@ -401,13 +401,14 @@ def instead_of_clouds(names: Iterable[str]) -> str:
     for name in names:
         foreign = foreign_ending(name)
         if foreign is not None and foreign.step != _NO_POINTS:
-            return f"{PurePath(name).name} {foreign}"
-    return f"supported: {', '.join(f'.{ending}' for ending in sorted(FORMATS))}"
+            return f"{PurePath(name).name} is {foreign}"
+    endings = ", ".join(f".{ending}" for ending in sorted(FORMATS) if ending not in TYPES_BY_OPTION)
+    return f"supported: {endings}; with file_type also {', '.join(TYPES_BY_OPTION)}"
 
 
 def _as(file_type: str) -> str:
     words = {"txt": "rows of numbers as text", "spz": "splats in SPZ", "colmap": "points of COLMAP"}
-    return f'is {words.get(file_type, file_type.upper())}; pass file_type="{file_type}"'
+    return f'{words.get(file_type, file_type.upper())}; pass file_type="{file_type}"'
 
 
 def _ending(name: str) -> str:

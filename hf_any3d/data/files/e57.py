@@ -18,7 +18,7 @@ from hf_any3d.data.files.attributes import (
 from hf_any3d.data.files.column_names import fields_of
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
-from hf_any3d.data.files.text_numbers import listed
+from hf_any3d.data.files.text_numbers import listed, shorten
 
 # Mark, major and minor version, length of the file, place and length of the XML section, and size of a page.
 _HEADER = struct.Struct("<8sIIQQQQ")
@@ -102,11 +102,11 @@ def _content(source: Source) -> tuple[bytes, Any]:
     """Return the bytes of the file without checksums, which are compared, and its XML section."""
     mark, major, minor, length, start, size, page_size = _HEADER.unpack_from(source.data)
     if mark == b"ASTM-E57" and major > 1:
-        raise PointCloudError(f"is E57 of version {major}.{minor}; version 1 is supported")
+        raise PointCloudError(f"E57 version {major}.{minor}; version 1 is supported")
     if (mark, major, page_size, length) != (b"ASTM-E57", 1, _PAGE, len(source.data)) or length % _PAGE:
         raise PointCloudError(
-            f"starts with {mark!r}, has version {major}, {len(source.data)} bytes of {length}, pages of {page_size}; "
-            "expected E57, perhaps cut off"
+            f"cut off, damaged, or not E57: first bytes {shorten(mark)}, version {major}, {len(source.data)} of "
+            f"{length} bytes, pages of {page_size}; copy or download it again"
         )
     pages = np.frombuffer(source.data, np.uint8).reshape(-1, _PAGE)
     stored = pages[:, -_CHECKSUM:].copy().view(">u4")[:, 0]

@@ -104,7 +104,7 @@ def placed_meshes(document: Document) -> Iterator[PlacedMesh]:
             mesh = PlacedMesh(node["mesh"], transform[None], name=f"node {number}")
             mesh.weights = node.get("weights", document.item("meshes", node["mesh"]).get("weights", []))
             if "skin" in node and INSTANCES in extensions:
-                raise PointCloudError(f"node {number} has a skin and {INSTANCES}; expected one of them")
+                raise PointCloudError(f"node {number} has a skin and {INSTANCES}, which exclude each other")
             if "skin" in node:
                 mesh.joints = skins.matrices(node["skin"])
             elif INSTANCES in extensions:

@@ -25,6 +25,7 @@ from hf_any3d.data.files.coordinate_systems import (
 )
 from hf_any3d.data.files.point_cloud import PointCloudData, points_of_integers
 from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
+from hf_any3d.data.files.text_numbers import shorten
 from hf_any3d.data.las_classes import CURRENT, LEGACY
 from hf_any3d.data.options import package
 from hf_any3d.utils.messages import cut
@@ -183,14 +184,17 @@ def _read_header(source: Source) -> _Header:
     """Read the header, check it against the size of the file, and warn of what is left out."""
     data = source.data
     if data[:4] != b"LASF":
-        raise PointCloudError(f"starts with {data[:4]!r}; expected LASF, so this is not a LAS or LAZ file")
+        raise PointCloudError(f"not a LAS or LAZ file: its first bytes are {shorten(data[:4])}; expected 'LASF'")
     if len(data) < HEADER_SIZE:
-        raise PointCloudError(f"has {len(data)} bytes, less than a header of {HEADER_SIZE}; the file is cut off")
+        raise PointCloudError(
+            f"incomplete LAS header ({len(data)} of {HEADER_SIZE} bytes); the file is cut off: copy or "
+            "download it again"
+        )
     major = data[24]
     minor = data[25]
     if major != 1 or minor > _NEWEST_MINOR:
         raise PointCloudError(
-            f"is LAS {major}.{minor}; versions 1.0 to 1.{_NEWEST_MINOR} are read, not newer ones; rewrite it as "
+            f"LAS {major}.{minor}; versions 1.0 to 1.{_NEWEST_MINOR} are read, not newer ones; rewrite it as "
             "LAS 1.4, for example with `pdal translate` or laspy"
         )
     # From byte 96: start of the points, point format, size of a point, number of points.

@@ -122,7 +122,8 @@ def read(source: Source) -> PointCloudData:
     header = _HEADER.match(text)
     if not header:
         raise PointCloudError(
-            f"starts with {shorten(text[:16])}; expected OFF, perhaps with the prefixes ST, C, N, 4 and n"
+            f"not an OFF file: it starts with {shorten(text[:16])}; expected OFF, perhaps with the prefixes "
+            "ST, C, N, 4 and n"
         )
     form = _Form.of(header[1], header[2])
     # Files of ModelNet have the counts right after the word OFF, without a newline.

@@ -105,7 +105,7 @@ def read_header(data: bytes) -> tuple[dict[str, list[str]], str, int]:
     """Parse the header: its entries as words, the kind of data, and the offset of the data."""
     end = _HEADER.search(data)
     if not end:
-        raise PointCloudError(f"starts with {data[:24]!r} and has no line 'DATA'; expected a PCD header")
+        raise PointCloudError(f"incomplete PCD header (no 'DATA' line); the file starts with {shorten(data[:24])}")
     header = {}
     for line in data[: end.start()].decode("latin1").splitlines():
         words = line.split("#")[0].split()

@@ -291,8 +291,12 @@ def read_header(data: bytes) -> tuple[str, list[Element], int, list[str]]:
     # One line break of the kind that the first line has: the first byte of the data may look like another.
     line_end = rb"\r" if begin and begin[1] == b"\r" else rb"\r?\n"
     last = re.compile(rb"[\r\n]end_header[ \t]*(%s|\Z)" % line_end).search(data)
-    if not begin or not last:
-        raise PointCloudError(f"starts with {data[:16]!r}; no header to 'end_header', perhaps cut off")
+    if not begin:
+        raise PointCloudError(f"not a PLY file: its first line is {shorten(data[:16])}; expected 'ply'")
+    if not last:
+        raise PointCloudError(
+            "incomplete PLY header (no 'end_header' line); the file is probably cut off: copy or download it again"
+        )
     lines = re.split(r"[\r\n]+", data[begin.end() : last.start()].decode("latin1"))
     if len(lines) > _MOST_LINES:
         raise PointCloudError(f"{len(lines)} lines in the header; expected at most {_MOST_LINES}")

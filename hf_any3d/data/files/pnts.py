@@ -122,7 +122,7 @@ def _tables(source: Source) -> tuple[_Table, _Table]:
     data = source.data
     mark, version, length, *sizes = _HEADER.unpack_from(data)
     if mark != b"pnts":
-        raise PointCloudError(f"starts with {mark!r}; expected pnts, so this is not a point cloud tile")
+        raise PointCloudError(f"not a point cloud tile: its first bytes are {shorten(mark)}; expected 'pnts'")
     if version != _VERSION:
         raise PointCloudError(f"has version {version} of point cloud tiles; version {_VERSION} is supported")
     if length > len(data) or _HEADER.size + sum(sizes) > length:

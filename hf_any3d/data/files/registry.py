@@ -156,7 +156,7 @@ def _label_file(path: Path | None, label_file: object, label_field: str | None) 
     if not isinstance(label_file, (str, os.PathLike)):
         raise ValueError(f"label_file is {label_file!r}; expected a path, an ending, False or None")
     if label_field is not None:
-        raise ValueError(f"label_field is {label_field!r} and label_file {os.fspath(label_file)!r}; expected one")
+        raise ValueError(f"label_field is {label_field!r} and label_file {os.fspath(label_file)!r}; pass one of them")
     return chosen_file(path, label_file)
 
 

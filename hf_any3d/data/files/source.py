@@ -1,6 +1,7 @@
 """The input of the readers: the bytes of a file within limits, and the errors for files and clouds."""
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,7 +62,8 @@ def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
     except Exception as error:
         if kind is None:
             raise
-        reason = cut(f"{type(error).__name__}: {error}", _QUOTED)
+        # Errors of Python quote bytes as its literals.
+        reason = cut(re.sub(r"\bb(?=['\"])", "", f"{type(error).__name__}: {error}"), _QUOTED)
         raise file_error(name, f"damaged, cut off, or not {kind} ({reason})") from error
 
 
@@ -213,9 +215,7 @@ class Source:
         found = self.further_columns(names)
         labels = sorted({*found.values()} & self.chosen_fields)
         if labels:
-            raise PointCloudError(
-                f"column {labels[0]!r} holds the labels (label_field); expected other ones in columns"
-            )
+            raise PointCloudError(f"column {labels[0]!r} holds the labels (label_field); leave it out of columns")
         if len({*found.values()}) < len(found):
             raise PointCloudError(f"columns {', '.join(found)}: two of them name the same column; list it once")
         return found

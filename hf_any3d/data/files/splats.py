@@ -11,7 +11,7 @@ import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
-from hf_any3d.data.files.text_numbers import listed
+from hf_any3d.data.files.text_numbers import listed, shorten
 
 PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
 """Properties of splats in a compressed .ply of SuperSplat, 32 bits each."""
@@ -142,12 +142,13 @@ def _read_spz(source: Source) -> PointCloudData:
     mark, version, count, degree, fraction_bits, flags, streams = _HEADER.unpack(start)
     if mark == _MARK and version > max(_VERSIONS):
         raise PointCloudError(
-            f"is SPZ of version {version}; versions 1 to {max(_VERSIONS)} are supported; export it as .ply"
+            f"SPZ version {version}; versions 1 to {max(_VERSIONS)} are supported; export it as .ply"
         )
     if mark != _MARK or version not in _VERSIONS or degree not in _HARMONICS or fraction_bits > _MOST_FRACTION_BITS:
         raise PointCloudError(
-            f"starts with {mark!r}, version {version}, degree {degree}, {fraction_bits} bits of fractions; expected "
-            f"SPZ of versions 1 to 4, degrees 0 to 4 and at most {_MOST_FRACTION_BITS} bits"
+            f"damaged, or not SPZ: first bytes {shorten(mark)}, version {version}, degree {degree}, {fraction_bits} "
+            "bits of fractions; expected 'NGSP', versions 1 to 4, degrees 0 to 4 and at most "
+            f"{_MOST_FRACTION_BITS} bits"
         )
     # Bytes of a splat in each part: positions, opacities, colors, scales, rotations and harmonics.
     sizes = [6 if version == 1 else 9, 1, 3, 3, 3 if version < 3 else 4, _HARMONICS[degree]]

@@ -308,7 +308,7 @@ def read_header(text: bytes) -> tuple[list[Title], int | None, int, int]:
                 if degrees:
                     raise PointCloudError(f"columns {' and '.join(degrees)} {IN_DEGREES}")
                 raise PointCloudError(
-                    f"starts with {shorten(line)}; expected numbers, or names of columns such as {NAMES_OF_AXES}"
+                    f"the first line is {shorten(line)}; expected numbers, or names of columns such as {NAMES_OF_AXES}"
                 )
             titles.append(Title(number + 1, line, is_comment))
         at = end

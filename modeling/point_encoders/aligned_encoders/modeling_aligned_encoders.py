@@ -140,7 +140,7 @@ class AlignedEncoder(PointTransformerMixin, AlignedPreTrainedModel):
     ) -> AlignedEncoderOutput:
         """Encode point clouds, or `patches` of `cut`, some of each cloud for masked pretraining."""
         if (points is None) == (patches is None):
-            raise ValueError("points and patches are both given or both None; expected one of them")
+            raise ValueError("points and patches are both given or both None; pass one of them")
         tokens, centers, center_index, positions, patch_index = self.embed(
             self.cut(points) if patches is None else patches
         )

@@ -116,7 +116,7 @@ def inventory(
     if suffix in VIEWS and len(inputs) > 1:
         raise ValueError(f"--output {output}: shows one file; expected a folder for copies of {len(inputs)}")
     if copies.keep_classes and copies.reclassify:
-        raise ValueError("--keep-classes and --reclassify contradict each other; expected one of them")
+        raise ValueError("--keep-classes and --reclassify exclude each other; leave out one of them")
     if name is None:
         name = SCENE_MODEL
     else:

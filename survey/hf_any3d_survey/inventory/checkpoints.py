@@ -54,7 +54,7 @@ def read_checkpoints(path: str | os.PathLike, coordinate_system: str | None) -> 
     else:
         rows = _rows_of_layer(path, coordinate_system)
     if not rows:
-        raise ValueError(f"{path}: has no checkpoints; give columns x, y and z")
+        raise ValueError(f"{path} has no checkpoints; give columns x, y and z")
     points = np.array([[_number(path, at, row, name) for name in "xyz"] for at, row in enumerate(rows, 1)])
     return Checkpoints(points, np.array([_is_vegetated(path, at, row) for at, row in enumerate(rows, 1)]))
 
@@ -81,7 +81,7 @@ def _rows_of_layer(path: str | os.PathLike, coordinate_system: str | None) -> li
         move = Transformer.from_crs(meta["crs"], coordinate_system, always_xy=True)
     elif Path(path).suffix.lower() == ".geojson":
         raise ValueError(
-            f"{path}: is in longitude and latitude, but the scan has no coordinate system; give a .csv in the "
+            f"{path} is in longitude and latitude, but the scan has no coordinate system; give a .csv in the "
             "coordinates of the scan"
         )
     rows = []
@@ -104,12 +104,12 @@ def _coordinates(path: str | os.PathLike, shape: bytes | None) -> tuple[float, .
             return struct.unpack_from(f"{order}2d", shape, 5)
         if kind in _POINTS_WITH_Z:
             return struct.unpack_from(f"{order}3d", shape, 5)
-    raise ValueError(f"{path}: has geometries other than points; give one point per checkpoint")
+    raise ValueError(f"{path} has geometries other than points; give one point per checkpoint")
 
 
 def _number(path: str | os.PathLike, at: int, row: Mapping[str, Any], name: str) -> float:
     if row.get(name) is None:
-        raise ValueError(f"{path}: has no {name}; expected columns x, y and z (found: {', '.join(map(str, row))})")
+        raise ValueError(f"{path} has no {name}; expected columns x, y and z (found: {', '.join(map(str, row))})")
     try:
         value = float(row[name])
     except ValueError:

@@ -65,7 +65,7 @@ class InventorySteps(LocalFeaturesSteps):
         config = self.model.config
         if config.model_type != "local_features" or self.feature_extractor.unit != "meters":
             raise ValueError(
-                f"{self.model.name_or_path or type(self.model).__name__}: is not a model of tiles; use one that "
+                f"{self.model.name_or_path or type(self.model).__name__} is not a model of tiles; use one that "
                 "`hf-any3d train` made from labeled tiles"
             )
         codes = class_codes(self.label_names(), config, None, are_asprs=True)
@@ -133,7 +133,10 @@ class InventorySteps(LocalFeaturesSteps):
             else:
                 data = to_cloud(cloud, self.feature_extractor.features, columns)
         if data.is_mesh:
-            raise PointCloudError("is a mesh; an inventory needs an aerial point scan")
+            raise PointCloudError(
+                "a mesh; inventory needs an airborne point cloud (such as LAS or LAZ). To classify an object, use "
+                "hf-any3d predict"
+            )
         data = with_unit(data, unit)
         for name in {*ATTRIBUTES.values()} - {*needed}:
             setattr(data, name, None)

@@ -97,7 +97,7 @@ def _check_geopackage(path: Path) -> None:
     # What another program has changed and not yet moved into the file would be lost, and later be mixed with ours.
     for ending in ("-wal", "-journal"):
         if path.with_name(path.name + ending).exists():
-            raise ValueError(f"{path}: is open in another program; close it there, or give another path")
+            raise ValueError(f"{path} is open in another program; close it there, or give another path")
     own = [list(columns_of(unit)) for unit in (METERS, FEET)]
     try:
         layers = [name for name, _ in list_layers(path)]

@@ -114,7 +114,7 @@ def learn_added_points(request: AddedPoints, paths: Sequence[str | Path]) -> Lea
         raise ValueError(f"--from {arguments.from_model}: no {missing}; pass the answers and their tiles")
     earlier = Path(arguments.from_model)
     if earlier.resolve() == Path(arguments.output_dir).resolve():
-        raise ValueError(f"--output {earlier}: is the model to extend; give another directory")
+        raise ValueError(f"--output {earlier} is the model to extend; give another directory")
     model = LocalFeaturesForPointCloudSegmentation.from_pretrained(earlier).eval()
     processor = LocalFeaturesProcessor.from_pretrained(earlier)
     if not model.config.learned_rows:

@@ -138,7 +138,7 @@ def refuse_without_points(files: Sequence[Path], errors: Sequence[Exception]) ->
     """Raise an error if no file has points, by the errors of reading them; a few empty tiles are left out."""
     if len(errors) == len(files) and all(isinstance(error, NoPointsError) for error in errors):
         where = files[0] if len(files) == 1 else f"{files[0].parent}: none of {len(files)} files"
-        raise ValueError(f"{where} has points" if len(files) > 1 else f"{where}: has no points")
+        raise ValueError(f"{where} has points" if len(files) > 1 else f"{where} has no points")
 
 
 def look_at(path: Path, cloud: PointCloudData) -> TileFacts:

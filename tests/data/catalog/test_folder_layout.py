@@ -48,7 +48,7 @@ def test_folders_of_textures_inside_a_class_are_ignored(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["a.ply"], "a.ply fits no layout; expected class/file, split/class/file"),
+        (["a.ply"], "a.ply fits no layout; expected CLASS/FILE, SPLIT/CLASS/FILE"),
         (["cup/a.ply", "train/mug/b.ply"], "train/mug/b.ply fits no layout"),
         (["scans/cup/a.ply", "test/cup/b.ply"], "scans/cup/a.ply fits no layout"),
         (["a/train/cup/x.ply"], "fits no layout"),

@@ -84,7 +84,7 @@ def test_missing_files_and_folders_are_named(tmp_path):
         load_point_dataset("parquet", data_dir=tmp_path / "empty")
     with raises(FileNotFoundError, naming="absent.parquet"):
         load_point_dataset("parquet", data_files=tmp_path / "absent.parquet")
-    with pytest.raises(ValueError, match="expected exactly one of them"):
+    with pytest.raises(ValueError, match="pass exactly one of them"):
         load_point_dataset("parquet")
 
 

@@ -51,6 +51,6 @@ def test_the_source_of_a_model_is_where_its_weights_are(stored, tmp_path):
 def test_a_checkpoint_with_an_adapter_is_no_source(stored):
     model, folder = stored
     (folder / "adapter_config.json").write_text("{}")
-    message = f"{folder}: holds an adapter (adapter_config.json) with the pretrained weights; expected weights only"
+    message = f"{folder} holds an adapter (adapter_config.json) with the pretrained weights; expected weights only"
     with pytest.raises(ValueError, match=re.escape(message)):
         ActModel.open_stored_part(str(folder), model.config, {"revision": None})

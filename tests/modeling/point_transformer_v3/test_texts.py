@@ -58,7 +58,7 @@ def test_points_are_scored_among_texts_and_none_of_them():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"labels": torch.zeros(2, 48).long()}, "input_ids is missing; expected one of them"),
+        ({"labels": torch.zeros(2, 48).long()}, "input_ids is missing; pass one of them"),
         ({"text_embeds": drawn(3, 7)}, f"text_embeds has shape (3, 7); expected (texts, {TEXTS}) or (2, texts, "),
         ({"text_embeds": drawn(3, 4, TEXTS)}, f"text_embeds has shape (3, 4, {TEXTS}); expected (texts, {TEXTS})"),
         (

@@ -50,7 +50,7 @@ def test_an_adapter_without_a_config_is_opened_on_the_base_that_it_names(hub, tm
         content = json.dumps(settings | {"base_model_name_or_path": named})
         (tmp_path / "adapter" / "adapter_config.json").write_text(content)
         kind = ", a bert," if named else ","
-        message = f"adapter_config.json: names {named!r} as its base model{kind} and not the ActForPointCloudClassific"
+        message = f"adapter_config.json names {named!r} as its base model{kind} and not the ActForPointCloudClassific"
         with pytest.raises(ValueError, match=re.escape(message)):
             ActForPointCloudClassification.from_pretrained(tmp_path / "adapter")
 

@@ -71,7 +71,7 @@ def same_weights(path, model) -> bool:
 
 @pytest.mark.parametrize("name", ["./absent", "a/b/c", "", "/absent/model", "me/with space"])
 def test_invalid_name_is_refused(name):
-    with pytest.raises(ValueError, match="neither a directory nor a name on the hub"):
+    with pytest.raises(ValueError, match="no such directory, and not looked up on the Hub"):
         resolve_encoder(name)
 
 

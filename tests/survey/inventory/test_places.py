@@ -271,7 +271,7 @@ class TestErrors:
 
     def test_a_mesh_is_no_scan(self, pipe):
         mesh = PointCloudData(np.eye(3), faces=np.array([[0, 1, 2]]))
-        with pytest.raises(ValueError, match="is a mesh"):
+        with pytest.raises(ValueError, match="a mesh; inventory needs"):
             pipe(mesh)
 
     def test_tiles_of_two_units_are_refused(self, pipe, tile, tmp_path):

@@ -118,7 +118,7 @@ def test_errors_at_checkpoints_are_those_of_the_terrain(pipe, place, tmp_path, e
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("x,y\n1,2\n", "points.csv: has no z"), ("x,y,z\n1,2,a\n", "checkpoint 1"), ("x,y,z\n", "no checkpoint")],
+    [("x,y\n1,2\n", "points.csv has no z"), ("x,y,z\n1,2,a\n", "checkpoint 1"), ("x,y,z\n", "no checkpoint")],
 )
 def test_checkpoints_that_are_none_are_refused_before_the_work(pipe, place, tmp_path, text, named):
     folder = place[0]

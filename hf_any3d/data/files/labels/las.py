@@ -20,6 +20,7 @@ import numpy as np
 from hf_any3d.data.files import las
 from hf_any3d.data.files.labels.columns import Column, check_field
 from hf_any3d.data.files.source import ArgumentError, PointCloudError, ReadLimits
+from hf_any3d.data.files.text_numbers import shorten
 from hf_any3d.data.options import package
 from hf_any3d.utils.messages import printable
 
@@ -145,8 +146,8 @@ class LasCopy:
         is_cut = not self.is_packed and self.start + self.count * self.size > self.end
         if not is_sound or not is_known or is_cut:
             raise PointCloudError(
-                f"starts with {head[:4]!r}, {self.count} points of format {self.format}, {self.size} bytes each, from "
-                f"byte {self.start} of {self.end}; expected LAS or LAZ, perhaps cut off"
+                f"cut off, damaged, or not LAS or LAZ: first bytes {shorten(head[:4])}, {self.count} points of format "
+                f"{self.format}, {self.size} bytes each, from byte {self.start} of {self.end}"
             )
         self.file.seek(0)
         ReadLimits.current().check(points=self.count)

@@ -220,7 +220,7 @@ class NpyCopy:
         if field is not None:
             points.check(column, field)
         elif name in points.fields:
-            raise ArgumentError(f"field is {name!r}, which has several numbers for a point; expected another name")
+            raise ArgumentError(f"field is {name!r}, which has several numbers for a point; choose another name")
         return name if field is None else field
 
     def write(self, output: BinaryIO) -> None:

@@ -67,7 +67,7 @@ class PcdCopy:
         key = self.names.get(name.lower())
         if key is None:
             if name.lower() in self.fields:
-                raise ArgumentError(f"field is {name!r}, which has several numbers for a point; expected another name")
+                raise ArgumentError(f"field is {name!r}, which has several numbers for a point; choose another name")
             # The Point Cloud Library reads labels without a sign.
             is_plain = column.is_class and not column.has_gaps
             return _Edit(named, None, "<u4" if is_plain else column.kind)

@@ -187,7 +187,7 @@ def _opened(
     names = [column.name for column in columns]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise ArgumentError(f"field is {twice[0]!r}, which is written beside the class; expected another name")
+        raise ArgumentError(f"field is {twice[0]!r}, which is written beside the class; choose another name")
     if isinstance(source, (bytes, bytearray, memoryview)):
         file = io.BytesIO(source)
     elif hasattr(source, "read"):
@@ -195,7 +195,7 @@ def _opened(
     else:
         # The same file by another name, such as a link, counts as well.
         if not is_stream and Path(path).exists() and os.path.samefile(source, path):
-            raise ValueError(f"{os.fspath(path)}: is the input file, which is never overwritten; give another path")
+            raise ValueError(f"{os.fspath(path)} is the input file, which is never overwritten; give another path")
         file = stack.enter_context(open(source, "rb"))
     with file_errors(name, f".{kind} file whose points can be labeled"):
         writer = import_module(f"{__package__}.{module}")
