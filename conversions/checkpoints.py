@@ -191,7 +191,7 @@ def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected
     kinds = [("missing", missing), ("left over", left_over), ("of another shape", shapes), ("of another type", types)]
     problems = [f"{what}: {listed(names)}" for what, names in kinds if names]
     if problems:
-        raise ValueError(f"{path} does not fit, tensors are {'; '.join(problems)}")
+        raise ValueError(f"{path}: tensors do not fit; {'; '.join(problems)}")
 
 
 def check_names(state: Mapping[Any, torch.Tensor]) -> None:
@@ -242,7 +242,7 @@ def errors_about(source: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except _OF_CONTENT as error:
-        text = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        text = f"{source} lacks {error}" if isinstance(error, KeyError) else str(error)
         if isinstance(error, RuntimeError):
             text = text.partition("\n")[0]  # torch explains at length
         raise ValueError(text if text.startswith(os.fspath(source)) else f"{source}: {text}") from error

@@ -42,8 +42,8 @@ def test_evaluations_are_compared_as_text_json_csv_and_page(tmp_path):
     # Nothing is known of the other trainings.
     assert rows[1].split()[-3:] == ["–"] * 3
     # 9 against 1 of 10: the exact p value is 0.0215, twice as large for two comparisons.
-    assert one.startswith("<b> is worse than wide: -40.0 points (95 % interval") and "p = 0.043" in one
-    assert "lora and wide do not differ significantly: -5.0 points" in other
+    assert one.startswith("<b> is worse than wide: -40.0 percentage points (95 % interval") and "p = 0.043" in one
+    assert "lora and wide do not differ significantly: -5.0 percentage points" in other
     assert "At least 6 scans that only one run gets right are needed to show a difference" in other
     assert "Holm-adjusted for 2 comparisons" in holm
     text = page.read_text()
@@ -64,7 +64,7 @@ def test_trainings_are_compared_on_the_scans_that_they_held_out_and_on_others(tm
     assert run("train", "scans", *FASTEST, "--folds", 2, "--output", "outputs/other").code == 0
     code, out, err = run("compare", "outputs/scans", "outputs/other")
     assert code == 0 and out.startswith("accuracy on 8 scans (cross-validation):"), err
-    assert "other and scans do not differ significantly: +0.0 points" in out
+    assert "other and scans do not differ significantly: +0.0 percentage points" in out
     metrics = json.loads((tmp_path / "outputs/scans/metrics.json").read_text())
     trained = f"{metrics['trained_parameters']:,}"
     assert all(trained in row for row in out.splitlines()[2:4])

@@ -1,6 +1,7 @@
 """data prepare, data describe, data check and show."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def test_what_a_cloud_has_no_place_for_leaves_no_doubt_and_is_told_once(kind, tm
         (tmp_path / f"{number}.{kind}").write_bytes(content[kind])
     code, out, err = run("data", "check", tmp_path)
     assert code == 0 and "2 files: 2 good, 0 doubtful, 0 bad" in out and "ignored" not in out
-    assert err.count("ignored") == 1 and "2 files: ignored: " in err
+    assert err.count("ignored") == 1 and "2 files, such as " in err
 
 
 @pytest.mark.slow
@@ -180,7 +181,7 @@ def test_a_file_is_shown_as_points_or_picture(tmp_path):
     assert run("show", FILES / "chair.ply", "--output", tmp_path / "a.png").code == 0
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     code, _, err = run("show", FILES / "chair.ply", "--up-axis", "w")
-    assert code == 2 and "'w' is not one of 'x', 'y', 'z'" in err
+    assert code == 2 and "'w' is not one of x, y, z" in err
 
 
 @pytest.fixture
@@ -204,7 +205,7 @@ def test_clouds_without_a_shape_and_empty_classes_are_left_out_and_named_alike(m
     prepared = run("data", "prepare", mixed, "--output", tmp_path / "out")
     assert described.code == prepared.code == 2 and "train: 6 clouds" in described.out and "6 clouds" in prepared.out
     for result in (checked, described, prepared):
-        assert "one.npy" in result.err and "vase" in result.err and "no point cloud" in result.err
+        assert "one.npy" in result.err and re.search("vase: no point cloud|without point clouds: vase", result.err)
         assert "notes.txt: text without points" in result.err and "1 of 7 files could not be used" in result.err
     for result in (checked, described):  # the third has the rows of the second, which were kept
         assert "1 point; expected at least 3" in result.err

@@ -177,7 +177,7 @@ def test_the_page_says_what_goes_wrong_and_shows_the_worst_clouds(kind, categori
     (of_split,) = facts["scans"].values()
     scans = of_split["scans"]
     assert len(scans) == 4 and len({scan["digest"] for scan in scans}) == 4
-    assert f"<title>{kind} on data" in text and str(tmp_path) not in text
+    assert f"<title>Evaluation of {kind} on data" in text and str(tmp_path) not in text
     # Figures that follow from the scans are those of the evaluation.
     figure = facts["metrics"]["train"][of_split["metric"]]
     if of_split["metric"] == "accuracy":

@@ -41,7 +41,7 @@ def test_options_of_a_command_make_a_run_and_continue_it(models, scans, tmp_path
     assert "4 already done" not in run(*words, "--resume", "--top-k", 1).out, "other settings are another run"
     for more, error in (
         (("--no-unknown",), "--unknown in a run: a table has the column wherever the model has the score"),
-        (("--json",), "--json and --csv print"),
+        (("--json",), "--json and --csv cannot"),
     ):
         refused = run(*words, "--resume", *more)
         assert refused.code == 1 and error in refused.err

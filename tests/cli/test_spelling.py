@@ -34,7 +34,7 @@ def test_features_are_by_default_those_of_the_packaged_encoder(scans, tmp_path):
 
 def test_a_point_file_is_no_checkpoint(scans, tmp_path):
     code, _, err = run("convert", scans / "chair.ply", "--output", tmp_path / "x.ply")
-    assert code == 1 and f"hf-any3d data convert {scans / 'chair.ply'} --to ply" in err
+    assert code == 1 and f"hf-any3d data convert {scans / 'chair.ply'} --to FORMAT" in err
     (tmp_path / "scan.pth").write_bytes((scans / "chair.ply").read_bytes())
     code, _, err = run("convert", tmp_path / "scan.pth", "--output", tmp_path / "x")
     assert code == 1 and "scan.pth: not a PyTorch checkpoint" in err and "ply" in err and " or " not in err

@@ -77,7 +77,7 @@ def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path, connections
     code, out, err = run("evaluate", "outputs/scans", new)
     assert code == 0 and "accuracy 100.00 %" in out, err
     code, _, err = run("predict", "scans", new, "--model", "outputs/scans")
-    (line,) = [line for line in err.splitlines() if "has learned this scan" in line]
+    (line,) = [line for line in err.splitlines() if "was trained on this scan" in line]
     assert code == 0 and "10 files" in line
 
 
@@ -183,7 +183,7 @@ def test_a_scan_from_one_side_is_told_from_whole_ones(tmp_path):
         row for row in json.loads(out) if any("as if seen from one side" in text for text in row.get("warnings", ()))
     ]
     assert len(told) >= 3 and all("half" in row["file"] for row in told), err
-    assert "files: looks as if seen from one side" in err
+    assert ": looks as if seen from one side" in err
     assert all(set(row["predictions"][0]) == {"label", "score", "unknown"} for row in json.loads(out))
     assert run("train", "scans", *options, "--one_sided", "false", "--output", "outputs/none").code == 0
     assert "side" not in run("predict", "new", "--model", "outputs/none").err

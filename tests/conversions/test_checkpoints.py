@@ -41,12 +41,12 @@ def test_every_tensor_is_accounted_for():
         "e": torch.ones(1),
     }
     message = (
-        "file does not fit, tensors are missing: a; left over: x; of another shape: b is (3, 1), expected (3,); of "
+        "file: tensors do not fit; missing: a; left over: x; of another shape: b is (3, 1), expected (3,); of "
         "another type: c is torch.float32, expected torch.int64, d is torch.int64, expected torch.float32"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         account("file", found, expected)
-    with raises(ValueError, naming="file does not fit, tensors"):
+    with raises(ValueError, naming="file: tensors do not fit"):
         account("file", expected | {"f": torch.ones(1)}, expected)
 
 

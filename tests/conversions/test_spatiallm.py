@@ -149,10 +149,10 @@ def test_directories_and_files_are_recognized(tmp_path):
     ("harm", "message"),
     [
         ("tokens", "the tokenizer has <|point_start|> as .*; the config has point_start_token_id=3"),
-        ("vocabulary", "does not fit, tensors are of another shape: spatiallm.language_model"),
+        ("vocabulary", "tensors do not fit; of another shape: spatiallm.language_model"),
         ("scenescript", "config.json: point_backbone is 'scenescript'; expected one of sonata"),
         ("tokenizer", "released: no tokenizer; expected tokenizer.json"),
-        ("missing", "does not fit, tensors are missing: spatiallm.input_projection.bias"),
+        ("missing", "tensors do not fit; missing: spatiallm.input_projection.bias"),
         ("dtype", "dtype is 'int8'; expected one of float32, bfloat16, float16"),
     ],
 )

@@ -101,33 +101,38 @@ class CrownStore:
         """
         footprint = [np.unique(_keys(points[block], _FOOTPRINT)) for block in blocks(len(points))]
         around = (_places(np.unique(np.concatenate(footprint))) + 0.5) * _FOOTPRINT
-        kept = np.empty(len(rows), _POINT)
         squares = np.empty(len(rows), np.int64)
         for block in blocks(len(rows)):
-            part = points[rows[block]]
-            squares[block] = _keys(part, SQUARE)
-            kept["xyz"][block] = part
-        kept["row"] = rows
-        kept["height"] = heights[rows]
-        kept["is_guessed"] = is_guessed
+            squares[block] = _keys(points[rows[block]], SQUARE)
         order = np.argsort(squares, kind="stable")
         keys, starts = np.unique(squares[order], return_index=True)
-        kept = kept[order]
-        if self._folder is not None and len(kept):
-            path = self._folder / f"crowns{tile}.npy"
-            try:
-                stored = np.lib.format.open_memmap(path, "w+", _POINT, kept.shape)
-            except OSError as error:
-                # One about the size names no file.
-                raise OSError(error.errno, error.strerror, str(path)) from error
-            reserve_room(path)
-            stored[:] = kept
-            kept = stored
+        # Points are written where they stay, as a copy of millions takes as much memory again.
+        del squares
+        kept = self._room(tile, len(rows))
+        for block in blocks(len(rows)):
+            own = order[block]
+            kept["xyz"][block] = points[rows[own]]
+            kept["row"][block] = rows[own]
+            kept["height"][block] = heights[rows[own]]
+            kept["is_guessed"][block] = is_guessed[own]
         ends = np.append(starts, len(kept))
         self._tiles.append(_Tile(tile, kept, _places(keys) * SQUARE, ends, around, bounds_of(around)))
         self._count += len(kept)
         for first, last in itertools.pairwise([*starts.tolist(), len(kept)]):
             self._occupied += len(np.unique(_keys(kept["xyz"][first:last], 1.0)))
+
+    def _room(self, tile: int, count: int) -> np.ndarray:
+        """Return room for so many points of a tile, (count,) of `_POINT`."""
+        if self._folder is None or not count:
+            return np.empty(count, _POINT)
+        path = self._folder / f"crowns{tile}.npy"
+        try:
+            room = np.lib.format.open_memmap(path, "w+", _POINT, (count,))
+        except OSError as error:
+            # One about the size names no file.
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        reserve_room(path)
+        return room
 
     def squares(self, width: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield lower and upper corners (2,) of squares of the map that have points, of so many meters."""

@@ -119,6 +119,15 @@ class Answer:
                 reserve_room(file)
         return cls(**arrays, factor=np.ones(3))
 
+    def keep(self, **values: np.ndarray) -> None:
+        """Take values of the points (points,) by their names: in memory as they are, in files by copying them."""
+        for name, own in values.items():
+            room = getattr(self, name)
+            if isinstance(room, np.memmap):
+                room[:] = own
+            else:
+                setattr(self, name, own)
+
     def with_left_out(self, left_out: LeftOut, heights: np.ndarray) -> Answer:
         """Return the answer about all points of a file: those left out are noise and of no thing.
 
@@ -228,9 +237,7 @@ class Place:
         """Take a tile as it was seen, and keep its crowns and roofs; `copies` are its points that were seen before."""
         own = slice(seen.count)
         answer = self.answers[tile]
-        answer.classes[:] = seen.classes[own]
-        answer.scores[:] = seen.scores[own]
-        answer.heights[:] = seen.heights[own]
+        answer.keep(classes=seen.classes[own], scores=seen.scores[own], heights=seen.heights[own])
         answer.factor = seen.factor
         if self._outlines is None:
             self._outlines = OutlineCells(max(_OUTLINE_CELL, _SPACINGS * seen.spacing))
