@@ -66,7 +66,7 @@ def test_of_nine_columns_colors_and_normals_are_told_apart_in_both_orders(normal
 
 @pytest.mark.parametrize("extra", [[[0.5], [1]], [[-7, 3, 9], [1, 700, 2]], [[0.5, -3, 9, 1.5], [7, 7, 7, 2]]])
 def test_columns_that_match_no_rule_are_left_out_with_a_warning(extra):
-    with pytest.warns(UserWarning, match="left out"):
+    with pytest.warns(UserWarning, match="ignored"):
         cloud = read(rows(XYZ, extra))
     assert cloud.colors is None and cloud.normals is None and cloud.labels is None
 
@@ -165,7 +165,7 @@ def test_pts_files_have_intensities_and_several_blocks(ends):
         ("# c\n1 2 3\n\n4 5 6 7\n", "line 4 has 4 columns; expected 3"),
         ("x y z\n1 2 3\n4 5 six\n", "line 3: 'six' is not a number"),
         ("1 2 3 4 5\n", "5 columns without names; expected 3, 4, 6, 7 or 9"),
-        ("3\n1 2 3\n4 5 6\n", "2 points where 3 are declared"),
+        ("3\n1 2 3\n4 5 6\n", "2 points, but the file declares 3"),
         ("x y z r\n1 2 3\n", "3 columns, but line 1 names 4"),
         ("# x y z label\n1 2 3 4 5 6\n", "6 columns, but line 1 names 4"),
         ("a\tb\nx y z\n1 2 3\n", r"starts with 'a\\tb'; expected numbers"),
