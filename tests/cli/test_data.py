@@ -204,7 +204,7 @@ def test_clouds_without_a_shape_and_empty_classes_are_left_out_and_named_alike(m
     prepared = run("data", "prepare", mixed, "--output", tmp_path / "out")
     assert described.code == prepared.code == 2 and "train: 6 clouds" in described.out and "6 clouds" in prepared.out
     for result in (checked, described, prepared):
-        assert "one.npy" in result.err and "vase" in result.err and "no point cloud" in result.err
+        assert "one.npy" in result.err and "vase" in result.err and "point cloud" in result.err
         assert "notes.txt: text without points" in result.err and "1 of 7 files could not be used" in result.err
     for result in (checked, described):  # the third has the rows of the second, which were kept
         assert "1 point; expected at least 3" in result.err

@@ -77,7 +77,7 @@ def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path, connections
     code, out, err = run("evaluate", "outputs/scans", new)
     assert code == 0 and "accuracy 100.00 %" in out, err
     code, _, err = run("predict", "scans", new, "--model", "outputs/scans")
-    (line,) = [line for line in err.splitlines() if "has learned this scan" in line]
+    (line,) = [line for line in err.splitlines() if "trained on this scan" in line]
     assert code == 0 and "10 files" in line
 
 

@@ -33,7 +33,7 @@ def reading(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*left out")
+@pytest.mark.filterwarnings("ignore:.*ignored")
 @pytest.mark.parametrize("name", READ)
 def test_every_reader_respects_the_limits_and_names_the_one_exceeded(name, reading, monkeypatch):
     for seed in SEEDS[name]():
