@@ -50,9 +50,16 @@ def describe(subject: Subject) -> Description:
         description.stored = "only those of the adapter are stored in this repository."
     description.what = f"{description.what}. Method: {name}{description.stage}."
     description.tags = method.tags
-    # Only models with an unknown score compare a cloud with those of their training.
+    # Only models with an unknown score compare a cloud, or its points, with those of their training.
     rows = unknown_settings(subject.config).rows
-    if rows:
+    if rows and subject.task.task == "point-cloud-segmentation":
+        description.what += f" `unknown` (0 to 1) tells how much a point differs from {rows:,} of the training points."
+        if subject.config.unknown.share is not None:
+            description.what += (
+                " With `none_of_these`, a point above 0.5 is rejected as none of these: at most "
+                f"{percent(subject.config.unknown.share)} % of the points of each fold that was held out."
+            )
+    elif rows:
         things = subject.config.unknown.bank_rows
         negatives = f" and how much it resembles {things} generated non-objects" if things else ""
         description.what += (

@@ -205,7 +205,7 @@ def test_data_are_named_as_for_a_training(models, data, tmp_path):
     train = run("evaluate", model, scans, "--split", "train", "--cpu").out
     assert train.startswith("train ") and train != out
     code, out, err = run("evaluate", model, scans / "train", "--cpu")
-    assert code == 0 and out == train.replace("train ", "all ") and "no test" not in err
+    assert code == 0 and out == train.replace("train ", "all ") and "not a test" not in err
     test = tmp_path / "held_out" / "test"
     shutil.copytree(scans / "test", test)
     code, out, err = run("evaluate", model, test.parent, "--cpu")

@@ -47,7 +47,7 @@ def folder(tmp_path):
 def test_help_shows_few_options_and_help_all_the_others():
     short, long = run("train", "--help"), run("train", "--help-all")
     shown = [word for line in short.out.splitlines() for word in line.split() if word.startswith("--")]
-    names = list(dict.fromkeys(word.strip("`.,;") for word in shown))
+    names = list(dict.fromkeys(word.strip("`.,;()") for word in shown))
     assert set(names) - {"--help", "--help-all", "--peft", "--max_steps"} == {
         f"--{name}" for name in (*OPTIONS, "up-axis")
     }
@@ -177,7 +177,7 @@ def test_the_report_says_on_how_many_clouds_an_accuracy_rests(tmp_path):
     with pytest.warns(UserWarning, match="only 1 validation scan, so validation accuracy can only be 0 % or 100 %"):
         code, _, err = run("train", tmp_path / "scans", "--encoder", saved_encoder("bert"), *SMALL, *output)
     assert code == 2 and "1 of 7 files could not be used" in err and "point.npy" in err, err
-    assert "notes.txt: text without points" in err and "skipped folders without point clouds: nothing" in err
+    assert "notes.txt: text without points" in err and "without point clouds: nothing" in err
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["data"]["validation"].startswith("1 of 6 clouds of the training split")
 

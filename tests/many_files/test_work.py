@@ -67,7 +67,7 @@ def test_bytes_are_read_by_their_type_and_known_by_their_digest():
         text.read("raise")
     assert text.stamp() != InputFile("<stdin>", b"0 0 0").stamp()
     assert cloud.row == {"points": cloud.data, "path": "<stdin>"}
-    with raises(ValueError, naming="odd://a/b.ply: cannot be fetched"):
+    with raises(ValueError, naming="odd://a/b.ply: cannot be downloaded"):
         InputFile("odd://a/b.ply").read()
     assert readable_types()[0].startswith(".")
 

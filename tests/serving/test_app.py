@@ -181,14 +181,14 @@ def test_a_model_that_writes_layouts_answers_with_boxes_and_has_no_features():
 @pytest.mark.parametrize(
     ("sent", "status", "message"),
     [
-        ({"json": {"point_clouds": [{"url": "http://10.0.0.1/x.ply"}]}}, 400, "this server fetches nothing"),
+        ({"json": {"point_clouds": [{"url": "http://10.0.0.1/x.ply"}]}}, 400, "this server does not download files"),
         ({"json": {"point_clouds": [{"url": data_url(b"what")}]}}, 400, "point_clouds.0: "),
         ({"json": {"point_clouds": [{"url": data_url(b"what", "text/x-what")}]}}, 400, "point_clouds.0"),
         ({"json": {"point_clouds": [{"points": [[0, 0, "x"]]}]}}, 400, "point_clouds.0.points.0.2: Input should be"),
         ({"json": {"point_clouds": [{"path": "/etc/passwd"}]}}, 400, "point_clouds.0.path: unknown field"),
-        ({"json": {"point_clouds": []}}, 400, "the request has no cloud"),
+        ({"json": {"point_clouds": []}}, 400, "the request has no point cloud"),
         ({"json": {"point_clouds": [{}] * 4}}, 413, "4 clouds; expected at most 3"),
-        ({"json": {"points": []}}, 400, "the request has no cloud"),
+        ({"json": {"points": []}}, 400, "the request has no point cloud"),
         ({"json": []}, 400, "the body is no JSON object (list)"),
         ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "the body is no JSON object"),
         ({"content": b"x"}, 415, "expected multipart/form-data or application/json"),
@@ -245,7 +245,7 @@ def test_a_full_queue_refuses_and_recovers(client):
         wait_until(lambda: service.service.in_flight == 4)
         refused = service.post("/v1/classify", **files(9))
         assert refused.status_code == 429 and 1 <= int(refused.headers["retry-after"]) <= 60
-        assert "4 requests are waiting, which is the limit" in error_of(refused)
+        assert "4 requests are waiting" in error_of(refused)
         assert service.get("/health").status_code == 200  # answers however long the queue is
     assert [answer.result().status_code for answer in accepted] == [200] * 4
     assert service.post("/v1/classify", **files(9)).status_code == 200
@@ -261,7 +261,7 @@ def test_late_requests_get_504_and_are_not_begun(client):
             wait_until(lambda: sizes == [1])
             answers = [service.post("/v1/classify", **files(1)), first.result()]
         assert [answer.status_code for answer in answers] == [504, 504]
-        assert error_of(answers[0]) == "no answer within 0.3 s, the limit of this server"
+        assert error_of(answers[0]).startswith("no answer within 0.3 s")
     wait_until(lambda: not len(service.service.batcher))
     assert sizes == [1]
 

@@ -58,7 +58,7 @@ def test_the_type_of_a_file_is_given_or_that_of_its_url(url, given, found):
         ({"points": []}, "cloud.points", "at least 1 item"),
         ({"points": ROWS, "colors": [[0, 1]]}, "cloud.colors.0.2", "Field required"),
         ({"url": "upload:b"}, "cloud.url", "no file 'b' in this request; there are: a"),
-        ({"url": "ftp://b"}, "cloud.url", "this server fetches nothing"),
+        ({"url": "ftp://b"}, "cloud.url", "this server does not download files"),
         ({"url": "data:model/ply,abc"}, "cloud.url", "expected data:"),
         ({"url": "data:model/ply;base64"}, "cloud.url", "expected data:"),
         ({"url": "data:model/ply;base64,a"}, "cloud.url", "expected data:"),

@@ -135,7 +135,7 @@ def test_a_new_class_has_one_name_and_a_code_names_it(tmp_path):
     given = {row: ("Water" if row % 2 == 0 else "water ") for row in range(10)} | {row: "9" for row in range(10, 20)}
     named = name_answers(read_answers(written(tmp_path, given)), config_of())
     assert named.new == ["Water"] and named.codes[3] == 9 and named.labels.tolist() == [3] * 20
-    with raises(ValueError, naming="answers.csv: line 3: class 'grond' is new and has 1 point"):
+    with raises(ValueError, naming="answers.csv: line 3: class 'grond' is new"):
         name_answers(read_answers(written(tmp_path, {3: "ground", 4: "grond"})), config_of())
 
 
@@ -218,7 +218,7 @@ def test_copies_of_a_tile_and_tiles_that_share_ground_never_judge_each_other(tmp
     facts = [look_at(tmp_path / f"{number}.las", cloud_at(points)) for number, points in enumerate(clouds)]
     groups = twins_of(facts, are_places=True)
     assert groups[0] == groups[2] != groups[1]
-    assert any("copies: 0.las and 2.las" in remark for remark in remarks_on_copies(facts)) == (
+    assert any("duplicates: 0.las and 2.las" in remark for remark in remarks_on_copies(facts)) == (
         name != "half of the ground"
     )
     places = places_of(facts)

@@ -113,7 +113,7 @@ def test_an_inventory_of_tiles_is_that_without_far_points_and_without_tiles_that
             write_tile(place / "zeros.las", np.zeros((5, 3)), np.ones(5), np.ones(5), step=STEP)
         said = done("inventory", place, "--output", folder / f"copies_{kind}", "--table", folder / f"tiles_{kind}.csv")
         copies[kind] = {path.name: laspy.read(path) for path in (folder / f"copies_{kind}").iterdir()}
-    assert "empty.las: has no points, and is left out" in said and "zeros.las: its 5 points lie" in said
+    assert "empty.las: has no points" in said and "zeros.las: its 5 points lie" in said
     assert sorted(copies["far"]) == ["east.las", "west.las"]
     for name, part in (("east.las", east), ("west.las", ~east)):
         own = with_far(points[part])[1]
@@ -316,7 +316,7 @@ def test_tiles_of_two_coordinate_systems_are_no_place(tmp_path, name, turned):
         system = pyogrio.read_info(tmp_path / "things.gpkg")["crs"]
         assert (system is None) == (both == [None, None]) and (system is None or "32N" in system or "25832" in system)
         return
-    assert found.code == 1 and "b.las: its coordinate system is" in said and "that of" in said and "a.las" in said
+    assert found.code == 1 and "b.las: its coordinate system is" in said and "a.las" in said
     for system in both:
         number = system[3072] if isinstance(system, dict) else system
         shown = "ETRS_1989_UTM_Zone_32N" if number == NO_NUMBER else str(number).split("+")[-1]

@@ -81,11 +81,11 @@ def test_each_difference_between_tiles_is_named(learned):
     out, said = learned
     assert "4 tiles of 3 sites" in out
     assert "classes differ: building is in 3 of 4 files" in said
-    assert "returns: not used, as feet.las has none" in said and "colors: not used, as 0.las" in said
+    assert "returns: not used; missing in feet.las" in said and "colors: not used; missing in 0.las" in said
     assert "overlap: 2.las and feet.las" in said or "overlap: feet.las and 2.las" in said
     assert "coordinates of 1 of 4 tiles are in feet" in said
     assert "nobody.las: no point has a usable class" in said
-    assert "left out" in said and "empty.las" in said
+    assert "skipped" in said and "empty.las" in said
     assert "few.las: all its classes have fewer than 20 points in total" in said
     assert "classes not trained, with fewer than 20 points: water (6)" in said
 
@@ -202,7 +202,7 @@ def test_tiles_in_degrees_are_refused(folder, learned, unit):
         ("data", "check", tiles),
     ):
         done = run(*words)
-        assert done.code in (1, 2) and "a.las: " in done.err and "coordinates are degrees" in done.err, words
+        assert done.code in (1, 2) and "a.las: " in done.err and "coordinates are in degrees" in done.err, words
 
 
 def test_tiles_of_one_class_or_of_none_are_refused(folder):

@@ -190,8 +190,8 @@ def test_outputs_are_checked_before_anything_is_written(tmp_path):
     (tmp_path / "folder").symlink_to(tmp_path)
     for outputs, reason in (
         ({"--a": tmp_path / "new" / "x", "--b": tmp_path / "folder" / "new" / "x"}, "--a and --b are both"),
-        ({"--a": read}, "--a: .*in.txt is a file that is read"),
-        ({"--a": tmp_path / "link.txt"}, "link.txt is a file that is read"),
+        ({"--a": read}, "--a: .*in.txt is an input file"),
+        ({"--a": tmp_path / "link.txt"}, "link.txt is an input file"),
         ({"--a": read / "x"}, "Not a directory"),
         ({"--a": tmp_path}, "is a folder"),
         ({"--a": "/dev/null"}, "/dev/null is no regular file"),

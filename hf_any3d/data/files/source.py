@@ -64,7 +64,7 @@ def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
             raise
         # Errors of Python quote bytes as its literals.
         reason = cut(re.sub(r"\bb(?=['\"])", "", f"{type(error).__name__}: {error}"), _QUOTED)
-        raise file_error(name, f"damaged, cut off, or not {kind} ({reason})") from error
+        raise file_error(name, f"damaged, incomplete or invalid {kind} ({reason})") from error
 
 
 def file_error(name: object, reason: object) -> PointCloudFileError:
@@ -352,7 +352,7 @@ def open_source(
         name = os.fspath(cast(str, source))
         path = Path(name)
     name = printable(name)
-    with file_errors(name, "readable file"):
+    with file_errors(name, "file"):
         if path is not None:
             # A device or pipe could be endless.
             if not path.is_file():

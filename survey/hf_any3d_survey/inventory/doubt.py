@@ -136,7 +136,7 @@ def find_tree_doubts(scores: Sequence[float], count: int, recount: int) -> list[
         text = f"{trees} may be wrong, judging by their scores; check some of them"
         doubts.append(Doubt("tree scores", text))
     if abs(recount - count) > _MOST_RECOUNT * count + 2 * np.sqrt(count):
-        text = f"the tree count depends on where the scan is cut: {count:,} here, but {recount:,} with half  "
+        text = f"the tree count depends on where the scan is cut: {count:,} here, but {recount:,} with half "
         text += "as much around each; check their crowns"
         doubts.append(Doubt("tree counts", text))
     return doubts

@@ -297,7 +297,7 @@ def _without_far(tiles: Sequence[TileFile]) -> list[TileFile]:
     for number in np.flatnonzero(is_far).tolist():
         tile = tiles[number]
         away = distance_in_words(gaps[number])
-        text = f"{tile.path}: its {tile.count:,} points lie {away} away from all other tiles and is skipped"
+        text = f"{tile.path}: its {tile.count:,} points lie {away} away from all other tiles; skipped"
         warnings.warn(printable(text), stacklevel=3)
     return [tile for tile, far in zip(tiles, is_far, strict=True) if not far]
 

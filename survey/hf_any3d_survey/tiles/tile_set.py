@@ -266,7 +266,7 @@ class TileSet:
             without = self._without(name)
             # If no file has it, nothing is missing.
             if len(without) < len(self) and not self._is_learned(name):
-                remarks.append(f"{_WORDS[name]}: not used, as it is missing in {listed(without, 3)}")
+                remarks.append(f"{_WORDS[name]}: not used; missing in {listed(without, 3)}")
         return remarks
 
     def _remarks_on_units(self) -> list[str]:

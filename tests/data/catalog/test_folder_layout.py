@@ -61,7 +61,7 @@ def test_a_layout_without_classes_is_refused(names, message, tmp_path):
 
 
 def test_folders_without_clouds_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder with point clouds; readable are .*ply"):
+    with pytest.raises(FileNotFoundError, match="no folder with point clouds; .*ply"):
         found(make(tmp_path, "cup/a.png"))
     with raises(FileNotFoundError, naming="absent"):
         found(tmp_path / "absent")

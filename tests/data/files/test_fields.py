@@ -110,6 +110,6 @@ def test_labels_beside_a_cloud_are_read_only_if_they_are_asked_for(tmp_path):
     path = tmp_path / "cloud.xyz"
     path.write_text("0 0 0\n1 0 0\n1 1 0\n")
     path.with_suffix(".labels").write_text("1\n2\n3\n")
-    with pytest.warns(UserWarning, match="labels are those of cloud.labels"):
+    with pytest.warns(UserWarning, match="labels are read from cloud.labels"):
         assert read_point_cloud(path, fields=["labels"]).labels.tolist() == [1, 2, 3]
     assert read_point_cloud(path, fields=[]).labels is None

@@ -77,7 +77,7 @@ def test_coordinates_labels_and_flags_are_no_further_columns():
         (["Z"], {}, "coordinates"),
         (["deviation"], {"label_field": "deviation"}, "labels"),
         (["withheld"], {}, "withheld"),
-        (["Reflectance", "reflectance"], {}, "one in the file"),
+        (["Reflectance", "reflectance"], {}, "the same column"),
         ("deviation", {}, "columns"),
     ):
         with raises(ValueError, naming=name), warnings.catch_warnings(action="ignore"):

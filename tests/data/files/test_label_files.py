@@ -70,7 +70,7 @@ def test_labels_of_every_form_are_read(form, cloud):
     data, labels = FORMS[form]
     place = cloud.with_name(f"labels_{form}")
     place.write_bytes(data)
-    with pytest.warns(UserWarning, match="beside it"):
+    with pytest.warns(UserWarning, match=f"labels are read from {place.name}"):
         read = read_point_cloud(cloud, label_file=place)
     np.testing.assert_array_equal(read.labels, labels)
     assert read.label_names == (("car", "tree", "wall") if labels is NUMBERED else None)
@@ -105,7 +105,7 @@ def test_a_size_of_two_meanings_is_refused(tmp_path):
     with raises(PointCloudFileError, naming="may be 1 for each of 4 points or 2 for each of 2 faces"):
         read_point_cloud(tmp_path / "a.off", label_file=tmp_path / "a.u8")
     (tmp_path / "a.u8").write_bytes(bytes([0, 1]))
-    with pytest.warns(UserWarning, match="labels of faces"):
+    with pytest.warns(UserWarning, match="face labels"):
         assert read_point_cloud(tmp_path / "a.off", label_file=".u8").face_labels.tolist() == [0, 1]
 
 

@@ -149,20 +149,20 @@ def test_las_names_extra_dimensions_and_records_that_its_header_does_not_count(t
         (
             'COMPD_CS["a",PROJCS["b",UNIT["meter",1]],VERT_CS["c",UNIT["US survey foot",0.3048006096]]]',
             (1.0, 1200 / 3937),
-            "heights",
+            "z in units",
         ),
         (
             'COMPOUNDCRS["a",PROJCRS["b",LENGTHUNIT["foot",0.3048]],VERTCRS["c",LENGTHUNIT["meter",1]]]',
             (0.3048, 1.0),
-            "heights",
+            "z in units",
         ),
         ('COMPD_CS["a",PROJCS["b",UNIT["foot",0.3048]],VERT_CS["c",UNIT["foot_us",0.3048006096]]]', 0.3048, ""),
         ('COMPD_CS["a",PROJCS["b",UNIT["meter",1]],VERT_CS["c",UNIT["meter",1]]]', 1.0, ""),
-        ({1024: 1, 3072: 32632, 4096: 6360}, (1.0, 1200 / 3937), "heights"),
+        ({1024: 1, 3072: 32632, 4096: 6360}, (1.0, 1200 / 3937), "z in units"),
         ({1024: 1, 3072: 32632, 4096: 5703, 4099: 9001}, 1.0, ""),
-        ({1024: 1, 3076: 9001, 4099: 9003}, (1.0, 1200 / 3937), "heights"),
+        ({1024: 1, 3076: 9001, 4099: 9003}, (1.0, 1200 / 3937), "z in units"),
         ({1024: 1, 3072: 2225}, 1200 / 3937, ""),
-        ({1024: 1, 3072: 2225, 4096: 5703}, (1200 / 3937, 1.0), "heights"),
+        ({1024: 1, 3072: 2225, 4096: 5703}, (1200 / 3937, 1.0), "z in units"),
         ({1024: 1, 3072: 6588, 4096: 6360}, 1200 / 3937, ""),
         ({1024: 1, 3072: 1999}, None, "no known horizontal unit"),
         ({1024: 1, 3072: 2225, 3076: 9003}, 1200 / 3937, ""),
@@ -198,14 +198,14 @@ def test_all_that_a_file_has_too_much_is_one_warning_with_each_reason_once():
     lines += [f"property float {name}" for name in ("x", "y", "z", "echo")]
     lines += ["element face 1", "property list uchar int vertex_indices", "property float quality"]
     lines += ["element edge 1", "property int vertex1", "end_header", "0 0 0 1", "3 0 0 0 1", "0"]
-    with pytest.warns(UserWarning, match="left out") as caught:
+    with pytest.warns(UserWarning, match="ignored") as caught:
         read_point_cloud("\n".join(lines).encode(), file_type="ply")
     message = str(caught.pop(UserWarning).message)
     assert message.endswith(
         "ignored: quality of faces, echo, element edge (a point cloud cannot store them); "
         "texture 'wood.png' (textures are not used)"
     )
-    assert not any("left out" in str(warning.message) for warning in caught)
+    assert not any("ignored" in str(warning.message) for warning in caught)
 
 
 def test_gltf_names_what_is_not_drawn_as_points_or_triangles():

@@ -62,7 +62,7 @@ def test_what_may_be_no_sweep_is_refused_with_the_ways_to_say_what_it_is(content
     with pytest.raises(PointCloudFileError) as refusal:
         read_point_cloud(tmp_path / "0.bin")
     said = ("0.bin: ", 'file_type="kitti" (x y z intensity)', 'file_type="nuscenes" (x y z intensity ring)')
-    assert all(text in str(refusal.value) for text in (*said, ".kitti.bin or .nuscenes.bin", "as an array"))
+    assert all(text in str(refusal.value) for text in (*said, ".kitti.bin or .nuscenes.bin", "an array"))
 
 
 def test_a_file_type_or_the_name_says_what_a_file_is(tmp_path):

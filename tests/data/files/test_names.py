@@ -209,7 +209,7 @@ def test_several_units_in_names_are_one_of_heights_or_refused(container):
     cloud, _ = cloud_of(container, dict(zip(("x_mm", "y_mm", "z_m"), POINTS.T, strict=True)))
     assert (cloud.meters_per_unit, cloud.meters_per_height) == (0.001, 1.0)
     kind, data = container(dict(zip(("x_mm", "y_m", "z_m"), POINTS.T, strict=True)))
-    with raises(PointCloudFileError, naming="x_mm, y_m, z_m have two units"):
+    with raises(PointCloudFileError, naming="x_mm, y_m, z_m have different units"):
         read_point_cloud(data, file_type=kind)
     # A unit after the last name
     cloud, said = cloud_of(container, dict(zip(("x", "y", "z_mm"), POINTS.T, strict=True)))

@@ -115,11 +115,8 @@ def test_gaussian_splats_have_the_color_seen_from_all_sides_and_no_normals():
 def test_faint_splats_are_left_out_with_one_warning_that_counts_them():
     with pytest.warns(UserWarning) as caught:
         cloud = read_point_cloud(splats(opacity=[-2.2, -2.19, 5, np.nan], nz=1), file_type="ply")
-    assert [str(one.message) for one in caught] == [
-        "<356 bytes>: 2 of 4 Gaussian splats have an opacity below 0.1 and are left out".replace(
-            "356", str(len(splats()))
-        )
-    ]
+    (told,) = (str(one.message) for one in caught)
+    assert told.startswith(f"<{len(splats())} bytes>: 2 of 4 Gaussian splats have an opacity below 0.1")
     assert cloud.points.tolist() == [[3, 4, 5], [6, 7, 8]] and len(cloud.colors) == 2
     with pytest.raises(PointCloudFileError):
         read_point_cloud(splats(opacity=-9), file_type="ply")

@@ -117,7 +117,7 @@ def test_properties_of_batches_are_those_of_their_points(kind):
     np.testing.assert_array_equal(cloud.further["BATCH_ID"], ids)
 
 
-@pytest.mark.filterwarnings("ignore:.*left out")
+@pytest.mark.filterwarnings("ignore:.*ignored")
 def test_properties_of_points_are_columns_and_words_are_classes():
     words = [["ground", "tree"][number % 2] for number in range(COUNT)]
     strengths = np.arange(COUNT, dtype="<u2") * 7 % 11

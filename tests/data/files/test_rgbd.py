@@ -33,7 +33,7 @@ FORMS["RealSense, within"] = {"intrinsics": FORMS["RealSense"], "depth_scale": 0
 
 @pytest.mark.parametrize(("form", "name"), [("ROS 2", "d"), ("RealSense", "coeffs")])
 def test_a_distortion_that_is_left_out_is_named(form, name):
-    with pytest.warns(UserWarning, match=f"the distortion {name} of the camera is ignored"):
+    with pytest.warns(UserWarning, match=f"distortion {name} of the camera"):
         Intrinsics.of({**FORMS[form], name: [0.1, 0, 0, 0, 0]})
 
 

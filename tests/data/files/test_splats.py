@@ -20,7 +20,7 @@ KEPT = [0, 2]
 
 
 def read(data, file_type):
-    with pytest.warns(UserWarning, match="1 of 3 Gaussian splats have an opacity below 0.1 and are left out"):
+    with pytest.warns(UserWarning, match="1 of 3 Gaussian splats have an opacity below 0.1"):
         return read_point_cloud(data, file_type=file_type)
 
 

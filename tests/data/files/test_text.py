@@ -66,7 +66,7 @@ def test_of_nine_columns_colors_and_normals_are_told_apart_in_both_orders(normal
 
 @pytest.mark.parametrize("extra", [[[0.5], [1]], [[-7, 3, 9], [1, 700, 2]], [[0.5, -3, 9, 1.5], [7, 7, 7, 2]]])
 def test_columns_that_match_no_rule_are_left_out_with_a_warning(extra):
-    with pytest.warns(UserWarning, match="left out"):
+    with pytest.warns(UserWarning, match="ignored"):
         cloud = read(rows(XYZ, extra))
     assert cloud.colors is None and cloud.normals is None and cloud.labels is None
 

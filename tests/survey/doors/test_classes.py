@@ -53,7 +53,7 @@ def test_what_is_not_learned_is_named_with_its_share_and_the_option_that_learns_
     assert "labeled points: other 370, rest 90" in done.out and "1 site" in done.out
     assert "60 points flagged withheld or synthetic" in done.err
     assert "class 12 overlap (reserved), 16 % of the labels; --ignore none learns 12" in done.err
-    assert "left out" in done.err and "two.las: 2 points" in done.err and "damaged.las" in done.err
+    assert "skipped" in done.err and "two.las: 2 points" in done.err and "damaged.las" in done.err
     assert "overlap: 0.las and 1.las" in done.err
     config = json.loads((shell.folder / "outputs/shares/config.json").read_text())
     assert config["class_codes"] == [64, 20]

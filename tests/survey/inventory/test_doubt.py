@@ -24,10 +24,10 @@ def said_of(pipe, cloud):
 
 PLACE = scenes.village(3, 50.0, steepest=0.05)
 CHANGES = {
-    "as by photogrammetry": scenes.by_photogrammetry,
-    "as water": lambda cloud: scenes.with_water(cloud, level=0.0),
+    "as in photogrammetry": scenes.by_photogrammetry,
+    "like water": lambda cloud: scenes.with_water(cloud, level=0.0),
     "roofs on steep ground": lambda _: scenes.steepened(PLACE, 0.8),
-    "slopes of": lambda cloud: scenes.steepened(cloud, 1.3),
+    "slopes reach": lambda cloud: scenes.steepened(cloud, 1.3),
     "are noise": lambda cloud: scenes.with_noise(cloud, 0.06),
     "m wide": lambda cloud: scenes.rows_of(cloud, np.flatnonzero(cloud.points[:, 0] < 18)),
 }

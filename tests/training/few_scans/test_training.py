@@ -19,7 +19,7 @@ from tests.errors import raises
         ({"wrap_weight": 0.5}, "--wrap_weight 0.5 with --wrap None; give a weight from 0 to 1"),
         ({"wrap_weight": 0, "wrap": "x"}, "--wrap_weight 0 with --wrap x"),
         ({"wrap_weight": 1, "wrap": "x"}, "--wrap_weight 1 with --wrap x"),
-        ({"folds": 1}, "--folds 1; expected at least 2"),
+        ({"folds": 1}, "--folds is 1"),
     ],
 )
 def test_wrong_options_are_refused(given, text):
