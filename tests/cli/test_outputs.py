@@ -28,7 +28,7 @@ def test_many_clouds_of_a_page_are_thinned_and_more_are_counted(tmp_path, capsys
     assert np.array_equal(first[:, :3], second) and second.dtype == np.float32, "the same in every run"
     assert gallery.boxes[0] == ("a box",) and gallery.titles[:2] == ["colored", "plain"]
     write_gallery(gallery, "title")
-    assert capsys.readouterr().err == f"{tmp_path / 'a.html'}: 60 clouds, without 2 more\n"
+    assert capsys.readouterr().err == f"{tmp_path / 'a.html'}: 60 point clouds, without 2 more\n"
 
 
 def test_files_are_shown_in_their_colors_and_meshes_by_points_of_their_surface(tmp_path):
