@@ -231,8 +231,8 @@ class LasCopy:
             is_unknown = las.EXTRA_BYTES in [(user, kind) for user, kind, _, _ in self._extended_records()]
         if is_unknown:
             raise PointCloudError(
-                f"describes its {self.size - las.SIZES[self.format]} extra bytes after the points, so no attribute "
-                "can be added"
+                f"the descriptions of its {self.size - las.SIZES[self.format]} extra bytes do not match them, or are "
+                "stored after the points, so no attribute can be added"
             )
         return descriptions, left
 
