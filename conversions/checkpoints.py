@@ -242,7 +242,7 @@ def errors_about(source: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except _OF_CONTENT as error:
-        text = f"{source} lacks {error}" if isinstance(error, KeyError) else str(error)
+        text = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         if isinstance(error, RuntimeError):
             text = text.partition("\n")[0]  # torch explains at length
         raise ValueError(text if text.startswith(os.fspath(source)) else f"{source}: {text}") from error

@@ -21,8 +21,8 @@ from hf_any3d.visualization.gallery import Gallery, Mark
 Output = Annotated[
     Path | None,
     output_option(
-        "Also write an HTML page (.html), an image (.png) or a table (.json, .csv; resumable runs also .jsonl, "
-        ".parquet)."
+        "Also write an HTML page (.html), an image (.png) or a table (.json, .csv; with --resume, --workers or --ray "
+        "also .jsonl, .parquet)."
     ),
 ]
 

@@ -81,7 +81,7 @@ def output_option(help: str, *names: str, **arguments: Any) -> Any:
 
 Model = Annotated[
     str | None,
-    option("Directory or Hub name of the model; you can also give it as the first argument, without --model."),
+    option("Directory or Hub name of the model; a first argument that is a model is taken as this option."),
 ]
 Classifier = Annotated[str | None, option("Directory or Hub name of a classifier; by default the bundled one.")]
 Embedder = Annotated[
@@ -102,7 +102,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")]
 BatchSize = Annotated[
     int | None,
-    option("Point clouds per batch; by default 8, or 1 for models whose predictions change with the batch.", min=1),
+    option(
+        "Point clouds per batch; by default 8, or 1 for models whose prediction depends on the other clouds in the "
+        "batch.",
+        min=1,
+    ),
 ]
 DataDir = Annotated[str | None, option("Directory with the files of a catalog dataset.")]
 
@@ -125,7 +129,11 @@ class Axis(StrEnum):
 
 UnitOfFiles = Annotated[
     LengthUnit | None,
-    option("Unit of files that do not state one: meters, feet or us-feet; by default meters.", "--unit"),
+    option(
+        "Unit of files that do not state one: meters, feet (international) or us-feet (US survey feet); by default "
+        "meters.",
+        "--unit",
+    ),
 ]
 FileType = Annotated[
     str | None,

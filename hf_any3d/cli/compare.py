@@ -36,8 +36,8 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN",
-            help="Output directories of train or JSON files from evaluate --output; with --on, any models. The "
-            "first run is the baseline.",
+            help="Directories written by `hf-any3d train`, or JSON files written by `hf-any3d evaluate --output`; "
+            "with --on, any models. The first run is the baseline.",
         ),
     ],
     on: Annotated[

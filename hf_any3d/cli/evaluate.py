@@ -105,7 +105,7 @@ def evaluate(
         str | None,
         typer.Argument(
             metavar="DATA",
-            help="As in train: a folder with one subfolder per class or with box files, a Parquet file or a "
+            help="A folder with one subfolder per class, or of scans with labeled boxes; a Parquet file or a "
             "folder of them, or a dataset in the built-in catalog or on the Hub (owner/name). For models trained on "
             "labeled tiles, a file or folder of files with point classes.",
             show_default=False,
@@ -133,7 +133,9 @@ def evaluate(
     batch_size: Annotated[
         int | None,
         option(
-            "Point clouds per batch; by default 32, or 1 for models whose predictions change with the batch.", min=1
+            "Point clouds per batch; by default 32, or 1 for models whose prediction depends on the other clouds in "
+            "the batch.",
+            min=1,
         ),
     ] = None,
     max_samples: Annotated[int | None, option("Evaluate on at most this many samples.", min=1)] = None,
@@ -164,8 +166,8 @@ def evaluate(
     report_file: Annotated[
         Path | None,
         output_option(
-            "Also write a JSON report of a classifier on the test split, with the metadata that a table of "
-            "several models needs.",
+            "Also write a JSON report of a classifier on the test split, with its data, settings and training, "
+            "to compare several models.",
             "--report",
         ),
     ] = None,
@@ -179,9 +181,9 @@ def evaluate(
     """Evaluate a trained model on labeled data.
 
     Reports accuracy for classifiers and zero-shot models, IoU for segmentation, average precision for detection and
-    Chamfer distance for autoencoders. Results with test-time augmentation are listed separately. Skips
-    unreadable files of a folder, and then exits with code 2. To compare a predicted file with a labeled one, see
-    `hf-any3d evaluate labels --help`.
+    Chamfer distance for autoencoders. Results with test-time augmentation are listed separately. If
+    files of a folder cannot be read, it evaluates the rest and exits with code 2. You can leave out the word
+    `classifier`; with two files, `evaluate PREDICTED TRUTH` compares their labels (`hf-any3d evaluate labels --help`).
     """
     _check_data(data, dataset, recipe, data_dir)
     # What can be refused is refused before torch is loaded and data are read, which takes seconds to minutes.

@@ -44,8 +44,8 @@ class RunOptions:
     workers: Annotated[
         int | None,
         option(
-            "Number of worker processes; with --ray, by default one per CPU or GPU. Results are saved as they "
-            "arrive, so you can resume.",
+            "Number of worker processes; with --ray, by default one per CPU or GPU. Results are saved to --output "
+            "as they arrive; continue an interrupted run with --resume.",
             min=1,
         ),
     ] = None

@@ -117,10 +117,10 @@ def train(
         Way | None,
         option(
             "For labeled scans: features (a linear head on frozen features, in seconds), trained (a tokenizer, an "
-            "adapter and a head on top of a frozen encoder) or both (the mean of features and of a fine-tuned point "
-            "encoder, in minutes); by default features for up to 400 scans, or trained if you pass training "
-            "options. For labeled points: features (a small network on features of each point's neighborhood, the "
-            "default) or trained (a network on the points themselves)."
+            "adapter and a head on top of a frozen encoder) or both (averages the predictions of features and of a "
+            "fine-tuned point encoder, in minutes); by default features for up to 400 scans, or trained if you pass "
+            "training options. For labeled points: features (a small network on features of each point's "
+            "neighborhood, the default) or trained (a network on the points themselves)."
         ),
     ] = None,
     options: TrainOptions,
@@ -132,9 +132,9 @@ def train(
 
     For up to 400 labeled scans, this fits a linear head on frozen features in seconds, offline, and evaluates it by
     cross-validation. With more scans, or with training options, it trains a point tokenizer, an adapter and a head on
-    top of a frozen encoder; the saved model takes a few megabytes, and rerunning the command resumes. Skips unreadable
-    files of a folder, and then exits with code 2. You can pass any trainer option, such as --peft lora, with - or _ in
-    its name; --help-all lists all options.
+    top of a frozen encoder; the saved model takes a few megabytes, and rerunning the command resumes. If files of a
+    folder cannot be read, it trains on the rest and exits with code 2. You can also pass fields of TrainingArguments
+    and advanced options, such as --peft lora, with - or _ in the name; --help-all lists them.
     """
     # Before DATA is missed, as help needs none.
     if all_options:

@@ -31,9 +31,10 @@ class TrainOptions:
     earlier: Annotated[
         Path | None,
         option(
-            "Directory of a model trained with --way features, to which the scans of DATA are added; features of "
-            "its earlier scans are reused. Or of a model trained on labeled tiles, to which you add the points that "
-            "you labeled with `hf-any3d data suggest`: pass its answers.csv as DATA, followed by the tiles.",
+            "Directory of an earlier model to extend. To a model trained with --way features, the scans of DATA are "
+            "added. To a model trained on labeled tiles, or to `inventory`, the bundled one, the points that you "
+            "labeled with `hf-any3d data suggest` are added: pass the saved ..._answers.csv as DATA, followed by the "
+            "tiles.",
             "--from",
         ),
     ] = None

@@ -152,7 +152,7 @@ def test_texts_of_uni3d_need_its_own_tower(tmp_path):
     ("change", "message"),
     [
         ({"pc_encoder.gamma": torch.ones(1)}, "belong to no known part: gamma"),
-        ({"pc_encoder.cls_token": None}, "lacks 'class_token'"),
+        ({"pc_encoder.cls_token": None}, "'class_token' is missing"),
         ({"pc_encoder.lift.2.bias": None}, "tensors do not fit; missing: openshape.lift_norm.bias"),
         ({"pc_encoder.lift.2.bias": torch.zeros(3)}, "of another shape: openshape.lift_norm.bias"),
         ({"pc_encoder.cls_token": torch.full((512,), torch.nan)}, "NaN or infinite numbers"),

@@ -166,7 +166,7 @@ def test_weights_alone_convert_with_published_settings(tmp_path):
     [
         ({}, {"dataset": "sunrgbd"}, "the given dataset has 10 classes; the model has 18"),
         ({}, {"dataset": "kitti"}, "dataset is 'kitti'; expected one of scannet, sunrgbd, none"),
-        ({"decoder.norm.weight": None}, {}, "lacks '"),
+        ({"decoder.norm.weight": None}, {}, "' is missing"),
         ({"extra.weight": torch.zeros(2)}, {}, "belong to no known part: extra.weight"),
         ({"query_projection.layers.0.bias": torch.full((48,), torch.nan)}, {}, "query_projection.layers.0.bias"),
     ],

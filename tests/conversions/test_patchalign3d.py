@@ -92,7 +92,7 @@ def test_the_published_size_has_exactly_our_tensors():
     ("entry", "change", "message"),
     [
         ("model", {"gamma": torch.ones(1)}, "belong to no known part: gamma"),
-        ("model", {"cls_token": None}, "lacks 'class_token.token'"),
+        ("model", {"cls_token": None}, "'class_token.token' is missing"),
         ("proj", {"proj.bias": None}, "tensors do not fit; missing: patchalign3d.projection.bias"),
         ("temp", {"log_scale": torch.tensor(torch.nan)}, "NaN or infinite"),
         ("temp", {"other": torch.tensor(1.0)}, "left over: other"),

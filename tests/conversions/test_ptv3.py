@@ -112,7 +112,7 @@ def test_other_files_are_refused_in_one_line(entry, name, value, message, tmp_pa
 
 def test_files_without_settings_and_unknown_presets_are_refused(tmp_path):
     torch.save({"state_dict": ptv3_original()["state_dict"]}, tmp_path / "pretrain.pth")
-    with raises(ValueError, naming="lacks 'config'"):
+    with raises(ValueError, naming="'config' is missing"):
         convert_ptv3(tmp_path / "pretrain.pth", tmp_path / "out")
     torch.save(ptv3_original(), tmp_path / "utonia.pth")
     with raises(ValueError, naming="moon"):

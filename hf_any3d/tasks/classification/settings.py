@@ -31,7 +31,8 @@ class ClassificationSettings:
     )
     unknown: bool | None = setting(
         None,
-        "Report reasons to doubt a label, and how far each input is from the training data, if the model supports it.",
+        "Answer 'none of these' for inputs unlike the training data, if the model supports it, and report "
+        "reasons to doubt a label; if off, every input gets a label.",
         defaults={"command": True},
         refused={
             "runs": "a table has the column wherever the model has the score",

@@ -51,8 +51,8 @@ class CopyOptions:
     report: Annotated[
         Path | None,
         output_option(
-            "Report with statistics of the site, the accuracy of the ground, and map cells to check by hand: .html, "
-            ".json."
+            "Report (.html, .json) with statistics of the site, a check of the ground, and a map of the areas to "
+            "check by hand."
         ),
     ] = None
     checkpoints: Annotated[
@@ -69,10 +69,15 @@ class CopyOptions:
         ),
     ] = False
     reclassify: Annotated[
-        bool, typer.Option("--reclassify", help="For copies: reclassify all points, not only those of class 0 and 1.")
+        bool,
+        typer.Option("--reclassify", help="For copies: reclassify all points, not only those of classes 0 and 1."),
     ] = False
     number_field: Annotated[
-        str, option("For copies: attribute for the object numbers; forestry software expects treeID.")
+        str,
+        option(
+            "Attribute of the object numbers, in copies and in the file of --from; by default PredInstance, while "
+            "forestry software expects treeID."
+        ),
     ] = "PredInstance"
     learn_from: Annotated[
         Path | None,
@@ -106,7 +111,7 @@ def inventory(
 
     Several files, or a folder, are treated as tiles of one site: an object that crosses a tile border gets one number.
     No labels are needed; the bundled model classifies the points. --output writes a copy, in which only points of
-    class 0 and 1 are reclassified, and the attributes HeightAboveGround (in the unit of z), PredInstance and PredScore
+    classes 0 and 1 are reclassified, and the attributes HeightAboveGround (in the unit of z), PredInstance and PredScore
     are added.
     """
     name, words = split_model(files, model)

@@ -15,11 +15,15 @@ class InventorySettings:
     """Settings of `point-cloud-inventory`."""
 
     unit: Literal["meters", "feet", "us-feet"] | None = setting(
-        None, "Unit of files that do not state one; by default meters.", refused=_ONE_PLACE
+        None,
+        "Unit of x, y and z in files that do not state one: meters, feet (international) or us-feet (US survey "
+        "feet); by default meters.",
+        refused=_ONE_PLACE,
     )
     smoothing: float | None = setting(
         None,
-        "Smoothing of the canopy height model before finding tree tops, in meters; by default chosen from the data.",
+        "Standard deviation of the Gaussian filter that smooths the canopy height model before tree tops are found, "
+        "in meters; by default chosen from the data.",
         low=0,
         high=20,
         refused=_ONE_PLACE,

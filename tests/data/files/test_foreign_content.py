@@ -58,7 +58,7 @@ CONTENTS = {
     "IFC": b"ISO-10303-21;\nHEADER;\nFILE_SCHEMA(('IFC4'));",
     "3D Studio": b"MM" + struct.pack("<IHI", 99, 2, 10) + bytes(60),
     "CloudCompare": b"CCB2" + bytes(60),
-    "packets": b"\xd4\xc3\xb2\xa1\2\0\4\0" + bytes(60),
+    "packet capture": b"\xd4\xc3\xb2\xa1\2\0\4\0" + bytes(60),
     "ROS": b"#ROSBAG V2.0\n" + bytes(60),
     "EPT": b'{"bounds": [0, 1], "dataType": "laszip", "hierarchyType": "json"}',
     "Potree": b'{"version": "2.0", "name": "a", "hierarchy": {"firstChunkSize": 22}}',
