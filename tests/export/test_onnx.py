@@ -62,7 +62,7 @@ def test_labels_are_stored_in_the_order_of_the_logits(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--format", "tflite", "--output", "model.tflite"), "'tflite' is not one of 'onnx', 'pt2'"),
+        (("--format", "tflite", "--output", "model.tflite"), "'tflite' is not one of onnx, pt2"),
         (("--output", "model.json"), "that name is for the settings; expected one like 'model.onnx'"),
         (("--output", "."), ". is a folder; expected the name of a file"),
     ],

@@ -111,8 +111,8 @@ def inventory(
 
     Several files, or a folder, are treated as tiles of one site: an object that crosses a tile border gets one number.
     No labels are needed; the bundled model classifies the points. --output writes a copy, in which only points of
-    classes 0 and 1 are reclassified, and the attributes HeightAboveGround (in the unit of z), PredInstance and PredScore
-    are added.
+    classes 0 and 1 are reclassified, and the attributes HeightAboveGround (in the unit of z), PredInstance and
+    PredScore are added.
     """
     name, words = split_model(files, model)
     inputs = find_inputs(words, options.file_type)
