@@ -58,7 +58,10 @@ class TrainOptions:
     ] = None
     augment: Annotated[str | None, option("Data augmentation, such as 'scale rotate jitter'; by default none.")] = None
     up_axis: Annotated[
-        Axis | None, option("Up axis of the files: x, y or z; by default that of the dataset, otherwise y.")
+        Axis | None,
+        option(
+            "Up axis of the files; by default z for LAS, LAZ and labeled tiles, otherwise that of the dataset, or y."
+        ),
     ] = None
     seed: Annotated[int | None, option("Random seed; by default 42.", min=0)] = None
 
