@@ -20,7 +20,7 @@ class TilesEstimate:
     """Confusion of points in tiles that were held out.
 
     Attributes:
-        matrices: (units, classes, classes) counts of labeled points, row = true class, for each unit: place or tile.
+        matrices: (units, classes, classes) counts of labeled points, row = true class, for each unit: site or tile.
         classes: Names of the classes.
         how: Where the answers come from.
         unit: What a unit is, "site" or "tile".
@@ -54,7 +54,7 @@ class TilesEstimate:
     def intervals(self, seed: int = 0, numbers: Sequence[int] | None = None) -> np.ndarray | None:
         """Return lowest and highest IoU of each class, and of their mean as the last, (classes + 1, 2).
 
-        Units are drawn again with replacement, since points of one place are no independent ones; None for one unit.
+        Units are drawn again with replacement, since points of one site are not independent; None for one unit.
         The mean is that of the classes `numbers`, by default of those that have points.
 
         Source: Efron, "Bootstrap methods" (1979), percentiles of 95 %.
@@ -78,7 +78,9 @@ class TilesEstimate:
         intervals = self.intervals()
         if intervals is not None:
             metrics |= {"mean_iou_low": float(intervals[-1, 0]), "mean_iou_high": float(intervals[-1, 1])}
-        return metrics | {f"{self.unit}s": float(len(self.matrices))}
+        # Saved results count sites as places.
+        count = "places" if self.unit == "site" else f"{self.unit}s"
+        return metrics | {count: float(len(self.matrices))}
 
     def class_ious(self) -> dict[str, float]:
         """Return the IoU of each class that was judged."""

@@ -65,7 +65,7 @@ def test_json_and_a_page_have_the_things(counted, shell):
     ("command", "word"),
     [
         ("hf-any3d inventory new.las --output new.ply", "expected the ending"),
-        ("hf-any3d inventory new.las --keep-classes --reclassify", "contradict"),
+        ("hf-any3d inventory new.las --keep-classes --reclassify", "exclude each other"),
         ("hf-any3d inventory chair.ply", "chair.ply: a mesh; inventory needs an airborne point cloud"),
         ("hf-any3d inventory new.las --table objects.xls", "objects.xls|.csv"),
         ("hf-any3d inventory nothing.las", "no such file"),
