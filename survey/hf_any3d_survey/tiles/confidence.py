@@ -32,6 +32,11 @@ class TilesEstimate:
     unit: str
 
     @property
+    def count_name(self) -> str:
+        """Name of the number of units in saved results, which count sites as places."""
+        return "places" if self.unit == "site" else f"{self.unit}s"
+
+    @property
     def matrix(self) -> np.ndarray:
         """Counts of all units together, (classes, classes)."""
         return self.matrices.sum(axis=0)
@@ -78,9 +83,7 @@ class TilesEstimate:
         intervals = self.intervals()
         if intervals is not None:
             metrics |= {"mean_iou_low": float(intervals[-1, 0]), "mean_iou_high": float(intervals[-1, 1])}
-        # Saved results count sites as places.
-        count = "places" if self.unit == "site" else f"{self.unit}s"
-        return metrics | {count: float(len(self.matrices))}
+        return metrics | {self.count_name: float(len(self.matrices))}
 
     def class_ious(self) -> dict[str, float]:
         """Return the IoU of each class that was judged."""

@@ -51,7 +51,7 @@ class TilesJudgment:
         number_of = {name: number for number, name in enumerate(self.estimate.classes)}
         shown = [number_of[row["name"]] for row in figures["classes"]]
         intervals = self.estimate.intervals(numbers=shown)
-        figures[f"{self.estimate.unit}s"] = len(self.estimate.matrices)
+        figures[self.estimate.count_name] = len(self.estimate.matrices)
         # One place: its figures say nothing of others, and no interval is made up.
         if intervals is None:
             return figures
