@@ -115,7 +115,7 @@ def test_words_and_further_numbers_are_kept():
     [
         (["zero-shot", "a.ply", "--model", "someone/model"], "--labels is missing"),
         (["segment", "a.ply", "--model", "someone/model", "--workers", 2], "--output is missing"),
-        (["show", "a.ply", "b.ply", "--serve"], "2 files"),
+        (["show", "a.ply", "b.ply", "--serve"], "2 were given"),
     ],
 )
 def test_a_command_refuses_before_it_opens_a_model(words, named, tmp_path, monkeypatch):
