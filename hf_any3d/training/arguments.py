@@ -182,7 +182,7 @@ class AdapterArguments:
 
     def __post_init__(self):
         self.peft_config = json_mapping(self.peft_config, "peft_config")
-        if self.peft not in (None, "none", "full"):
+        if (self.peft or "none").lower() not in ("none", "full"):
             # Here, since these arguments are also read without PEFT.
             from hf_any3d.training.models import check_peft_method
 

@@ -177,7 +177,7 @@ def small_data_classification(**arguments: Any) -> Classification:
     kinds = Classification.argument_classes()
     names = {entry.name for kind in kinds for entry in fields(kind)}
     # Before the encoder is looked for.
-    if arguments.get("peft") not in (None, "none", "full"):
+    if str(arguments.get("peft") or "none").lower() not in ("none", "full"):
         check_peft_method(arguments["peft"])
     foreign = sorted(arguments.keys() & OF_SCANS - names)
     if foreign:
