@@ -61,7 +61,7 @@ def printed(shell: Shell, lines: str) -> str:
 
 def ours(line: str) -> str:
     """Return what of a line of standard error is of our commands: no log of another library, nor a bar before it."""
-    part = re.search(r"(error: |warning: |left out ).*|^\S+: \d+ (clouds?|files?)\b.*", line)
+    part = re.search(r"(error: |warning: |left out ).*|^\S+: \d+ (?:point )?(clouds?|files?)\b.*", line)
     return part[0] if part else ""
 
 
