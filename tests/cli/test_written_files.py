@@ -279,7 +279,7 @@ def test_an_output_is_whole_or_an_error_that_names_it(row, ending, inputs, tmp_p
     source = next((word for word in words if ending and word.endswith(ending) and os.path.isfile(word)), None)
     if source is not None:
         before = Path(source).read_bytes()
-        refused(write(source), source, "is read", "is the input file")
+        refused(write(source), source, "is an input file", "is the input file")
         assert Path(source).read_bytes() == before
 
     # Long names, and names that are no UTF-8
