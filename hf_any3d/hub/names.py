@@ -123,7 +123,7 @@ def check_path(
         if _is_cached(name, revision, cache_dir, kind):
             return
         download = f"hf download {name}" + " --repo-type dataset" * (kind == "dataset")
-        hint = f"{similar} To use a {kind} of this name on the Hub, download it first: {download}"
+        hint = f"{similar or '.'} To use a {kind} of this name on the Hub, download it first: {download}"
     elif similar or re.fullmatch(r"\w[\w.-]*", name, re.ASCII) is None or _is_file_name(name):
         hint = similar
     else:
