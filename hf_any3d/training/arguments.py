@@ -182,7 +182,9 @@ class AdapterArguments:
 
     def __post_init__(self):
         self.peft_config = json_mapping(self.peft_config, "peft_config")
-        if (self.peft or "none").lower() not in ("none", "full"):
+        # Names of methods are in any case; all that compares them later sees one form.
+        self.peft = self.peft and self.peft.lower()
+        if self.peft not in (None, "none", "full"):
             # Here, since these arguments are also read without PEFT.
             from hf_any3d.training.models import check_peft_method
 

@@ -323,7 +323,7 @@ def build_adapted_model(
     )
     if arguments.encoder_attention_dropout:
         drop_attention(model, arguments.encoder_attention_dropout)
-    peft = (adapter.peft or "guided_adapter").lower()
+    peft = adapter.peft or "guided_adapter"
     if peft == "full":
         model.unfreeze_encoder()
     if peft in ("none", "full"):

