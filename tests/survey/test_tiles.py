@@ -133,7 +133,8 @@ def test_a_folder_with_splits_is_judged_by_its_test_tiles(folder, learned):
     page = folder / "evaluation.html"
     done = run("evaluate", folder / "model", folder / "splits", "--json", "--output", page)
     assert done.code == 0 and "7.las" in done.out and "0.las" not in done.out
-    assert "<title>Evaluation of model on splits</title>" in page.read_text() and "Confusion matrix" in page.read_text()
+    text = page.read_text()
+    assert "<title>Evaluation of model on splits</title>" in text and "Confusion matrix" in text
     # Two runs are compared by the same figure, which is that of all tiles together.
     shutil.copytree(folder / "model", folder / "again", dirs_exist_ok=True)
     compared = run("compare", folder / "model", folder / "again", "--on", folder / "splits", "--json")
