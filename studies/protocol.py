@@ -101,6 +101,8 @@ METHODS: dict[str, tuple[Callable[[nn.Module], PeftConfig] | None, Sequence[str]
 }
 """Config of each method, and what its head pools: three widths of tokens for all."""
 STARTS = ("packaged encoder", "ACT pretrained here", "random")
+# Rows have the names above.
+_TITLES = {"packaged encoder": "bundled encoder"}
 
 
 def embedded(most: int) -> Shapes:
@@ -382,7 +384,7 @@ def page(settings: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> str:
         others = [method for method in found if method != "linear"]
         tests = {method: paired(found[method], found["linear"]) for method in others}
         chances = dict(zip(others, holm([tests[method][3] for method in others]), strict=True))
-        lines += ["", f"## Start: {start}", ""]
+        lines += ["", f"## Start: {_TITLES.get(start, start)}", ""]
         head = ["method", "balanced accuracy, %", *sets, "against the head alone", "p", "trained", "CPU s", "MB saved"]
         lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for method, one in found.items():
@@ -401,9 +403,9 @@ def page(settings: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> str:
             continue
         best = max(others, key=lambda method: tests[method][0])
         same = [method for method in found if method != best and paired(found[best], found[method])[3] > 0.05]
-        lines += ["", f"The best mean is that of {best}."]
+        lines += ["", f"{best[0].upper()}{best[1:]} has the highest mean."]
         if same:
-            lines[-1] += f" It cannot be told from {', '.join(same)} (p above 0.05, not adjusted)."
+            lines[-1] += f" The difference to {', '.join(same)} is not significant (p above 0.05, not adjusted)."
     lines += [
         "",
         "CPU seconds are of a run with training and test, MB what a step keeps for its backward pass. "

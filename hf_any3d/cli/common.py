@@ -480,8 +480,30 @@ def packaged_classifier() -> str:
     return str(Path(__file__).parents[1] / "default_model")
 
 
+# What published models are for, by words of their names: the dataset that they were trained on, or the program.
+_SUBJECTS = {
+    "shapenetpart": "parts of CAD models",
+    "modelnet40": "CAD models of objects",
+    "scanobjectnn": "scanned objects",
+    "s3dis": "office rooms",
+    "scannet": "indoor rooms",
+    "sunrgbd": "rooms from one side",
+    "spatiallm": "indoor rooms",
+    "patchalign3d": "parts that you name",
+    "find3d": "parts that you name",
+}
+_SUBJECTS_OF_COMMANDS = {"zero-shot": "classes that you name", "features": "any object", "chat": "any object"}
+
+
+def _subject(name: str, command: str) -> str:
+    """Return what a published model is for, in a few words."""
+    if command in _SUBJECTS_OF_COMMANDS:
+        return _SUBJECTS_OF_COMMANDS[command]
+    return next((subject for word, subject in _SUBJECTS.items() if word in name.lower()), "")
+
+
 def published_models(command: str) -> Iterator[str]:
-    """Yield the lines of a table of published models that a command opens by name, with their licenses."""
+    """Yield the lines of a table of published models that a command opens by name, with what for, and licenses."""
     # Encoders with texts have features too.
     commands = (command, "zero-shot") if command == "features" else (command,)
     rows = {}
@@ -495,17 +517,18 @@ def published_models(command: str) -> Iterator[str]:
         text = str(system.weights_license)
         if system.non_commercial:
             text += " *"
-        rows[label] = text
+        rows[label] = _subject(label, command), text
         if len(sizes) > 1:
             variants[label] = ", ".join(map(str, sizes[:4])) + (", …" if len(sizes) > 4 else "")
     if not rows:
         yield "none is published; train one, or convert the authors' files: hf-any3d convert --help"
         return
-    has_marks = any(text.endswith("*") for text in rows.values())
+    has_marks = any(text.endswith("*") for _, text in rows.values())
     yield f"published models{' (* non-commercial license; --accept-license accepts it once and for all)' * has_marks}:"
     width = max(map(len, rows))
-    for label, text in rows.items():
-        yield f"{label:<{width}}  {text}"
+    subject_width = max(len(subject) for subject, _ in rows.values())
+    for label, (subject, text) in rows.items():
+        yield f"{label:<{width}}  {subject:<{subject_width}}  {text}"
         if label in variants:
             yield f"  variants: {variants[label]}"
 

@@ -175,7 +175,7 @@ def conclusions(comparison: Comparison) -> list[str]:
 
 
 def _conclusion(comparison: Comparison, first: ComparedRun, row: ComparedRun) -> str:
-    """Return in a sentence whether a run can be told from the first one."""
+    """Return a sentence on whether a run differs from the first one."""
     from hf_any3d.evaluation.comparison import FEWEST_DISAGREEMENTS, LEVEL
 
     difference = row.difference

@@ -57,5 +57,5 @@ def test_the_page_tells_what_differs_from_what_does_not(tmp_path):
     file.write_text("\n".join([json.dumps(settings), *map(json.dumps, found), '{"shapes": "so']))
     text = protocol.page(*protocol.read_rows(file))
     assert "| LoRA | 100.0 (100.0 to 100.0) | 100.0 | +100.0 (+100.0 to +100.0) |" in text
-    assert "The best mean is that of LoRA. It cannot be told from full (" in text
+    assert "LoRA has the highest mean. The difference to full is not significant (" in text
     assert "1 of 15 divisions" in text
