@@ -60,14 +60,14 @@ def write_run_card(
 ) -> None:
     """Write the card of a model that was trained without a Trainer, then the report, which completes the run.
 
-    `num_points` are those that its processor gives the model; `sure` is the text of the section "How sure", and
+    `num_points` are those that its processor gives the model; `sure` is the text of the section "Confidence", and
     `place` where the files of the directory will be.
     """
     card = build_model_card(
         Subject.from_model(model, report, num_points),
         _shown(place),
         license=license,
-        sections={"How sure": sure},
+        sections={"Confidence": sure},
     )
     save_card(card, directory / FILE)
     report.save(directory / "metrics.json")

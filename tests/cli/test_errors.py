@@ -1,6 +1,7 @@
 """Errors: one line, before anything heavy is imported, with a suggestion where there is one."""
 
 import os
+import re
 import subprocess
 import sys
 from itertools import chain
@@ -129,8 +130,8 @@ def test_a_model_of_another_kind_is_named_with_its_command(models, kind, words, 
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (("segment",), "facebook/sonata:scannet CC-BY-NC-4.0 *"),
-        (("detect",), "manycore-research/SpatialLM1.1-Qwen-0.5B"),
+        (("segment",), "facebook/sonata:scannet indoor rooms CC-BY-NC-4.0 *"),
+        (("detect",), "manycore-research/SpatialLM1.1-Qwen-0.5B indoor rooms"),
         (("zero-shot", "--labels", "a"), "BAAI/Uni3D:tiny"),
         (("reconstruct",), "torch-pointcloud/point-bert-base.dvae.xumin-yu MIT"),
     ],
@@ -141,6 +142,10 @@ def test_without_a_model_published_ones_are_offered(words, name):
     assert (code, out) == (1, "") and first.endswith("choose a model with --model (a directory or a Hub name)")
     assert ("--labels needs a zero-shot model" in first) == (words[0] == "zero-shot")
     assert any(" ".join(line.split()).startswith(name) for line in others), err
+    if words[0] in ("segment", "detect"):
+        # Name, what it is for, and license
+        rows = [line.strip() for line in others[1:] if "variants:" not in line]
+        assert all(len(re.split(r" {2,}", row)) == 3 for row in rows), err
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path, connections
     metrics = json.loads((tmp_path / "outputs" / "scans" / "metrics.json").read_text())
     assert metrics["metrics"]["cross-validation"]["accuracy"] == 1.0 and metrics["data"]["rows"] == {"train": 10}
     card = (tmp_path / "outputs" / "scans" / "README.md").read_text()
-    assert "## How sure" in card and "95 % interval 72 to 100 %" in card and "| ball | 5 | 5 |" in card
+    assert "## Confidence" in card and "95 % interval 72 to 100 %" in card and "| ball | 5 | 5 |" in card
     assert "last step" not in card and "fitted to all training clouds" in card
 
     new = write_scans(tmp_path / "new", 1, start=50)

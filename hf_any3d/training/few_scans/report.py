@@ -219,7 +219,7 @@ def save(
         class_accuracy={split: estimate.class_accuracy() for split, estimate in estimates.items()},
         selection={},
         training={
-            "way": "frozen features with a linear head",
+            "method": "frozen features with a linear head",
             "features": list(model.config.features),
             "copies": model.config.copies,
             "copy_turn": model.config.copy_turn,

@@ -95,7 +95,9 @@ class TilesEstimate:
         lines = [f"mean IoU: {_percent(self.mean_iou, None if intervals is None else intervals[-1])}, by {self.how}"]
         for number in self.judged:
             interval = None if intervals is None else intervals[number]
-            lines.append(f"  {self.classes[number]}: {_percent(self.ious[number], interval)}{self._taken_for(number)}")
+            line = f"  {self.classes[number]}: {_percent(self.ious[number], interval)}"
+            predicted = self._mostly_predicted(number)
+            lines.append(f"{line}, mostly predicted as {predicted}" if predicted else line)
         return lines
 
     def section(self) -> str:
@@ -107,21 +109,21 @@ class TilesEstimate:
             interval = "unknown" if intervals is None else f"{intervals[number, 0]:.2f} to {intervals[number, 1]:.2f}"
             points = int(self.matrix[number].sum())
             # Names come from files, and could break the table.
-            taken = inline(self._taken_for(number).removeprefix(", mostly taken for ") or "none")
+            predicted = inline(self._mostly_predicted(number) or "none")
             lines.append(
-                f"| {inline(self.classes[number])} | {points:,} | {self.ious[number]:.2f} | {interval} | {taken} |"
+                f"| {inline(self.classes[number])} | {points:,} | {self.ious[number]:.2f} | {interval} | {predicted} |"
             )
         return "\n".join(lines)
 
-    def _taken_for(self, number: int) -> str:
+    def _mostly_predicted(self, number: int) -> str:
+        """Return the class that most wrong points of a class get, and their share; empty below a hundredth."""
         wrong = self.matrix[number].astype(float)
         # Right answers are no confusion.
         wrong[number] = 0
         share = wrong.max() / max(self.matrix[number].sum(), 1)
-        # Less than a hundredth is not worth a word.
         if share < 0.01:
             return ""
-        return f", mostly predicted as {self.classes[int(wrong.argmax())]} ({percent(share)} %)"
+        return f"{self.classes[int(wrong.argmax())]} ({percent(share)} %)"
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def save(
         class_accuracy={split: estimate.class_ious() for split, estimate in estimates.items()},
         selection={},
         training={
-            "way": "features of surroundings with a small network",
+            "method": "features of surroundings with a small network",
             "edges": processor.edges,
             "unit": processor.unit,
             "labels of": tiles.labels_of,
