@@ -10,6 +10,7 @@ import pytest
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d_survey.processor import LocalFeaturesProcessor
 from hf_any3d_survey.tiles import training
+from hf_any3d_survey.tiles.confidence import TilesEstimate
 from tests.cli.conftest import run
 from tests.training.generated_tiles import draw_tile
 
@@ -309,3 +310,11 @@ def test_extra_dimensions_are_features_and_a_tile_without_them_is_refused(tmp_pa
     # What a point is must not tell what it is.
     refused = run(*words, "--features", "classification", "--output", tmp_path / "none")
     assert refused.code == 1 and "classification" in refused.err
+
+
+def test_a_card_and_a_line_name_what_wrong_points_are_predicted_as():
+    matrix = np.array([[90, 10, 0], [0, 50, 0], [1, 0, 299]])
+    estimate = TilesEstimate(np.stack([matrix, matrix]), ["ground", "wood", "roof"], "2 training runs", "site")
+    rows = [line.split(" | ") for line in estimate.section().splitlines()[4:]]
+    assert [row[-1] for row in rows] == ["wood (10 %) |", "none |", "none |"]
+    assert [line.partition(", mostly predicted as ")[2] for line in estimate.lines()[1:]] == ["wood (10 %)", "", ""]
