@@ -21,8 +21,6 @@ from hf_any3d_survey.local_features.sparse_boxes import bounds_of
 SQUARE = 30.0
 """Meters of the squares by which points are found again."""
 _FOOTPRINT = 2.0  # meters of the cells that tell where there are points
-_POINT = np.dtype([("xyz", "<f8", 3), ("height", "<f4"), ("row", "<i4"), ("is_guessed", "?")])
-
 
 @dataclass(frozen=True)
 class CrownPoints:
@@ -55,7 +53,8 @@ class _Tile(NamedTuple):
 
     Attributes:
         number: Its number.
-        points: (points,) of `_POINT`, square by square.
+        points: (points,) with their fields `given`, `height`, `row` and `is_guessed`, square by square.
+        factor, origin: (3,) by which what is given becomes places on the map, as of `PlacedPoints`.
         squares: (squares, 2) lower corners of these squares.
         starts: (squares + 1,) where their points start.
         around: (places, 2) middles of the cells of the footprint.
@@ -64,6 +63,8 @@ class _Tile(NamedTuple):
 
     number: int
     points: np.ndarray
+    factor: np.ndarray
+    origin: np.ndarray
     squares: np.ndarray
     starts: np.ndarray
     around: np.ndarray
@@ -101,33 +102,38 @@ class CrownStore:
         """
         footprint = [np.unique(_keys(points[block], _FOOTPRINT)) for block in blocks(len(points))]
         around = (_places(np.unique(np.concatenate(footprint))) + 0.5) * _FOOTPRINT
-        squares = np.empty(len(rows), np.int64)
+        # Points are sorted by small numbers and written where they stay, as a copy of millions takes much memory.
+        near = [np.unique(_keys(points[rows[block]], SQUARE)) for block in blocks(len(rows))]
+        keys = np.unique(np.concatenate([np.zeros(0, np.int64), *near]))
+        squares = np.empty(len(rows), np.min_scalar_type(len(keys)))
         for block in blocks(len(rows)):
-            squares[block] = _keys(points[rows[block]], SQUARE)
+            squares[block] = np.searchsorted(keys, _keys(points[rows[block]], SQUARE))
+        starts = np.append(0, np.cumsum(np.bincount(squares, minlength=len(keys))))[:-1]
         order = np.argsort(squares, kind="stable")
-        keys, starts = np.unique(squares[order], return_index=True)
-        # Points are written where they stay, as a copy of millions takes as much memory again.
         del squares
-        kept = self._room(tile, len(rows))
+        kept = self._room(tile, len(rows), points.given.dtype)
         for block in blocks(len(rows)):
             own = order[block]
-            kept["xyz"][block] = points[rows[own]]
+            kept["given"][block] = points.given[rows[own]]
             kept["row"][block] = rows[own]
             kept["height"][block] = heights[rows[own]]
             kept["is_guessed"][block] = is_guessed[own]
         ends = np.append(starts, len(kept))
-        self._tiles.append(_Tile(tile, kept, _places(keys) * SQUARE, ends, around, bounds_of(around)))
+        placed = (kept, points.factor, points.origin)
+        self._tiles.append(_Tile(tile, *placed, _places(keys) * SQUARE, ends, around, bounds_of(around)))
         self._count += len(kept)
-        for first, last in itertools.pairwise([*starts.tolist(), len(kept)]):
-            self._occupied += len(np.unique(_keys(kept["xyz"][first:last], 1.0)))
+        for first, last in itertools.pairwise(ends.tolist()):
+            own = PlacedPoints(kept["given"][first:last], points.factor, points.origin)
+            self._occupied += len(np.unique(_keys(own[:], 1.0)))
 
-    def _room(self, tile: int, count: int) -> np.ndarray:
-        """Return room for so many points of a tile, (count,) of `_POINT`."""
+    def _room(self, tile: int, count: int, of_given: np.dtype) -> np.ndarray:
+        """Return room for so many points of a tile, (count,), that are given in numbers of this type."""
+        kind = np.dtype([("given", of_given, 3), ("height", "<f4"), ("row", "<i4"), ("is_guessed", "?")])
         if self._folder is None or not count:
-            return np.empty(count, _POINT)
+            return np.empty(count, kind)
         path = self._folder / f"crowns{tile}.npy"
         try:
-            room = np.lib.format.open_memmap(path, "w+", _POINT, (count,))
+            room = np.lib.format.open_memmap(path, "w+", kind, (count,))
         except OSError as error:
             # One about the size names no file.
             raise OSError(error.errno, error.strerror, str(path)) from error
@@ -144,26 +150,28 @@ class CrownStore:
 
     def within(self, low: np.ndarray, high: np.ndarray) -> CrownPoints:
         """Return the points of all squares between two corners (2,), at multiples of `SQUARE`."""
-        parts = [np.zeros(0, _POINT)]
-        tiles = [np.zeros(0, np.int32)]
         around = [np.zeros((0, 2))]
+        parts: dict[str, list[np.ndarray]] = {
+            "points": [np.zeros((0, 3))],
+            "heights": [np.zeros(0, np.float32)],
+            "tiles": [np.zeros(0, np.int32)],
+            "rows": [np.zeros(0, np.int32)],
+            "is_guessed": [np.zeros(0, bool)],
+        }
         for tile in self._tiles:
             # Most of many tiles are elsewhere.
             if (tile.bounds[1] < low).any() or (tile.bounds[0] >= high).any():
                 continue
             around.append(tile.around[_are_within(tile.around, low, high)])
             for at in np.flatnonzero(_are_within(tile.squares, low, high)):
-                parts.append(np.asarray(tile.points[tile.starts[at] : tile.starts[at + 1]]))
-                tiles.append(np.full(len(parts[-1]), tile.number, np.int32))
-        found = np.concatenate(parts)
-        return CrownPoints(
-            found["xyz"],
-            found["height"],
-            np.concatenate(tiles),
-            found["row"],
-            found["is_guessed"],
-            np.concatenate(around),
-        )
+                own = tile.points[tile.starts[at] : tile.starts[at + 1]]
+                parts["points"].append(PlacedPoints(own["given"], tile.factor, tile.origin)[:])
+                parts["heights"].append(np.asarray(own["height"]))
+                parts["tiles"].append(np.full(len(own), tile.number, np.int32))
+                parts["rows"].append(np.asarray(own["row"]))
+                parts["is_guessed"].append(np.asarray(own["is_guessed"]))
+        found = {name: np.concatenate(values) for name, values in parts.items()}
+        return CrownPoints(**found, around=np.concatenate(around))
 
 
 def _are_within(places: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
