@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hf_any3d.utils.atomic_files import reserve_room
-from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks
+from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks, numbered_keys
 from hf_any3d_survey.local_features.sparse_boxes import bounds_of
 
 SQUARE = 30.0
@@ -56,7 +56,7 @@ class _Tile(NamedTuple):
         points: (points,) with their fields `given`, `height`, `row` and `is_guessed`, square by square.
         factor, origin: (3,) by which what is given becomes places on the map, as of `PlacedPoints`.
         squares: (squares, 2) lower corners of these squares.
-        starts: (squares + 1,) where their points start.
+        ends: (squares + 1,) between which their points are.
         around: (places, 2) middles of the cells of the footprint.
         bounds: (2, 2) lowest and highest of these.
     """
@@ -66,7 +66,7 @@ class _Tile(NamedTuple):
     factor: np.ndarray
     origin: np.ndarray
     squares: np.ndarray
-    starts: np.ndarray
+    ends: np.ndarray
     around: np.ndarray
     bounds: np.ndarray
 
@@ -102,14 +102,10 @@ class CrownStore:
         """
         footprint = [np.unique(_keys(points[block], _FOOTPRINT)) for block in blocks(len(points))]
         around = (_places(np.unique(np.concatenate(footprint))) + 0.5) * _FOOTPRINT
-        # Points are sorted by small numbers and written where they stay, as a copy of millions takes much memory.
-        near = [np.unique(_keys(points[rows[block]], SQUARE)) for block in blocks(len(rows))]
-        keys = np.unique(np.concatenate([np.zeros(0, np.int64), *near]))
-        squares = np.empty(len(rows), np.min_scalar_type(len(keys)))
-        for block in blocks(len(rows)):
-            squares[block] = np.searchsorted(keys, _keys(points[rows[block]], SQUARE))
-        starts = np.append(0, np.cumsum(np.bincount(squares, minlength=len(keys))))[:-1]
-        order = np.argsort(squares, kind="stable")
+        keys, squares = numbered_keys(lambda block: _keys(points[rows[block]], SQUARE), len(rows))
+        ends = np.append(0, np.cumsum(np.bincount(squares, minlength=len(keys))))
+        # Points are sorted by small numbers and written where they stay: a copy of millions takes as much memory again.
+        order = np.argsort(squares.astype(np.min_scalar_type(len(keys))), kind="stable")
         del squares
         kept = self._room(tile, len(rows), points.given.dtype)
         for block in blocks(len(rows)):
@@ -118,7 +114,6 @@ class CrownStore:
             kept["row"][block] = rows[own]
             kept["height"][block] = heights[rows[own]]
             kept["is_guessed"][block] = is_guessed[own]
-        ends = np.append(starts, len(kept))
         placed = (kept, points.factor, points.origin)
         self._tiles.append(_Tile(tile, *placed, _places(keys) * SQUARE, ends, around, bounds_of(around)))
         self._count += len(kept)
@@ -164,7 +159,7 @@ class CrownStore:
                 continue
             around.append(tile.around[_are_within(tile.around, low, high)])
             for at in np.flatnonzero(_are_within(tile.squares, low, high)):
-                own = tile.points[tile.starts[at] : tile.starts[at + 1]]
+                own = tile.points[tile.ends[at] : tile.ends[at + 1]]
                 parts["points"].append(PlacedPoints(own["given"], tile.factor, tile.origin)[:])
                 parts["heights"].append(np.asarray(own["height"]))
                 parts["tiles"].append(np.full(len(own), tile.number, np.int32))

@@ -36,7 +36,7 @@ from hf_any3d_survey.inventory.terrain import Terrain
 from hf_any3d_survey.inventory.things import HIGH, ROOF, Thing, trees_of
 from hf_any3d_survey.inventory.trees import EVENNESS, number_trees
 from hf_any3d_survey.local_features.ground_surface import GroundSurface
-from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks
+from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks, numbered_keys
 
 UNKNOWN, GROUND, LOW, MEDIUM, BUILDING, NOISE, HIGH_NOISE = 1, 2, 3, 4, 6, 7, 18
 """Codes of ASPRS for what stands in a place."""
@@ -86,6 +86,23 @@ class Copies:
     def none(cls) -> Copies:
         """Return no copies."""
         return cls(*(np.zeros(0, np.int64) for _ in range(3)))
+
+
+@dataclass(frozen=True)
+class RoofPoints:
+    """Points of roofs of a tile.
+
+    Attributes:
+        rows: (points,) their numbers in the tile.
+        keys: (cells,) keys of the cells that they lie in.
+        cell_of: (points,) place of the key of each among these.
+        lies: (points,) whether they lie on the ground.
+    """
+
+    rows: np.ndarray
+    keys: np.ndarray
+    cell_of: np.ndarray
+    lies: np.ndarray
 
 
 @dataclass
@@ -220,8 +237,7 @@ class Place:
         # Of trees by their numbers, and of roofs by -1 - the keys of `_roofs`. The first tile decides how wide cells
         # are.
         self._outlines: OutlineCells | None = None
-        # Of the points of roofs of each tile: rows, keys of their cells, and whether they lie on the ground
-        self._roof_points: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._roof_points: dict[int, RoofPoints] = {}
         self._crowns = CrownStore(folder)
         self._copies: list[Copies] = [Copies.none() for _ in counts]
         # Cells of roofs below which the ground is guessed
@@ -265,17 +281,17 @@ class Place:
             )
         roofs = np.flatnonzero((seen.classes[own] == BUILDING) & is_new)
         if len(roofs):
-            keys = np.empty(len(roofs), np.int64)
+            keys, cell_of = numbered_keys(lambda part: keys_of(seen.points[roofs[part]]), len(roofs))
             lies = np.empty(len(roofs), bool)
             for part in blocks(len(roofs)):
                 rows = roofs[part]
                 places = seen.points[rows]
                 self._roofs.add(places, seen.heights[rows], seen.scores[rows])
-                keys[part] = keys_of(places)
                 lies[part] = np.abs(seen.heights[rows]) < seen.terrain.tolerance_at(places)
-                self._outlines.add(places[:, :2], -1 - keys[part])
-                self._guessed_roofs.append(np.unique(keys[part][seen.terrain.guessed_at(places)]))
-            self._roof_points[tile] = (roofs.astype(np.int32), keys, lies)
+                of_places = keys[cell_of[part]]
+                self._outlines.add(places[:, :2], -1 - of_places)
+                self._guessed_roofs.append(np.unique(of_places[seen.terrain.guessed_at(places)]))
+            self._roof_points[tile] = RoofPoints(roofs.astype(np.int32), keys, cell_of, lies)
             cells, shapes = describe_cells(seen)
             # Those of other tiles are described there, with more of what is around them.
             is_own = np.isin(cells, keys)
@@ -344,9 +360,9 @@ class Place:
         # Number of each block; 0 for those that are no buildings
         numbers = np.zeros(len(found), np.int32)
         numbers[scores > 0] = len(self.trees) + 1 + np.arange((scores > 0).sum())
-        for tile, (rows, keys, _) in self._roof_points.items():
-            own = numbers[self._roofs.of_keys(keys)]
-            self.answers[tile].numbers[rows[own > 0]] = own[own > 0]
+        for tile, points in self._roof_points.items():
+            own = numbers[self._roofs.of_keys(points.keys)][points.cell_of]
+            self.answers[tile].numbers[points.rows[own > 0]] = own[own > 0]
         self._answer_copies()
         things = self._with_outlines([*self.trees, *self._buildings(found, scores, numbers)], numbers)
         factor = self.answers[0].factor
@@ -370,12 +386,12 @@ class Place:
         scores = packaged_roof_model()(shapes)
         is_rejected = is_large & (scores < LEAST_PROBABILITY)
         stand_up = are_plants(shapes)
-        for tile, (rows, keys, lies) in self._roof_points.items():
-            block = self._roofs.of_keys(keys)
-            rejected = is_rejected[block]
-            rows, block = rows[rejected], block[rejected]
+        for tile, points in self._roof_points.items():
+            of_cell = self._roofs.of_keys(points.keys)
+            rejected = is_rejected[of_cell][points.cell_of]
+            rows, block = points.rows[rejected], of_cell[points.cell_of[rejected]]
             answer = self.answers[tile]
-            answer.classes[rows] = classes_of_rejected(answer.heights[rows], stand_up[block], lies[rejected])
+            answer.classes[rows] = classes_of_rejected(answer.heights[rows], stand_up[block], points.lies[rejected])
         return found, np.where(is_large & ~is_rejected, scores, 0)
 
     def _buildings(self, found: Sequence[Block], scores: np.ndarray, numbers: np.ndarray) -> list[Thing]:

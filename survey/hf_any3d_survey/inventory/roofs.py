@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hf_any3d_survey.inventory.blocks import CELL, Block, corners_of, find_cells, keys_of, shift_of
-from hf_any3d_survey.local_features.map_index import Points, blocks
+from hf_any3d_survey.local_features.map_index import Points, blocks, numbered_keys
 
 if TYPE_CHECKING:
     from hf_any3d_survey.inventory.place import Seen
@@ -72,19 +72,18 @@ def describe_cells(seen: Seen) -> tuple[np.ndarray, np.ndarray]:
     roofs = np.flatnonzero(seen.classes == BUILDING)
     if not len(roofs):
         return np.zeros(0, np.int64), np.zeros((0, len(CELL_COLUMNS)), np.float32)
-    keys = np.empty(len(roofs), np.int64)
+    keys, cell_of = numbered_keys(lambda part: keys_of(seen.points[roofs[part]]), len(roofs))
+    counts = np.zeros(len(keys))
+    several = np.zeros(len(keys))
     for part in blocks(len(roofs)):
-        keys[part] = keys_of(seen.points[roofs[part]])
-    keys, cell_of = np.unique(keys, return_inverse=True)
-    counts = np.bincount(cell_of, minlength=len(keys))
+        counts += np.bincount(cell_of[part], minlength=len(keys))
+        if seen.returns is not None:
+            several += np.bincount(cell_of[part], seen.returns[roofs[part]] > 1, len(keys))
     moments, levels = _shells(seen.points, roofs, cell_of, len(keys))
     columns = _planes(keys, moments)
     columns += _surroundings(seen, keys, counts, levels)
-    several = np.zeros(len(keys))
-    if seen.returns is not None:
-        several = np.bincount(cell_of, seen.returns[roofs] > 1, len(keys)) / counts
     slopes = seen.ground.slope_at(corners_of(keys) + CELL / 2)
-    columns += [several, np.minimum(slopes, _STEEPEST_GROUND)]
+    columns += [several / counts, np.minimum(slopes, _STEEPEST_GROUND)]
     return keys, np.stack(columns, axis=1).astype(np.float32)
 
 

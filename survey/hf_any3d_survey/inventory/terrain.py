@@ -192,10 +192,11 @@ def _filled(ground: np.ndarray, corner: np.ndarray, cell: float, shape: tuple[in
     number = row * shape[1] + column
     size = shape[0] * shape[1]
     place = (ground[:, :2] - corner) / cell
-    values = (ground[:, 2] - flat @ plane, place[:, 0], place[:, 1])
-    sums = [np.bincount(number, minlength=size).astype(np.float64)]
-    sums += [np.bincount(number, own, size) for own in values]
-    heights = _from_coarse(np.stack(sums).reshape(4, *shape), 1)
+    values = (None, ground[:, 2] - flat @ plane, place[:, 0], place[:, 1])
+    sums = np.empty((len(values), size))
+    for own_sums, own in zip(sums, values, strict=True):
+        own_sums[:] = np.bincount(number, own, size)
+    heights = _from_coarse(sums.reshape(-1, *shape), 1)
     x, y = (corner[axis] + (np.arange(shape[axis]) + 0.5) * cell - center[axis] for axis in (0, 1))
     return heights + (plane[0] * x[:, None] + plane[1] * y + plane[2])
 
@@ -213,9 +214,7 @@ def _from_coarse(sums: np.ndarray, scale: int) -> np.ndarray:
     is_known = counts > 0
     if max(shape) == 1:
         return sums[1] / counts
-    padded = np.pad(sums, ((0, 0), (0, shape[0] % 2), (0, shape[1] % 2)))
-    pairs = padded[:, ::2] + padded[:, 1::2]
-    coarse = _from_coarse(pairs[..., ::2] + pairs[..., 1::2], 2 * scale)
+    coarse = _from_coarse(_summed_in_pairs(_summed_in_pairs(sums, 1), 2), 2 * scale)
     heights = np.asarray(ndimage.zoom(coarse, 2, order=1, mode="nearest", grid_mode=True))[: shape[0], : shape[1]]
     # The height at the center by that of the points beside it
     known = sums[1:, is_known] / counts[is_known]
@@ -233,3 +232,11 @@ def _from_coarse(sums: np.ndarray, scale: int) -> np.ndarray:
         means[is_known] = level
         heights = means
     return heights
+
+
+def _summed_in_pairs(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the sums of every two neighbors along an axis; the last one stays alone where their number is odd."""
+    values = values.swapaxes(0, axis)
+    sums = values[::2].copy()
+    sums[: len(values) // 2] += values[1::2]
+    return sums.swapaxes(0, axis)

@@ -6,7 +6,7 @@ parts side by side, each with a margin as wide as it looks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -56,6 +56,27 @@ def blocks(count: int) -> Iterator[slice]:
     """Yield slices of so many rows, block by block."""
     for start in range(0, count, BLOCK):
         yield slice(start, min(start + BLOCK, count))
+
+
+def numbered_keys(keys_of: Callable[[slice], np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Number the cells that points lie in, as `numpy.unique` with inverses, which takes 40 bytes a point.
+
+    Args:
+        keys_of: Returns int64 keys of the cells of some points (points,).
+        count: Points of all.
+
+    Returns:
+        Sorted keys (cells,), and the place of each point's key among them as int32 (points,).
+    """
+    of_point = np.empty(count, np.int32)
+    of_blocks = []
+    for part in blocks(count):
+        own, of_point[part] = np.unique(keys_of(part), return_inverse=True)
+        of_blocks.append(own)
+    keys = np.unique(np.concatenate([np.zeros(0, np.int64), *of_blocks]))
+    for part, own in zip(blocks(count), of_blocks, strict=True):
+        of_point[part] = np.searchsorted(keys, own)[of_point[part]]
+    return keys, of_point
 
 
 def bounds_of_all(points: Points) -> np.ndarray:
