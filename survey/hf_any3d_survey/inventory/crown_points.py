@@ -22,6 +22,7 @@ SQUARE = 30.0
 """Meters of the squares by which points are found again."""
 _FOOTPRINT = 2.0  # meters of the cells that tell where there are points
 
+
 @dataclass(frozen=True)
 class CrownPoints:
     """Points that may be of trees, within an area.
@@ -104,7 +105,7 @@ class CrownStore:
         around = (_places(np.unique(np.concatenate(footprint))) + 0.5) * _FOOTPRINT
         keys, squares = numbered_keys(lambda block: _keys(points[rows[block]], SQUARE), len(rows))
         ends = np.append(0, np.cumsum(np.bincount(squares, minlength=len(keys))))
-        # Points are sorted by small numbers and written where they stay: a copy of millions takes as much memory again.
+        # Sorted by small numbers, and written where they stay: a copy of millions takes as much memory again.
         order = np.argsort(squares.astype(np.min_scalar_type(len(keys))), kind="stable")
         del squares
         kept = self._room(tile, len(rows), points.given.dtype)

@@ -124,8 +124,8 @@ def find_tree_doubts(scores: Sequence[float], count: int, recount: int) -> list[
 
     Args:
         scores: How probable it is that each tree is one.
-        count: How many were found, those around the place among them.
-        recount: How many of these there would be if the place was cut.
+        count: How many were found in all squares, with those around each.
+        recount: How many of these there would be with half as much around each.
     """
     if len(scores) < _FEWEST_TREES:
         return []
@@ -136,8 +136,10 @@ def find_tree_doubts(scores: Sequence[float], count: int, recount: int) -> list[
         text = f"{trees} may be wrong, judging by their scores; check some of them"
         doubts.append(Doubt("tree scores", text))
     if abs(recount - count) > _MOST_RECOUNT * count + 2 * np.sqrt(count):
-        text = f"the tree count depends on where the scan is cut: {count:,} here, but {recount:,} with half "
-        text += "as much around each; check their crowns"
+        # Counts have the trees around a square for each square that sees them, so only their ratio means anything.
+        again = len(scores) * recount / count
+        text = f"the tree count depends on where the scan is cut: {len(scores):,} here, but about {again:,.0f} with "
+        text += "half as much around each; check their crowns"
         doubts.append(Doubt("tree counts", text))
     return doubts
 

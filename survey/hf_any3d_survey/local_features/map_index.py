@@ -59,7 +59,7 @@ def blocks(count: int) -> Iterator[slice]:
 
 
 def numbered_keys(keys_of: Callable[[slice], np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Number the cells that points lie in, as `numpy.unique` with inverses, which takes 40 bytes a point.
+    """Find the cells that points lie in, as `numpy.unique` with inverses, which takes 40 bytes a point.
 
     Args:
         keys_of: Returns int64 keys of the cells of some points (points,).

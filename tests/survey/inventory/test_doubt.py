@@ -7,6 +7,7 @@ import pytest
 from transformers import pipeline
 
 import hf_any3d  # noqa: F401  registers the pipeline
+from hf_any3d_survey.inventory.doubt import find_tree_doubts
 from survey.studies import scenes
 
 
@@ -42,3 +43,10 @@ def test_what_may_be_wrong_is_told_in_one_sentence(pipe, words):
 @pytest.mark.parametrize("cloud", [PLACE, scenes.wood(3, "broadleaf", 50.0), scenes.hedges(3, 50.0)])
 def test_usual_places_are_not_doubted(pipe, cloud):
     assert not said_of(pipe, cloud)
+
+
+def test_a_count_that_depends_on_the_cut_is_that_of_the_trees_given():
+    # Squares count the trees around them once more.
+    (doubt,) = find_tree_doubts([0.9] * 100, count=300, recount=390)
+    assert "100 here, but about 130 with" in doubt.text
+    assert not find_tree_doubts([0.9] * 100, count=300, recount=310)
