@@ -171,6 +171,7 @@ def take_inventory(
         if outputs.table is not None:
             write_table(outputs.table, things, system, length_unit)
         if outputs.report is not None and report is not None:
+            report.correct(place.rejected)
             settings = {"unit": unit, **place.settings, "classes": outputs.classes, "number_field": outputs.number}
             about = About(
                 files=[tile.path for tile in tiles],

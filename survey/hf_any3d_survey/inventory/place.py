@@ -19,7 +19,7 @@ from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.tasks.steps import return_free_memory
 from hf_any3d.utils.atomic_files import reserve_room
-from hf_any3d_survey.inventory.blocks import CELL, Block, BlockCells, keys_of
+from hf_any3d_survey.inventory.blocks import CELL, Block, BlockCells, corners_of, keys_of
 from hf_any3d_survey.inventory.crown_points import SQUARE, CrownPoints, CrownStore
 from hf_any3d_survey.inventory.crowns import step_of_density
 from hf_any3d_survey.inventory.doubt import Doubt, find_tree_doubts
@@ -103,6 +103,36 @@ class RoofPoints:
     keys: np.ndarray
     cell_of: np.ndarray
     lies: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Cells with points of a tile that were taken for roofs and are none.
+
+    Attributes:
+        middles: (cells, 2) on the map in meters.
+        ground: (cells,) points that are ground.
+        squares: (cells,) sum of the squares of their heights.
+        canopy: (cells,) height of the highest vegetation; 0 for none.
+        class_counts: (256,) points of each class.
+    """
+
+    middles: np.ndarray
+    ground: np.ndarray
+    squares: np.ndarray
+    canopy: np.ndarray
+    class_counts: np.ndarray
+
+    @classmethod
+    def of(cls, keys: np.ndarray, cell_of: np.ndarray, classes: np.ndarray, heights: np.ndarray) -> Rejected:
+        """Add up points (points,) by the keys of their cells (cells,)."""
+        is_ground = classes == GROUND
+        squares = np.where(is_ground, heights, 0).astype(np.float64) ** 2
+        canopy = np.zeros(len(keys), np.float32)
+        is_plant = np.isin(classes, VEGETATION)
+        np.maximum.at(canopy, cell_of[is_plant], heights[is_plant])
+        sums = (np.bincount(cell_of, values, len(keys)) for values in (is_ground, squares))
+        return cls(corners_of(keys) + CELL / 2, *sums, canopy, np.bincount(classes, minlength=256))
 
 
 @dataclass
@@ -213,6 +243,7 @@ class Place:
     Attributes:
         trees: The trees.
         doubts: Reasons to doubt them.
+        rejected: What was taken for roofs and is none, by tiles.
     """
 
     def __init__(
@@ -229,6 +260,7 @@ class Place:
         self.answers = [Answer.empty(count, path) for count, path in zip(counts, paths, strict=True)]
         self.trees: list[Thing] = []
         self.doubts: list[Doubt] = []
+        self.rejected: list[Rejected] = []
         self.smoothing = smoothing
         self.evenness = evenness
         self.min_height = min_height
@@ -391,7 +423,10 @@ class Place:
             rejected = is_rejected[of_cell][points.cell_of]
             rows, block = points.rows[rejected], of_cell[points.cell_of[rejected]]
             answer = self.answers[tile]
-            answer.classes[rows] = classes_of_rejected(answer.heights[rows], stand_up[block], points.lies[rejected])
+            heights = answer.heights[rows]
+            classes = classes_of_rejected(heights, stand_up[block], points.lies[rejected])
+            answer.classes[rows] = classes
+            self.rejected.append(Rejected.of(points.keys, points.cell_of[rejected], classes, heights))
         return found, np.where(is_large & ~is_rejected, scores, 0)
 
     def _buildings(self, found: Sequence[Block], scores: np.ndarray, numbers: np.ndarray) -> list[Thing]:

@@ -19,7 +19,7 @@ from hf_any3d.utils.atomic_files import write_json, write_text
 from hf_any3d.utils.messages import percent
 from hf_any3d_survey.inventory.checkpoints import Checkpoints, error_statistics
 from hf_any3d_survey.inventory.doubt import Doubt
-from hf_any3d_survey.inventory.place import GROUND, VEGETATION, Copies, Seen
+from hf_any3d_survey.inventory.place import BUILDING, GROUND, VEGETATION, Copies, Rejected, Seen
 from hf_any3d_survey.inventory.things import TREE, Thing
 from hf_any3d_survey.inventory.tile_files import TileFile
 from hf_any3d_survey.local_features.map_index import blocks
@@ -129,6 +129,14 @@ class PlaceReport:
         self._errors.in_the_open.append(-above[0])
         self._errors.vegetated.append(-above[1])
         self._check(seen)
+
+    def correct(self, rejected: Sequence[Rejected]) -> None:
+        """Take back roofs that are none, which are known when all tiles are."""
+        for part in rejected:
+            self._class_counts += part.class_counts
+            self._class_counts[BUILDING] -= part.class_counts.sum()
+            if self._grid is not None:
+                self._grid.correct(part)
 
     def _check(self, seen: Seen) -> None:
         """Measure the error of the terrain at the checkpoints of a tile."""
@@ -292,6 +300,16 @@ class _Grid:
             self._flags[column[~is_noise], row[~is_noise]] |= _FILLED
             self._flags[column[is_canopy], row[is_canopy]] |= _CANOPY
         self._add_guessed(seen)
+
+    def correct(self, rejected: Rejected) -> None:
+        """Add ground and canopy that were taken for roofs."""
+        column, row = self._places(rejected.middles).T
+        cells = column // self._edge * self._shape[1] + row // self._edge
+        self._sums["ground"] += np.bincount(cells, rejected.ground, len(self._canopy))
+        self._sums["squares"] += np.bincount(cells, rejected.squares, len(self._canopy))
+        is_canopy = rejected.canopy >= CANOPY
+        np.maximum.at(self._canopy, cells[is_canopy], rejected.canopy[is_canopy])
+        self._flags[column[is_canopy], row[is_canopy]] |= _CANOPY
 
     def _add_guessed(self, seen: Seen) -> None:
         low, high = self._places(seen.bounds)

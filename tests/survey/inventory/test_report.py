@@ -13,6 +13,8 @@ from hf_any3d.data.generated.tiles import draw_tile, las_bytes
 from hf_any3d.pipelines import default_model
 from hf_any3d.tasks.direct import open_direct
 from hf_any3d_survey.inventory.files import Outputs, take_inventory
+from hf_any3d_survey.inventory.report import PlaceReport
+from survey.studies import scenes
 from tests.errors import raises
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -36,20 +38,42 @@ def place(pipe, tmp_path_factory):
     empty = laspy.read(paths[0])
     empty.points = empty.points[:0]
     empty.write(paths[2])
-    outputs = {"copies": [folder / f"out_{path.name}" for path in paths], "table": folder / "objects.csv"}
-    take_inventory(pipe, paths, Outputs(**outputs, report=folder / "report.json"), command="hf-any3d inventory ...")
+    names = [path.name for path in paths]
+    take_inventory(pipe, paths, outputs_in(folder, names), command="hf-any3d inventory ...")
+    return folder, *read_outputs(folder, names[:2])
+
+
+def outputs_in(folder, names):
+    """Return copies of tiles, a table and a report in a folder."""
+    copies = [folder / f"out_{name}" for name in names]
+    return Outputs(copies=copies, table=folder / "objects.csv", report=folder / "report.json")
+
+
+def write_scan(path, cloud):
+    """Write points with their returns, and no classes."""
+    las = laspy.LasData(laspy.LasHeader(version="1.4", point_format=6))
+    las.header.scales = [1e-3] * 3
+    las.x, las.y, las.z = cloud.points.T.astype(np.float64)
+    for name in ("return_number", "number_of_returns"):
+        values = getattr(cloud, name)
+        setattr(las, name, np.ones(len(cloud), np.uint8) if values is None else values.astype(np.uint8))
+    las.write(path)
+
+
+def read_outputs(folder, names):
+    """Return the report, the rows of the table, and the points of the copies of tiles."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     with open(folder / "objects.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    copies = [laspy.read(path) for path in outputs["copies"][:2]]
+    copies = [laspy.read(folder / f"out_{name}") for name in names]
     points = {"xyz": np.concatenate([copy.xyz for copy in copies])}
     for name in ("classification", "HeightAboveGround"):
         points[name] = np.concatenate([np.array(copy[name]) for copy in copies])
-    return folder, report, rows, points
+    return report, rows, points
 
 
-def test_figures_are_those_of_copy_and_table(place):
-    folder, report, rows, points = place
+def check_figures(report, rows, points):
+    """Compare the figures of a report with those of copies and table."""
     kept = ~np.isin(points["classification"], (7, 18))
     cells = {tuple(cell) for cell in np.floor(points["xyz"][kept, :2]).astype(int).tolist()}
     is_canopy = np.isin(points["classification"], (3, 4, 5)) & (points["HeightAboveGround"] >= 2)
@@ -57,7 +81,7 @@ def test_figures_are_those_of_copy_and_table(place):
     ground = int((points["classification"] == 2).sum())
     trees = [float(row["height_m"]) for row in rows if row["class"] == "tree"]
     assert report["points"] == len(kept) and report["ground_points"] == ground
-    assert report["area_ha"] * 1e4 == len(cells)
+    assert report["area_ha"] * 1e4 == pytest.approx(len(cells))
     assert report["points_per_m2"] == pytest.approx(kept.sum() / len(cells), abs=0.01)
     assert report["ground_points_per_m2"] == pytest.approx(ground / len(cells), abs=0.001)
     assert report["trees"]["trees"] == len(trees) and sum(report["trees"]["height_m"]["histogram"]["trees"]) == len(
@@ -67,8 +91,27 @@ def test_figures_are_those_of_copy_and_table(place):
     assert report["trees"]["crown_cover_share"] == pytest.approx(len(covered) / len(cells), abs=1e-4)
     assert report["trees"]["height_m"]["max"] == pytest.approx(max(trees), abs=0.01)
     assert report["buildings"]["buildings"] == len(rows) - len(trees)
+
+
+def test_figures_are_those_of_copy_and_table(place):
+    folder, report, rows, points = place
+    check_figures(report, rows, points)
     assert [row["file"] for row in report["left_out"]] == [str(folder / "empty.las")]
     assert report["settings"]["min_height"] == 2 and report["command"].startswith("hf-any3d inventory")
+
+
+@pytest.mark.parametrize(
+    ("draw", "code"),
+    [(lambda: scenes.by_photogrammetry(scenes.wood(3)), 5), (lambda: scenes.hillside(3), 2)],
+)
+def test_figures_know_which_roofs_are_none(pipe, tmp_path, monkeypatch, draw, code):
+    rejected = []
+    correct = PlaceReport.correct
+    monkeypatch.setattr(PlaceReport, "correct", lambda self, parts: (rejected.extend(parts), correct(self, parts)))
+    write_scan(tmp_path / "scan.las", draw())
+    take_inventory(pipe, [tmp_path / "scan.las"], outputs_in(tmp_path, ["scan.las"]))
+    assert sum(part.class_counts[code] for part in rejected) > 100
+    check_figures(*read_outputs(tmp_path, ["scan.las"]))
 
 
 def test_cells_have_their_points_and_the_doubtful_ones_come_first(place):
