@@ -14,12 +14,14 @@ PYTEST_ARGS ?=
 RELEASE_ARGS ?=
 FUZZ_ARGS ?=
 GPU_ARGS ?=
-# Processes for tests, by default one more than there are cores, as some tests wait for processes of their own. Where
-# memory is short, more of them help: each runs fewer files, and keeps less of what they leave. All tests of a file run
-# in one process. Files come in the order of their names: by their numbers of tests, as is the default, long trainings
-# would be the last, one after the other.
-PYTEST_WORKERS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
-PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
+# Processes for tests, by default one more than there are cores, as some tests wait for processes of their own, and two
+# more for those of the library: each then runs fewer files, and what they leave in memory stays below the limit. All
+# tests of a file run in one process. Files come in the order of their names: by their numbers of tests, as is the
+# default, long trainings would be the last, one after the other.
+PYTEST_WORKERS ?=
+CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+MORE := 1
+PYTEST = -m pytest -n $(or $(PYTEST_WORKERS),$(shell expr $(CORES) + $(MORE))) --dist loadfile --no-loadscope-reorder
 # Tests of what is run now and then: fuzzing, interruptions, releases, benchmarks, studies, what the package
 # was made with, published tables, checks of GPUs and of published files, conversions of released checkpoints in full
 # size; the largest sweeps: all outputs on full disks and under odd names, all contents of repositories, programs
@@ -92,6 +94,7 @@ demo: $(INSTALLED) ## Chat about shapes with MODEL, a directory or hub name, in 
 	@test -n "$(MODEL)" || { echo "make demo MODEL=directory or hub name of a point cloud language model" >&2; exit 1; }
 	$(BIN)/hf-any3d demo $(MODEL) $(DEMO_ARGS)
 
+test: MORE := 3
 test: $(INSTALLED) ## Run all tests of the library and its programs (PYTEST_ARGS)
 	@$(BIN)/python $(PYTEST) $(foreach tests,$(TOOL_TESTS) $(PAGE_TESTS),--ignore=$(tests)) $(PYTEST_ARGS)
 
