@@ -30,6 +30,9 @@ _FILE = Path(__file__).with_name("roofs.json")
 _SHELL = 1.5
 # Meters below a roof from which on a point was seen through it or beside it.
 _BELOW = 2.0
+# Share of points far below a block from which on it hides nothing, in scans without returns: roofs have 0.24 at most,
+# and wires 0.4 to 0.9. The walls of a tall house at the edge of a scan may have 0.5, but with several returns.
+_OPEN = 0.35
 # Meters by which a roof stands free above its neighbors, and within which they are as high.
 _FREE, _LEVEL = 1.5, 0.7
 # Points for a plane: those of the cell, if there are so many, else of the cells around, and the least.
@@ -241,6 +244,12 @@ def are_plants(numbers: np.ndarray) -> np.ndarray:
     named = dict(zip(BLOCK_COLUMNS, numbers.T, strict=True))
     is_rough = named["nearly flat"] < 0.5
     return is_rough & (named["terrain"] < 0.5)
+
+
+def are_open(numbers: np.ndarray) -> np.ndarray:
+    """Return which blocks (blocks,) of a scan without returns hide nothing: much is seen far below, as below wires."""
+    named = dict(zip(BLOCK_COLUMNS, numbers.T, strict=True))
+    return (named["several returns"] == 0) & (named["below"] > _OPEN)
 
 
 class RoofModel(NamedTuple):

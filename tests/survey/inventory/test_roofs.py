@@ -5,6 +5,7 @@ import pytest
 from transformers import pipeline
 
 import hf_any3d  # noqa: F401  registers the pipeline
+from hf_any3d.data.files import PointCloudData
 from survey.studies.scenes import SCENES, by_photogrammetry, without_returns
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -47,3 +48,16 @@ def test_points_of_no_roof_are_what_they_look_like(pipe):
         plants = np.isin(found["classes"], (3, 4, 5))
         by_height = np.array([3, 4, 5])[np.digitize(found["heights"][plants], [0.5, 1.5])]
         assert (found["classes"][plants] == by_height).all()
+
+
+@pytest.mark.parametrize(("apart", "step"), [(1.0, 0.15), (0.5, 0.25), (2.0, 0.1)])
+def test_bundled_wires_without_returns_are_no_building(pipe, apart, step):
+    generator = np.random.default_rng(0)
+    ground = np.column_stack([generator.uniform(0, [120, 60], (36_000, 2)), np.zeros(36_000)])
+    along, across = (values.ravel() for values in np.meshgrid(np.arange(0, 120, step), np.arange(8) * apart + 26))
+    wires = np.column_stack([along, across, 15 + 3 * ((along - 60) / 60) ** 2])
+    points = np.concatenate([ground, wires]) + generator.normal(0, 0.03, (len(ground) + len(wires), 3))
+    points[:, 2] += 0.02 * points[:, 0]
+    found = pipe(PointCloudData(points.astype(np.float32), meters_per_unit=1.0))
+    assert not buildings_of(found)
+    assert not np.isin(found["classes"][len(ground) :], (2, 6)).any()
