@@ -483,32 +483,22 @@ def packaged_classifier() -> str:
 # What published models are for, by words of their names: the dataset that they were trained on, or the program.
 _SUBJECTS = {
     "shapenetpart": "parts of CAD models",
-    "modelnet40": "CAD models of objects",
-    "scanobjectnn": "scanned objects",
     "s3dis": "office rooms",
     "scannet": "indoor rooms",
     "sunrgbd": "rooms from one side",
     "spatiallm": "indoor rooms",
     "patchalign3d": "parts that you name",
     "find3d": "parts that you name",
+    "openshape": "classes that you name",
+    "uni3d": "classes that you name",
 }
-_SUBJECTS_OF_COMMANDS = {"zero-shot": "classes that you name", "features": "any object", "chat": "any object"}
-
-
-def _subject(name: str, command: str) -> str:
-    """Return what a published model is for, in a few words."""
-    if command in _SUBJECTS_OF_COMMANDS:
-        return _SUBJECTS_OF_COMMANDS[command]
-    return next((subject for word, subject in _SUBJECTS.items() if word in name.lower()), "")
 
 
 def published_models(command: str) -> Iterator[str]:
-    """Yield the lines of a table of published models that a command opens by name, with what for, and licenses."""
-    # Encoders with texts have features too.
-    commands = (command, "zero-shot") if command == "features" else (command,)
+    """Yield the lines of a table of the published models that a command opens: name, purpose and license."""
     rows = {}
     variants = {}
-    for name, sizes in published_for(commands).items():
+    for name, sizes in published_for([command]).items():
         system = PUBLISHED[name].system
         # The first size is part of the name, and a few more are listed below it.
         label = name
@@ -517,7 +507,8 @@ def published_models(command: str) -> Iterator[str]:
         text = str(system.weights_license)
         if system.non_commercial:
             text += " *"
-        rows[label] = _subject(label, command), text
+        subject = next((subject for word, subject in _SUBJECTS.items() if word in label.lower()), "")
+        rows[label] = subject, text
         if len(sizes) > 1:
             variants[label] = ", ".join(map(str, sizes[:4])) + (", …" if len(sizes) > 4 else "")
     if not rows:

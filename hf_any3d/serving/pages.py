@@ -1,4 +1,4 @@
-"""Pages of the service: `/`, where a person tries a file, and `/docs`, which lists the routes. They load nothing."""
+"""Pages of the service: `/`, to try it on a file, and `/docs`, with all routes; both are self-contained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ASKED = ("labels", "up_axis")
 
 
 def front_page(service: Service) -> str:
-    """Return a page that says what the service is, and asks it about a file."""
+    """Return the home page, which describes the service and lets the user try it on a file."""
     routes = []
     for path, route in service.routes.items():
         own = settings_of(TASKS[route.task].settings, "service")

@@ -38,7 +38,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_GET
 
     def version_string(self) -> str:
-        """Return a name that tells no versions."""
+        """Return the server name, without version numbers."""
         return "hf_any3d"
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -61,7 +61,7 @@ def listed(names: Sequence[object], most: int = 5, separator: str = ", ") -> str
 
 
 def percent(share: float, decimals: int = 0) -> str:
-    """Return a share as a number in percent; only the whole is 100, as "100 %" tells that nothing is wrong."""
+    """Format a share as a percentage, without the sign; shares below 1 never round to 100."""
     shown = f"{100 * share:.{decimals}f}"
     # The upper end of an interval may be 1 up to rounding.
     if share < 1 - 1e-9 and float(shown) >= 100:

@@ -34,7 +34,7 @@ _NOT_COUNTED = -100
 
 @dataclass
 class PointBERTForPreTrainingOutput(ModelOutput):
-    """Scores of codes, and features by which clouds are told apart.
+    """Outputs of masked point modeling: code scores, and features for contrastive learning.
 
     Args:
         loss: Sum of the losses below; None if not requested.

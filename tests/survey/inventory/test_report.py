@@ -13,7 +13,7 @@ from hf_any3d.data.generated.tiles import draw_tile, las_bytes
 from hf_any3d.pipelines import default_model
 from hf_any3d.tasks.direct import open_direct
 from hf_any3d_survey.inventory.files import Outputs, take_inventory
-from hf_any3d_survey.inventory.report import PlaceReport
+from hf_any3d_survey.inventory.place import Place
 from survey.studies import scenes
 from tests.errors import raises
 
@@ -104,13 +104,15 @@ def test_figures_are_those_of_copy_and_table(place):
     ("draw", "code"),
     [(lambda: scenes.by_photogrammetry(scenes.wood(3)), 5), (lambda: scenes.hillside(3), 2)],
 )
-def test_figures_know_which_roofs_are_none(pipe, tmp_path, monkeypatch, draw, code):
-    rejected = []
-    correct = PlaceReport.correct
-    monkeypatch.setattr(PlaceReport, "correct", lambda self, parts: (rejected.extend(parts), correct(self, parts)))
+def test_figures_know_which_roofs_are_none(pipe, tmp_path, draw, code):
     write_scan(tmp_path / "scan.las", draw())
+    cloud = pipe.open(tmp_path / "scan.las")
+    found = Place([len(cloud)])
+    found.add(0, pipe.look(cloud, len(cloud)))
+    called_roofs = found.answers[0].classes == 6
+    found.things()
+    assert (found.answers[0].classes[called_roofs] == code).sum() > 100
     take_inventory(pipe, [tmp_path / "scan.las"], outputs_in(tmp_path, ["scan.las"]))
-    assert sum(part.class_counts[code] for part in rejected) > 100
     check_figures(*read_outputs(tmp_path, ["scan.las"]))
 
 
