@@ -30,8 +30,8 @@ _FILE = Path(__file__).with_name("roofs.json")
 _SHELL = 1.5
 # Meters below a roof from which on a point was seen through it or beside it.
 _BELOW = 2.0
-# Share of points far below a block from which on it hides nothing, in scans without returns: roofs have 0.24 at most,
-# and wires 0.4 to 0.9. The walls of a tall house at the edge of a scan may have 0.5, but with several returns.
+# Share of points far below a block from which on it hides nothing, in scans without returns. Roofs of towns have 0.24
+# at most, bundled wires 0.12 to 0.66: 48 of 81 generated bundles are above, and those with the densest points below.
 _OPEN = 0.35
 # Meters by which a roof stands free above its neighbors, and within which they are as high.
 _FREE, _LEVEL = 1.5, 0.7
