@@ -417,7 +417,7 @@ class Place:
         is_large = np.array([len(block.cells) for block in found]) * CELL**2 >= self.min_area
         shapes = describe_blocks(found)
         scores = packaged_roof_model()(shapes)
-        is_rejected = is_large & ((scores < LEAST_PROBABILITY) | are_open(shapes))
+        is_rejected = is_large & ((scores < LEAST_PROBABILITY) | are_open(found))
         stand_up = are_plants(shapes)
         for tile, points in self._roof_points.items():
             of_cell = self._roofs.of_keys(points.keys)

@@ -50,7 +50,7 @@ def test_points_of_no_roof_are_what_they_look_like(pipe):
         assert (found["classes"][plants] == by_height).all()
 
 
-@pytest.mark.parametrize(("apart", "step"), [(1.0, 0.15), (0.5, 0.25), (2.0, 0.1)])
+@pytest.mark.parametrize(("apart", "step"), [(1.0, 0.15), (0.5, 0.05), (2.0, 0.3)])
 def test_bundled_wires_without_returns_are_no_building(pipe, apart, step):
     generator = np.random.default_rng(0)
     ground = np.column_stack([generator.uniform(0, [120, 60], (36_000, 2)), np.zeros(36_000)])
