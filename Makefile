@@ -14,28 +14,9 @@ PYTEST_ARGS ?=
 RELEASE_ARGS ?=
 FUZZ_ARGS ?=
 GPU_ARGS ?=
-# Processes for tests, by default one more than there are cores, as some tests wait for processes of their own, and two
-# more for those of the library: each then runs fewer files, and what they leave in memory stays below the limit. All
-# tests of a file run in one process. Files come in the order of their names: by their numbers of tests, as is the
-# default, long trainings would be the last, one after the other.
-PYTEST_WORKERS ?=
-CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-MORE := 1
-PYTEST = -m pytest -n $(or $(PYTEST_WORKERS),$(shell expr $(CORES) + $(MORE))) --dist loadfile --no-loadscope-reorder
-# Tests of what is run now and then: fuzzing, interruptions, releases, benchmarks, studies, what the package
-# was made with, published tables, checks of GPUs and of published files, conversions of released checkpoints in full
-# size; the largest sweeps: all outputs on full disks and under odd names, all contents of repositories, programs
-# of other libraries with and without the import.
-TOOL_TESTS := $(addprefix tests/,fuzz faults many_files cli/test_written_files.py hub/test_contents.py \
-	integration/test_plain_programs.py docs/test_upstream.py published/test_check_published.py test_extending.py \
-	docs/test_search.py examples/test_train_default_model.py examples/test_unknown_things.py examples/test_make_cut.py \
-	examples/test_published_tables.py test_gpu_check.py test_packaging.py studies \
-	$(addprefix conversions/test_,released_checkpoints.py act_released.py minigpt3d_released.py minigpt3d_published.py))
-# Tests of what pages and notebooks show, the programs in examples/ that guides run among them, and of pages in a
-# browser: a fourth of all.
-PAGE_TESTS := $(wildcard tests/examples/test_run_*.py) $(addprefix tests/,doors/test_pages.py \
-	doors/test_command_line_page.py doors/test_demo.py docs/test_programs.py demo/test_page_in_browser.py \
-	demo/test_task_pages.py)
+NIGHTLY_ARGS ?=
+# PYTEST_WORKERS=1: another number of processes for tests than one more than there are cores.
+# What test, test-pages and test-tools run, and what CI leaves to the night, is a table in tests/stages.py.
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -46,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: build/source help install doctor browser encoder donors quickstart release-check demo test test-fast test-pages test-tools test-versions gpu-check fuzz faults lint format docs search bench clean
+.PHONY: build/source help install doctor browser encoder donors quickstart release-check demo test test-fast test-pages test-tools test-versions nightly gpu-check fuzz faults lint format docs search bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,21 +75,23 @@ demo: $(INSTALLED) ## Chat about shapes with MODEL, a directory or hub name, in 
 	@test -n "$(MODEL)" || { echo "make demo MODEL=directory or hub name of a point cloud language model" >&2; exit 1; }
 	$(BIN)/hf-any3d demo $(MODEL) $(DEMO_ARGS)
 
-test: MORE := 3
-test: $(INSTALLED) ## Run all tests of the library and its programs (PYTEST_ARGS)
-	@$(BIN)/python $(PYTEST) $(foreach tests,$(TOOL_TESTS) $(PAGE_TESTS),--ignore=$(tests)) $(PYTEST_ARGS)
+test: $(INSTALLED) ## Run all tests of the library and its programs, in ten minutes (PYTEST_ARGS)
+	@$(BIN)/python -m tests.stages test $(PYTEST_ARGS)
 
 test-pages: $(INSTALLED) ## Run what README, guides and notebooks show, and try pages in a browser (PYTEST_ARGS)
-	@$(BIN)/python $(PYTEST) $(PAGE_TESTS) $(PYTEST_ARGS)
+	@$(BIN)/python -m tests.stages pages $(PYTEST_ARGS)
 
-test-tools: $(INSTALLED) ## Run the tests of fuzzing, interruptions, releases, benchmarks and studies (PYTEST_ARGS)
-	@$(BIN)/python $(PYTEST) $(TOOL_TESTS) $(PYTEST_ARGS)
+test-tools: $(INSTALLED) ## Run the tests of exports, fuzzing, interruptions, releases and studies (PYTEST_ARGS)
+	@$(BIN)/python -m tests.stages tools $(PYTEST_ARGS)
 
 test-fast: $(INSTALLED) ## Run all tests but those marked slow, in two minutes (PYTEST_ARGS)
-	@$(BIN)/python $(PYTEST) -m "not slow" $(PYTEST_ARGS)
+	@$(BIN)/python -m tests.stages fast $(PYTEST_ARGS)
 
 test-versions: $(INSTALLED) ## Install and try the oldest and newest releases that setup.cfg allows (PYTEST_ARGS)
 	@$(BIN)/python -m tests.versions $(PYTEST_ARGS)
+
+nightly: $(INSTALLED) ## Run what CI leaves out and all combinations, for hours (NIGHTLY_ARGS: names, --changed)
+	@$(BIN)/python -m tests.stages nightly $(NIGHTLY_ARGS)
 
 gpu-check: $(INSTALLED) ## Check kernels and models on this machine's GPU in under nine minutes (GPU_ARGS: --output DIR)
 	@$(BIN)/python -m tests.gpu_check $(GPU_ARGS)

@@ -1,13 +1,11 @@
 """The README names commands and files that exist; tests/test_packaging.py runs its blocks."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import yaml
 
 from docs.tools.words import counts, markdown_of
-from tests import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,15 +17,6 @@ def test_make_targets_exist():
     assert {"quickstart", "test"} <= named
     missing = {target for target in named if not re.search(rf"^{target}:", makefile, flags=re.MULTILINE)}
     assert not missing
-
-
-def test_tests_that_make_names_exist():
-    # Of a missing file pytest runs nothing, and says only that no test ran.
-    options = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
-    commands = subprocess.run(["make", "-n", "test-tools", "test-pages", "test", "-o", ".venv/.installed"], **options)
-    named = set(re.findall(r"\btests/[\w./]+", commands.stdout)) | {f"tests/{test}" for test in versions.TESTS}
-    assert "tests/fuzz" in named
-    assert not [path for path in named if not (ROOT / path).exists()]
 
 
 def test_linked_files_exist():

@@ -1,0 +1,204 @@
+"""What `make test`, `test-pages`, `test-tools` and `nightly` run, and what CI leaves to the night.
+
+    python -m tests.stages test|fast|pages|tools [options of pytest]
+    python -m tests.stages nightly [--changed] [names of STAGES]
+
+`STAGES` is the table: the tests of each stage, and the paths whose change may break them. `nightly` runs all stages and
+all combinations (`SWEEPS`), and writes for each that passes what its paths were into `.ci/passed.json`, which is
+committed. CI runs `nightly --changed`: those stages whose paths have other contents than when they last passed. A stage
+that has no entry there, or of whose paths one has uncommitted changes, counts as changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+PASSED = ROOT / ".ci" / "passed.json"
+"""For each stage the digest of its paths when it last passed, and the commit at that time."""
+
+
+class Stage(NamedTuple):
+    """Tests that `make test` leaves out.
+
+    Attributes:
+        target: "tools" or "pages", the target of the Makefile that runs them; "versions" has a program of its own.
+        tests: Files and folders below `tests/`.
+        depends: Files and folders whose change may break them, beside the tests themselves and `SHARED`.
+    """
+
+    target: str
+    tests: tuple[str, ...]
+    depends: tuple[str, ...]
+
+
+SHARED = ("setup.cfg", "pyproject.toml", "tests/conftest.py", "tests/stages.py", "tests/hub")
+"""What every stage depends on."""
+
+STAGES = {
+    "versions": Stage(
+        "versions",
+        ("versions.py",),
+        ("survey/setup.cfg", "hf_any3d/integration", "hf_any3d/registry.py", "hf_any3d/hub", "hf_any3d/tuners")
+        + ("hf_any3d/pipelines", "modeling/pretrained_parts", "modeling/encoders"),
+    ),
+    "fuzz": Stage("tools", ("fuzz",), ("hf_any3d/data", "conversions", "survey")),
+    "writing": Stage(
+        "tools",
+        ("faults", "many_files", "cli/test_written_files.py"),
+        ("hf_any3d/utils", "hf_any3d/many_files", "hf_any3d/training", "hf_any3d/cli", "hf_any3d/data/files", "survey"),
+    ),
+    "repositories": Stage(
+        "tools",
+        ("hub/test_contents.py", "integration/test_plain_programs.py", "published/test_check_published.py"),
+        ("hf_any3d/hub", "hf_any3d/integration", "hf_any3d/model_card", "hf_any3d/tuners", "hf_any3d/published.py")
+        + ("modeling/pretrained_parts",),
+    ),
+    "released": Stage(
+        "tools",
+        tuple(
+            f"conversions/test_{name}.py"
+            for name in ("released_checkpoints", "act_released", "minigpt3d_released", "minigpt3d_published")
+        ),
+        ("conversions", "modeling", "tests/reference", "tests/conversions"),
+    ),
+    "programs": Stage(
+        "tools",
+        ("studies", "examples/test_train_default_model.py", "examples/test_unknown_things.py")
+        + ("examples/test_make_cut.py", "examples/test_published_tables.py"),
+        ("studies", "examples", "hf_any3d/default_model", "hf_any3d/evaluation", "hf_any3d/training"),
+    ),
+    "package": Stage(
+        "tools",
+        ("test_packaging.py", "test_extending.py", "test_gpu_check.py", "docs/test_upstream.py", "docs/test_search.py"),
+        ("setup.py", "Makefile", "survey/setup.cfg", "hf_any3d_command.py", "docs", "mkdocs.yml", "README.md")
+        + ("hf_any3d/extensions.py", "modeling/kernels", "tests/gpu_check", "tests/skeleton.py"),
+    ),
+    "pages": Stage(
+        "pages",
+        ("doors/test_command_line_page.py", "docs/test_programs.py", "doors/test_pages.py"),
+        ("README.md", "docs", "examples", "hf_any3d/cli", "hf_any3d/pipelines", "hf_any3d/data", "hf_any3d/training")
+        + ("survey", "tests/doors"),
+    ),
+    "browser": Stage(
+        "pages",
+        ("doors/test_demo.py", "demo/test_page_in_browser.py", "demo/test_task_pages.py"),
+        ("hf_any3d/demo", "hf_any3d/serving", "hf_any3d/visualization", "survey/hf_any3d_survey/visualization"),
+    ),
+    "guides": Stage(
+        "pages",
+        tuple(f"examples/{path.name}" for path in sorted((ROOT / "tests" / "examples").glob("test_run_*.py"))),
+        ("examples", "hf_any3d/training", "hf_any3d/evaluation", "hf_any3d/data"),
+    ),
+}
+
+SWEEPS = "sweeps"
+"""All tests with all combinations (`tests/turns.py`): hours, so only at night."""
+NIGHT = (*STAGES, SWEEPS)
+
+
+def command(tests: list[str], *options: str) -> list[str]:
+    """Return a run of pytest in several processes.
+
+    All tests of a file run in one process. Files come in the order of their names: by their numbers of tests, as is
+    the default, long trainings would be the last, one after the other. There is one process more than there are cores,
+    as some tests wait for processes of their own.
+    """
+    processes = os.environ.get("PYTEST_WORKERS") or str((os.cpu_count() or 1) + 1)
+    pytest = [sys.executable, "-m", "pytest", "-n", processes, "--dist", "loadfile", "--no-loadscope-reorder"]
+    return [*pytest, *tests, *options]
+
+
+def paths(target: str) -> list[str]:
+    """Return the tests of a target of the Makefile, from the root of the checkout."""
+    return [f"tests/{test}" for stage in STAGES.values() if stage.target == target for test in stage.tests]
+
+
+def commands(name: str, options: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Return what runs a target, a stage or the sweeps, and changes of the environment."""
+    if name in ("tools", "pages"):
+        return command(paths(name), *options), {}
+    if name == "fast":
+        return command([], "-m", "not slow", *options), {}
+    if name == "versions":
+        return [sys.executable, "-m", "tests.versions", *options], {}
+    if name in STAGES:
+        return command([f"tests/{test}" for test in STAGES[name].tests], *options), {}
+    left_out = [f"--ignore={path}" for target in ("tools", "pages") for path in paths(target)]
+    changes = {"HF_ANY3D_ALL_PAIRS": "1"} if name == SWEEPS else {}
+    return command([], *left_out, *options), changes
+
+
+def digest(name: str) -> str | None:
+    """Return one number for the contents of all that a stage depends on; None with uncommitted changes."""
+    stage = STAGES[name]
+    watched = [*SHARED, *stage.depends, *(f"tests/{test}" for test in stage.tests)]
+    if git("status", "--porcelain", "--", *watched):
+        return None
+    return hashlib.sha256(git("ls-files", "--stage", "--", *watched).encode()).hexdigest()
+
+
+def git(*words: str) -> str:
+    """Return what git prints about this checkout."""
+    return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def passed() -> dict[str, dict[str, str]]:
+    """Return what `PASSED` says."""
+    if not PASSED.is_file():
+        return {}
+    return json.loads(PASSED.read_text(encoding="utf-8"))
+
+
+def record(name: str) -> None:
+    """Write down that a stage has passed with what is committed now."""
+    found = digest(name)
+    if found is None:
+        print(f"{name} is not recorded: commit the changes of its paths first")
+        return
+    entries = {**passed(), name: {"digest": found, "commit": git("rev-parse", "HEAD").strip()}}
+    kept = {stage: entries[stage] for stage in STAGES if stage in entries}
+    PASSED.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def nightly(names: list[str], only_changed: bool) -> int:
+    """Run stages, tell how long each took, and record those that pass; return 1 if one fails."""
+    before, failed, lines = passed(), False, []
+    for name in names or NIGHT:
+        if only_changed and (name == SWEEPS or before.get(name, {}).get("digest") == digest(name)):
+            lines.append(f"{name:14s} {'left to the night' if name == SWEEPS else 'unchanged'}")
+            continue
+        print(f"== {name}", flush=True)
+        start = time.monotonic()
+        words, changes = commands(name, [])
+        code = subprocess.run(words, cwd=ROOT, env={**os.environ, **changes}).returncode
+        lines.append(f"{name:14s} {time.monotonic() - start:6.0f} s{'' if code == 0 else '  FAILED'}")
+        failed |= code != 0
+        if code == 0 and name != SWEEPS:
+            record(name)
+    print("\n".join(["stages of the night:", *lines]))
+    return int(failed)
+
+
+def main(words: list[str]) -> int:
+    """Run a target, or the stages of the night; return the exit status."""
+    if words[:1] == ["nightly"]:
+        parser = argparse.ArgumentParser(prog="python -m tests.stages nightly")
+        parser.add_argument("--changed", action="store_true", help="only those whose paths have changed")
+        parser.add_argument("names", nargs="*", choices=[*NIGHT, []], metavar="STAGE", help=", ".join(NIGHT))
+        options = parser.parse_args(words[1:])
+        return nightly(options.names, options.changed)
+    words, changes = commands(words[0], words[1:])
+    return subprocess.run(words, cwd=ROOT, env={**os.environ, **changes}).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
