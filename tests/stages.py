@@ -3,10 +3,10 @@
     python -m tests.stages test|fast|pages|tools [options of pytest]
     python -m tests.stages nightly [--changed] [names of STAGES]
 
-`STAGES` is the table: the tests of each stage, and the paths whose change may break them. `nightly` runs all stages and
-all combinations (`SWEEPS`), and writes for each that passes what its paths were into `.ci/passed.json`, which is
-committed. CI runs `nightly --changed`: those stages whose paths have other contents than when they last passed. A stage
-that has no entry there, or of whose paths one has uncommitted changes, counts as changed.
+`STAGES` is the table: the tests of each stage, and the paths whose change may break them. `nightly` runs all stages
+and all combinations (`SWEEPS`), and writes for each that passes what was in its paths into `.ci/passed.json`, which is
+committed. CI runs `nightly --changed`: those stages whose paths have other contents than when they last passed. A
+stage that has no entry there, or of whose paths one has uncommitted changes, counts as changed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ STAGES = {
     "writing": Stage(
         "tools",
         ("faults", "many_files", "cli/test_written_files.py"),
-        ("hf_any3d/utils", "hf_any3d/many_files", "hf_any3d/training", "hf_any3d/cli", "hf_any3d/data/files", "survey"),
+        ("hf_any3d/utils", "hf_any3d/many_files", "hf_any3d/training", "hf_any3d/cli", "hf_any3d/data", "survey"),
     ),
     "repositories": Stage(
         "tools",
@@ -78,7 +78,8 @@ STAGES = {
     ),
     "package": Stage(
         "tools",
-        ("test_packaging.py", "test_extending.py", "test_gpu_check.py", "docs/test_upstream.py", "docs/test_search.py"),
+        ("test_packaging.py", "test_extending.py", "test_gpu_check.py")
+        + ("docs/test_upstream.py", "docs/test_search.py"),
         ("setup.py", "Makefile", "survey/setup.cfg", "hf_any3d_command.py", "docs", "mkdocs.yml", "README.md")
         + ("hf_any3d/extensions.py", "modeling/kernels", "tests/gpu_check", "tests/skeleton.py"),
     ),
