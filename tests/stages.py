@@ -70,6 +70,17 @@ STAGES = {
         ),
         ("conversions", "modeling", "tests/reference", "tests/conversions"),
     ),
+    "processes": Stage(
+        "tools",
+        ("training/test_two_processes.py", "training/test_constant_memory.py"),
+        ("hf_any3d/training", "hf_any3d/data", "modeling", "tests/training/program_runs.py"),
+    ),
+    "compiled": Stage(
+        "tools",
+        ("training/test_compiled_layers.py",),
+        ("hf_any3d/export", "hf_any3d/training/faster_steps.py", "modeling"),
+    ),
+    "survey": Stage("tools", ("survey/doors", "survey/test_data_suggest.py"), ("survey", "hf_any3d/data")),
     "programs": Stage(
         "tools",
         ("studies", "examples/test_train_default_model.py", "examples/test_unknown_things.py")
@@ -88,6 +99,11 @@ STAGES = {
         ("doors/test_command_line_page.py", "docs/test_programs.py", "doors/test_pages.py"),
         ("README.md", "docs", "examples", "hf_any3d/cli", "hf_any3d/pipelines", "hf_any3d/data", "hf_any3d/training")
         + ("survey", "tests/doors"),
+    ),
+    "learning": Stage(
+        "pages",
+        ("doors/test_few_scans.py", "doors/test_train.py", "doors/test_promises.py"),
+        ("hf_any3d/training", "hf_any3d/cli", "hf_any3d/hub", "tests/doors"),
     ),
     "browser": Stage(
         "pages",

@@ -18,6 +18,7 @@ from hf_any3d.training.segmentation_rows import CropRows
 from hf_any3d.training.text_rows import CaptionedDataset
 from tests.errors import raises
 from tests.tiny_encoders import tiny_model
+from tests.turns import some
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,7 @@ def fingerprints(rows, persistent):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [None, crops, captions, stream])
+@pytest.mark.parametrize("make", some([None, crops, captions, stream], left_out=[crops, captions]))
 def test_persistent_workers_see_the_next_epoch(dataset, make, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
     rows = training_rows(dataset, PointCloudProcessor(num_points=32), ["jitter"], seed=1)

@@ -16,6 +16,7 @@ from hf_any3d.training.trainer import PointTrainer, decaying_parameters, scale_l
 from hf_any3d.tuners import GuidedAdapterConfig
 from tests.errors import raises
 from tests.modeling.any2point.reference_case import FOLDER
+from tests.turns import some
 
 SPARED = {"scan": [], "modelnet": [r"class_token\..*token$"]}
 
@@ -42,7 +43,7 @@ def decayed_by_the_program(name: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", some(VARIANTS, left_out=VARIANTS.keys() - {"clip-scan", "dinov2-modelnet"}))
 def test_number_of_decaying_weights_is_that_of_the_released_program(name):
     model = model_without_memory(name)
     decaying = set(decaying_parameters(model, SPARED[name.split("-")[1]]))
@@ -169,7 +170,7 @@ def rates(run: PointTrainer) -> list[float]:
     return [entry["learning_rate"] for entry in run.state.log_history if "learning_rate" in entry]
 
 
-@pytest.mark.parametrize(("drop_last", "accumulated"), [(True, 2), (False, 2), (False, 3)])
+@pytest.mark.parametrize(("drop_last", "accumulated"), [(True, 2), (False, 3)])
 def test_an_incomplete_step_at_the_end_of_an_epoch_counts_as_one(tmp_path, drop_last, accumulated):
     batches = 3 if drop_last else 4
     run = trainer(

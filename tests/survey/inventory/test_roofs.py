@@ -7,6 +7,7 @@ from transformers import pipeline
 import hf_any3d  # noqa: F401  registers the pipeline
 from hf_any3d.data.files import PointCloudData
 from survey.studies.scenes import SCENES, by_photogrammetry, without_returns
+from tests.turns import by_turns
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SEED = 52
@@ -21,8 +22,7 @@ def buildings_of(found):
     return [thing for thing in found["things"] if thing.label == "building"]
 
 
-@pytest.mark.parametrize("change", [None, without_returns, by_photogrammetry])
-@pytest.mark.parametrize("kind", SCENES)
+@pytest.mark.parametrize(("kind", "change"), by_turns(SCENES, [None, without_returns, by_photogrammetry]))
 def test_houses_alone_are_buildings(pipe, kind, change):
     cloud = SCENES[kind](SEED)
     if change is not None:

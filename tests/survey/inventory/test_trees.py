@@ -11,6 +11,7 @@ from hf_any3d_survey.inventory.agreement import compare_trees
 from hf_any3d_survey.inventory.crowns import NAMES, SIGMAS, canopy_of, parts_of
 from hf_any3d_survey.inventory.likeness import packaged_likeness
 from hf_any3d_survey.inventory.trees import EVENNESS, choose_by, number_trees
+from tests.turns import by_turns
 
 PLOTS = next((path for up in Path(__file__).parents if (path := up / "shared/data/real/trees").is_dir()), Path("none"))
 
@@ -119,8 +120,7 @@ def test_a_likeness_of_ones_own_is_asked(savanna):
     assert unlike.scores.max() < number_trees(points, heights).scores.min()
 
 
-@pytest.mark.parametrize("kind", ["broadleaf", "spruces", "savanna"])
-@pytest.mark.parametrize("count", [1, 5, 20])
+@pytest.mark.parametrize(("kind", "count"), by_turns(["broadleaf", "spruces", "savanna"], [1, 5, 20]))
 def test_numbered_trees_choose_what_is_no_worse_than_the_defaults(kind, count):
     points, heights, truth = stand(kind, size=60)
     before = compare_trees(truth, number_trees(points, heights).numbers).f1
