@@ -72,8 +72,9 @@ STAGES = {
     ),
     "processes": Stage(
         "tools",
-        ("training/test_two_processes.py", "training/test_constant_memory.py"),
-        ("hf_any3d/training", "hf_any3d/data", "modeling", "tests/training/program_runs.py"),
+        ("training/test_two_processes.py", "training/test_constant_memory.py")
+        + ("serving/test_server.py", "serving/test_slow_clients.py"),
+        ("hf_any3d/training", "hf_any3d/data", "hf_any3d/serving", "modeling", "tests/training/program_runs.py"),
     ),
     "compiled": Stage(
         "tools",
@@ -107,7 +108,8 @@ STAGES = {
     ),
     "browser": Stage(
         "pages",
-        ("doors/test_demo.py", "demo/test_page_in_browser.py", "demo/test_task_pages.py"),
+        ("doors/test_demo.py", "demo/test_page_in_browser.py", "demo/test_task_pages.py")
+        + ("visualization/test_pages_in_browser.py", "survey/test_labeling.py"),
         ("hf_any3d/demo", "hf_any3d/serving", "hf_any3d/visualization", "survey/hf_any3d_survey/visualization"),
     ),
     "guides": Stage(

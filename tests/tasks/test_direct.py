@@ -20,6 +20,7 @@ from hf_any3d.pipelines import default_model
 from hf_any3d.tasks.direct import open_direct
 from tests.cli.conftest import run
 from tests.extensions import HAS_SURVEY
+from tests.turns import ALL_PAIRS, by_turns
 
 CLASSIFY, SEGMENT = "point-cloud-classification", "point-cloud-segmentation"
 SCAN = PointCloudData(points=np.random.default_rng(0).uniform(0, 6, (400, 3)).astype(np.float32))
@@ -104,10 +105,14 @@ def with_json(file: Path, name: str, value: Any) -> None:
 
 
 def changes_of(file: Path, keys: set[str]) -> Iterator[tuple[str, Any]]:
-    """Give each key of a file each value, one after the other, and yield both."""
+    """Give each key of a file values by turns, one after the other, and yield both."""
     text = file.read_text(encoding="utf-8")
-    for key in sorted(keys | json.loads(text).keys()):
-        for value in (*VALUES, *FURTHER_VALUES.get(key, ())):
+    every = sorted(keys | json.loads(text).keys())
+    turns = set(by_turns(every, range(3)))
+    for key in every:
+        for number, value in enumerate((*VALUES, *FURTHER_VALUES.get(key, ()))):
+            if (key, number % 3) not in turns:
+                continue
             file.write_text(text, encoding="utf-8")
             with_json(file, key, value)
             yield key, value
@@ -121,7 +126,7 @@ def test_with_any_changed_setting_a_directory_is_answered_as_by_a_pipeline(task,
     for key, value in changes_of(folder / name, keys):
         counts[is_equal(task, folder, seen)] += 1
         assert counts[False] == 0, (key, value)
-    assert len(seen) > 5 and counts[None] > 200, counts
+    assert len(seen) > 5 and counts[None] > (200 if ALL_PAIRS else 60), counts
 
 
 def of_other_precision(folder: Path, dtype: torch.dtype) -> None:
