@@ -12,6 +12,7 @@ import pytest
 from hf_any3d import read_point_cloud, write_labels
 from hf_any3d.data.files import PointCloudFileError
 from tests.errors import raises
+from tests.turns import some
 
 from . import builders
 from .conftest import FILES
