@@ -7,7 +7,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud
+from hf_any3d.data.files import PointCloudError, PointCloudFileError, ReadLimits, read_point_cloud
 from hf_any3d.data.files.hdf5 import open_hdf5
 from hf_any3d.data.files.text_numbers import integers
 from hf_any3d.registry import FORMATS
@@ -15,8 +15,8 @@ from tests.fuzz.damage import bounded, traced
 
 from .builders import SQUARE, gltf, gltf_square, las, npy, npz, pcd, ply, stl
 
-# A hundred thousand times the files, and yet little enough for any other reader.
-HUGE = 10**6
+# Far more than the files hold and limits allow, and yet little enough for any other reader.
+HUGE, LIMITS = 10**6, ReadLimits(points=10**5, faces=10**5)
 # Imported here, so that what imports take is not counted.
 for module in set(FORMATS.values()):
     import_module(f"hf_any3d.data.files.{module}")
@@ -27,7 +27,7 @@ def read(path, content):
     with bounded(megabytes=64) as begin, traced() as peak:
         begin()
         try:
-            return read_point_cloud(path)
+            return read_point_cloud(path, limits=LIMITS)
         finally:
             assert peak() < 1 << 20
 
