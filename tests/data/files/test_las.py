@@ -33,7 +33,7 @@ def test_a_laz_whose_layers_claim_too_much_is_refused():
     data = las(True, 7)[1]
     start = struct.unpack_from("<I", data, 96)[0]
     at = start + 8 + 36 + 4  # the size of the first layer, after the uncompressed first point and the count
-    with pytest.raises(PointCloudFileError):
+    with pytest.raises(PointCloudFileError, match="its layers claim"):
         read(data[:at] + struct.pack("<I", 10**6) + data[at + 4 :], "laz")
     assert len(read(las(True, 6, 120_000)[1], "laz")) == 120_000  # several chunks
 
@@ -72,7 +72,7 @@ def test_the_table_of_chunks_is_between_the_points_and_the_end_of_the_file(monke
 
     # Outside of the points, and inside with more chunks than the file can hold.
     for table in (-5, start + 7, len(data) - 7, start + 8, len(data) - 8):
-        with pytest.raises(PointCloudFileError):
+        with pytest.raises(PointCloudFileError, match="chunks with a table at byte"):
             read(data[:start] + struct.pack("<q", table) + data[start + 8 :], "laz")
 
 
