@@ -278,10 +278,7 @@ def _load(path: str | os.PathLike, device: str = "cpu") -> Any:
 
 
 def _check_zip(path: str | os.PathLike) -> bool:
-    """Check what torch trusts in a zip; return whether it may map the file instead of reading it.
-
-    Torch compares no checksums of what it maps, and reads past the end of a member that is shorter than its tensor.
-    """
+    """Check what torch trusts in a zip, checksums and sizes; return whether it may map the file."""
     with zipfile.ZipFile(path) as archive:
         members = {member.filename: member for member in archive.infolist()}
         if len(members) < len(archive.infolist()):
@@ -306,15 +303,12 @@ def _check_zip(path: str | os.PathLike) -> bool:
         if f"{folder}byteorder" in members:
             order = archive.read(f"{folder}byteorder").decode()
         is_stored = all(member.compress_type == zipfile.ZIP_STORED for member in members.values())
-        # Torch swaps bytes where they are: in a mapping that cannot be written to, or on meta, that ends the process.
+        # Torch swaps bytes where they are, which is for numbers in memory.
         return is_stored and order == sys.byteorder
 
 
 def _check_first_format(file: BinaryIO) -> bool:
-    """Check what torch trusts in a file of its first format: pickles, then the storages; it is not mapped.
-
-    Torch leaves a storage that is not in the list of those that follow as it finds the memory.
-    """
+    """Check what torch trusts in a file of its first format: pickles, then the storages; it is not mapped."""
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
     head = BytesIO(file.read(_LARGEST_PICKLE))
@@ -330,7 +324,7 @@ def _check_first_format(file: BinaryIO) -> bool:
 
 
 def _check_stored(content: Any) -> None:
-    """Check that the numbers of tensors are stored, and not one of them a thousand times, which would fill memory."""
+    """Check that the numbers of tensors are stored, each for itself."""
     waiting = [content]
     seen = set()
     claimed = 0

@@ -1,8 +1,7 @@
 """Look through the pickles of a checkpoint, running nothing, before torch's reader follows them.
 
-`torch.load(weights_only=True)` runs no code, but trusts numbers: what a storage claims is read beyond its record or
-left as it was in memory, nested tuples overflow the stack where they are hashed, and functions that torch allows make
-arrays of any size. Crafted checkpoints end the process that way, or take all memory.
+`torch.load(weights_only=True)` runs no code, but trusts numbers. Here storages are listed with the size that tensors
+take them to have, values have a depth and a number of parts, and only names that weights need may be looked up.
 """
 
 import pickletools
@@ -58,9 +57,9 @@ _DTYPES = {
     "int64",
     "uint8",
 }
-# Weights are at a depth of about ten. A tuple of a tuple and so on is hashed by recursion in C, which has no limit.
+# Weights are at a depth of about ten.
 _DEEPEST = 200
-# Of tuples that hold one twice, of which each holds one twice, and so on.
+# Parts that values share count as often as they occur.
 _MOST_PARTS = 50_000_000
 
 
@@ -201,10 +200,10 @@ def _check_call(function: object, arguments: object) -> None:
     """Check the arguments of what can make something large out of few bytes."""
     # Arguments that are unknown are refused below, like wrong ones.
     values = arguments if isinstance(arguments, tuple) and arguments else (None,)
-    # Other encodings, such as hex, make a text longer, that of the result again, and so on.
+    # The only encoding that Python itself writes; others, such as hex, make texts longer.
     if function == "_codecs encode" and values[1:] != ("latin1",):
         raise ValueError("it encodes text otherwise than as latin1")
-    # One of "V1000000000" makes a number of a gigabyte.
+    # Numbers have short names, such as "f4".
     is_kind = isinstance(values[0], str) and len(values[0]) <= 3
     if function == "numpy dtype" and not is_kind:
         raise ValueError(f"it makes numbers of type {values[0]!r:.50}")

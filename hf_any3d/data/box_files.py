@@ -277,7 +277,7 @@ def read_tracklets(path: Path) -> Boxes:
     boxes: Boxes = {name: [] for name in names.values()}
     with file_errors(path, "tracklets of CVAT"):
         text = path.read_text(encoding="utf-8")
-        # Entities could expand without end, and tracklets have none.
+        # Tracklets have no entities, and what they stand for has no limit here.
         if "<!ENTITY" in text:
             raise PointCloudFileError(f"{path}: declares entities; expected none")
         for track, tracklet in enumerate(ElementTree.fromstring(text).iterfind("./tracklets/item")):

@@ -86,7 +86,7 @@ def _read_values(path: Path) -> dict[str, Any]:
             return dict(values)
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        # Before aliases are followed: a few of them, of which each names the one before ten times, are billions.
+        # Before aliases are followed, as they count with all that they stand for.
         _check_extent(node)
         return dict(loader.construct_document(node))
     except (ValueError, TypeError, RecursionError, AttributeError, yaml.YAMLError) as error:

@@ -100,5 +100,5 @@ def test_numbers_at_a_limit_are_allowed():
     assert parse_json(b'{"a":[1,2,3]}', "x") == {"a": [1, 2, 3]}
     many = refusal(parse_json, b"," * (MOST_VALUES + 1), "x")  # before it is parsed
     assert many.status == 413 and refusal(parse_json, b"," * MOST_VALUES, "x").status == 400
-    assert refusal(parse_json, b"[" * 100_000, "x").message.startswith("x is no JSON object")
+    assert refusal(parse_json, b"[" * 3000, "x").message.startswith("x is no JSON object")
     assert refusal(parse_json, b"3", "x").message == "x is no JSON object (int)"

@@ -115,7 +115,7 @@ def _content(source: Source) -> tuple[bytes, Any]:
         raise PointCloudError(f"page {wrong[0]} of {len(pages)} is damaged: it has another checksum")
     data = pages[:, :-_CHECKSUM].tobytes()
     xml = data[_place(start) : _place(start) + size]
-    # Entities could expand without end, and E57 has none.
+    # E57 has no entities, and what they stand for has no limit here.
     if b"<!DOCTYPE" in xml or b"<!ENTITY" in xml:
         raise PointCloudError("the XML section declares entities; expected none")
     return data, ElementTree.fromstring(xml.rstrip(b"\0"))

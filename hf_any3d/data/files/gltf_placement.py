@@ -90,7 +90,7 @@ def placed_meshes(document: Document) -> Iterator[PlacedMesh]:
     waiting = [(number, np.eye(4)) for number in reversed(roots)]
     while waiting:
         number, above = waiting.pop()
-        # Nodes form trees. A node with two parents could be repeated exponentially often, and a circle never ends.
+        # Nodes form trees (glTF 2.0, section 3.5.2), so each occurs once.
         if number in seen:
             raise PointCloudError(f"node {number} occurs twice in the scene; expected a tree")
         seen.add(number)

@@ -1,7 +1,6 @@
 """Read pickles of numpy arrays and plain containers, as some published data sets are stored.
 
-What a pickle may call are functions of this module, which look at what they are given before numpy does: a damaged
-state of a dtype or an array can end the process.
+What a pickle may call are functions of this module, which look at what they are given before numpy does.
 """
 
 import math

@@ -127,7 +127,7 @@ class ReadLimits:
     faces: int = 200_000_000  # triangles, after polygons have been cut
     bytes: int = 8 << 30  # of the file, with those it refers to, and of its decoded arrays
     # How many times larger than the file its arrays may be, beyond the first 128 MB (`FREE_BYTES`). Real compressed
-    # scans expand 2 to 20 times, decompression bombs hundreds of times.
+    # scans expand 2 to 20 times.
     expansion: int = 32
 
     @classmethod

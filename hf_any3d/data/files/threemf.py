@@ -77,7 +77,7 @@ def read(source: Source) -> PointCloudData:
 
     Objects may consist of others, also of other files of the package (production extension). Colors are those of
     triangles, by base materials and color groups; they are kept where all triangles have one. Textures, composites,
-    slices, beams and what slicers add are left out. Entities of XML are refused, as they could expand without end.
+    slices, beams and what slicers add are left out. Entities of XML are refused, as 3MF has none.
     """
     with zipfile.ZipFile(io.BytesIO(source.data)) as archive:
         package = Package(archive, source)

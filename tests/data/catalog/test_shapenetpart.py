@@ -82,7 +82,7 @@ def test_malformed_lines_are_named(load, folder, line, message):
 
 @pytest.mark.parametrize(
     "content",
-    ['["shape_data/02691156/../secret"]', '["shape_data/00000000/abc"]', "[7]", '{"a": 1}', "[" * 100_000, ""],
+    ['["shape_data/02691156/../secret"]', '["shape_data/00000000/abc"]', "[7]", '{"a": 1}', "[" * 3000, ""],
 )
 def test_lists_with_other_content_are_refused(load, folder, content):
     (folder / "train_test_split" / "shuffled_val_file_list.json").write_text(content)

@@ -50,8 +50,8 @@ def test_a_table_and_a_sweep_of_their_endings_stay_what_they_are(tmp_path):
     ("name", "content"),
     [
         ("points3D.bin", colmap_binary()[:-5]),
-        ("points3D.bin", (2**60).to_bytes(8, "little") + colmap_binary()[8:]),
-        ("points3D.bin", colmap_binary()[:51] + b"\xff" * 8 + colmap_binary()[59:]),
+        ("points3D.bin", (10**6).to_bytes(8, "little") + colmap_binary()[8:]),
+        ("points3D.bin", colmap_binary()[:51] + (10**6).to_bytes(8, "little") + colmap_binary()[59:]),
         ("points3D.txt", colmap_text().replace(b"points: 3", b"points: 4")),
         ("points3D.txt", colmap_text().replace(b"255 0 10", b"256 0 10")),
         ("points3D.txt", colmap_text()[:-40]),

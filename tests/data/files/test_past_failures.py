@@ -7,7 +7,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud
+from hf_any3d.data.files import PointCloudError, PointCloudFileError, ReadLimits, read_point_cloud
 from hf_any3d.data.files.hdf5 import open_hdf5
 from hf_any3d.data.files.text_numbers import integers
 from hf_any3d.registry import FORMATS
@@ -15,7 +15,8 @@ from tests.fuzz.damage import bounded, traced
 
 from .builders import SQUARE, gltf, gltf_square, las, npy, npz, pcd, ply, stl
 
-HUGE = 10**12
+# Far more than the files hold and limits allow, and yet little enough for any other reader.
+HUGE, LIMITS = 10**6, ReadLimits(points=10**5, faces=10**5)
 # Imported here, so that what imports take is not counted.
 for module in set(FORMATS.values()):
     import_module(f"hf_any3d.data.files.{module}")
@@ -26,7 +27,7 @@ def read(path, content):
     with bounded(megabytes=64) as begin, traced() as peak:
         begin()
         try:
-            return read_point_cloud(path)
+            return read_point_cloud(path, limits=LIMITS)
         finally:
             assert peak() < 1 << 20
 
@@ -85,18 +86,18 @@ HUGE_COUNTS = {
     "without_properties.ply": ply(f"element other {HUGE}\nelement vertex 1\nproperty float x", bytes(64)),
     "list.ply": ply(
         "element vertex 1\nproperty float x\nelement face 1\nproperty list uint uint vertex_indices",
-        bytes(4) + b"\xff\xff\xff\x7f" + bytes(64),
+        bytes(4) + struct.pack("<I", HUGE) + bytes(64),
     ),
     "a.off": f"OFF\n{HUGE} {HUGE} 0\n0 0 0\n".encode(),
     "corners.off": f"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n{HUGE} 0 1 2\n".encode(),
     "a.obj": f"v 0 0 0\nf 1 1 {HUGE}\n".encode(),
-    "a.stl": stl(SQUARE[:3][None])[:80] + b"\xff\xff\xff\xff" + bytes(50),
+    "a.stl": stl(SQUARE[:3][None])[:80] + struct.pack("<I", HUGE) + bytes(50),
     "a.glb": gltf(*huge_gltf()),
     "a.gltf": json.dumps({"asset": {"version": "2.0"}, **huge_gltf()[0]}).encode(),
-    "a.npy": npy(SQUARE).replace(b"(4, 3), }" + b" " * 12, b"(%d, 3), }" % HUGE + b" "),
+    "a.npy": npy(SQUARE).replace(b"(4, 3), }" + b" " * 6, b"(%d, 3), }" % HUGE),
     "ascii.pcd": pcd("x y z", "4 4 4", "F F F", b"1 2 3\n", HUGE, "ascii"),
     "binary.pcd": pcd("x y z", "4 4 4", "F F F", bytes(120), HUGE),
-    "packed.pcd": pcd("x y z", "4 4 4", "F F F", b"\4\0\0\0\xff\xff\xff\xff\0\0\0\0", HUGE, "binary_compressed"),
+    "packed.pcd": pcd("x y z", "4 4 4", "F F F", struct.pack("<III", 4, 12 * HUGE, 0), HUGE, "binary_compressed"),
     "a.pts": f"{HUGE}\n1 2 3\n".encode(),
     "a.las": huge_las(False),
     "a.laz": huge_las(True),

@@ -139,15 +139,14 @@ def test_damaged_pickles_are_named(reading, content):
 @pytest.mark.parametrize(
     ("whole", "damaged"),
     [
-        # Fields of another type. numpy itself refuses this one; given a state with fewer places than it looks at,
-        # it would end the process.
+        # Fields of another type; numpy itself refuses them, too.
         (b"NNNJ", b"NN]J"),
         (b"K\x04K\x03\x86", b"K\x04K\x04\x86"),  # a shape of more numbers than there are
         (b"X\x01\x00\x00\x00<", b"X\x01\x00\x00\x00?"),  # no byte order; numpy reads it
         (b"X\x02\x00\x00\x00f4", b"X\x02\x00\x00\x00O8"),  # objects
     ],
 )
-def test_damaged_states_of_numpy_are_errors_and_not_the_end_of_the_process(reading, whole, damaged):
+def test_damaged_states_of_numpy_are_errors_of_the_file(reading, whole, damaged):
     content = pickle.dumps(SOME, 2)
     assert whole in content
     with pytest.raises(PointCloudFileError):

@@ -85,10 +85,10 @@ WRONG = {
     "other content": ("spz", gzip.compress(b"other" * 20)),
     "degree 5": ("spz", packed(changed(CONTENT[0], 12, "B", 5), CONTENT[1])),
     "25 bits of fractions": ("spz", packed(changed(CONTENT[0], 13, "B", 25), CONTENT[1])),
-    "four billion splats in streams": ("spz", changed(STREAMS, 8, "<I", 2**32 - 1)),
-    "table after the end": ("spz", changed(STREAMS, 16, "<I", 2**31)),
+    "a million splats in streams": ("spz", changed(STREAMS, 8, "<I", 10**6)),
+    "table after the end": ("spz", changed(STREAMS, 16, "<I", 10**6)),
     "table in the header": ("spz", changed(STREAMS, 16, "<I", 3)),
-    "long stream": ("spz", changed(STREAMS, 32, "<Q", 2**40)),
+    "long stream": ("spz", changed(STREAMS, 32, "<Q", 10**6)),
     "other size": ("spz", changed(STREAMS, 40, "<Q", 28)),
     "cut streams": ("spz", STREAMS[:200]),
 }
