@@ -49,6 +49,7 @@ from hf_any3d.modeling.pretrained_parts.record import (
 )
 from hf_any3d.modeling.pretrained_parts.sources import WEIGHT_ENTRIES, EncoderMismatchError
 from hf_any3d.modeling.pretrained_parts.tensors import is_local, own_state, tensors_checksum
+from hf_any3d.utils.atomic_files import usual_mode
 
 if TYPE_CHECKING:
     from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin as _Model
@@ -333,10 +334,11 @@ def save_with_adapter(model: _Model, directory: str | os.PathLike, left_out: Col
     """
     file = Path(directory, ADAPTER_CONFIG_NAME)
     has_part = model._adapted_part is not None and model.has_adapted_part(model.config)
-    if has_part and not left_out:
-        _save_with_part(model, directory)
-    else:
-        _save_on_base(model, directory, left_out)
+    with usual_mode(directory):
+        if has_part and not left_out:
+            _save_with_part(model, directory)
+        else:
+            _save_on_base(model, directory, left_out)
     # By which others know whose adapter it is; PEFT leaves it out where there is a task type.
     _change_settings(file, auto_mapping={"base_model_class": type(model).__name__, "parent_library": model.__module__})
     leave_out_directories(file)
