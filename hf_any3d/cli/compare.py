@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -121,8 +122,10 @@ def _evaluate_all(models: Sequence[str], data: str, split: str | None, cpu: bool
 
 
 def _named(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
-    """Return the runs with short names, if these differ."""
-    for names in ([Path(run.name).name for run in runs], [run.name for run in runs]):
+    """Return the runs with short names: the last parts of their paths, or all that their folders do not share."""
+    paths = [os.path.abspath(run.name) for run in runs]
+    root = os.path.commonpath(paths)
+    for names in ([Path(path).name for path in paths], [os.path.relpath(path, root) for path in paths]):
         if len(set(names)) == len(names):
             return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
     raise ValueError(f"{runs[0].name} is named twice; expected different runs")

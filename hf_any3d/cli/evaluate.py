@@ -39,7 +39,7 @@ from hf_any3d.cli.outputs import DATA, check_output, write_results
 from hf_any3d.extensions import EXTENSIONS, missing_package
 from hf_any3d.training.sources import find_data
 from hf_any3d.utils.atomic_files import read_json_object, write_json
-from hf_any3d.utils.messages import model_errors, percent, print_json, print_line
+from hf_any3d.utils.messages import model_errors, percent, print_json, print_line, shown_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -310,13 +310,13 @@ def _check_data(data: str | None, dataset: str | None, recipe: Path | None, data
 
 
 def warn_if_learned(model: str, name: str) -> str:
-    """Warn if a model was trained on data of this name, and return the warning, or nothing."""
+    """Warn if a model was trained on data of this name, and return the warning for a page, or nothing."""
     # A model on the hub has no such file here, and gives no warning.
     trained = read_json_object(Path(model) / "metrics.json").get("data")
     if isinstance(trained, dict) and trained.get("name") == name:
-        text = f"{model} was trained on data named {name}; if these are the same scans, the scores are optimistic"
-        print_note(f"warning: {text}")
-        return text
+        text = f"was trained on data named {name}; if these are the same scans, the scores are optimistic"
+        print_note(f"warning: {model} {text}")
+        return f"{shown_path(model)} {text}"
     return ""
 
 
