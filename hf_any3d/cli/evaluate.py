@@ -40,6 +40,7 @@ from hf_any3d.extensions import EXTENSIONS, missing_package
 from hf_any3d.training.sources import find_data
 from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import model_errors, percent, print_json, print_line, shown_path
+from hf_any3d.utils.metric_names import metric_name, metric_value
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -287,11 +288,9 @@ def evaluate(
     is_for_people = not as_json and not as_csv
     # Scores of single classes are in --json, --csv and --output alone.
     if is_for_people:
-        from hf_any3d.training.saved_models import metric_text
-
         width = max(map(len, metrics))
         for split, figures in metrics.items():
-            texts = [metric_text(name, value) for name, value in figures.items()]
+            texts = [f"{metric_name(name)} {metric_value(name, value)}" for name, value in figures.items()]
             print_line(f"{split:<{width}}  {'   '.join(texts)}")
     if robust is not None:
         _write_robustness(robust, folder, print_table=is_for_people)

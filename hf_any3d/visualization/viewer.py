@@ -139,6 +139,7 @@ def viewer_page(
     box_names: Sequence[str] = (),
     threshold: float = 0.5,
     palette: np.ndarray | None = None,
+    given_order: str = "as listed",
 ) -> str:
     """Return the text of a self-contained page that shows clouds next to each other and turns them together.
 
@@ -164,6 +165,7 @@ def viewer_page(
         box_names: Names of the classes of boxes; the same number has the same color on every page.
         threshold: Score below which boxes are hidden at first.
         palette: (names, 3) colors of the labels in [0, 1]; None for those of `label_colors`.
+        given_order: Name of the order in which the clouds are given, among those that a list on the page offers.
     """
     data = viewer_data(
         clouds,
@@ -180,6 +182,7 @@ def viewer_page(
         box_names=box_names,
         threshold=threshold,
         palette=palette,
+        given_order=given_order,
     )
     return html_page("viewer.html", title=title, data=data)
 
@@ -201,6 +204,7 @@ def viewer_data(
     threshold: float = 0.5,
     palette: np.ndarray | None = None,
     most_points: int = MOST_POINTS,
+    given_order: str = "as listed",
 ) -> dict[str, Any]:
     """Return what the script of the viewer reads; the arguments are those of `viewer_page`."""
     total = sum(len(cloud.points) for cloud in clouds)
@@ -211,6 +215,7 @@ def viewer_data(
         note = f"{note} · {drawn}" if note else drawn
     columns = min(columns, len(shown))
     data: dict[str, Any] = {"title": title, "note": note, "columns": columns, "rows": rows_share_frame}
+    data["order"] = given_order
     data["panels"], data["points"] = _panels(shown, columns if rows_share_frame else 1, up_axis, box_names)
     if any(cloud.boxes is not None for cloud in shown):
         colors = list(map(hex_color, label_colors(len(box_names))))

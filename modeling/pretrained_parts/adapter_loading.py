@@ -23,6 +23,7 @@ from transformers.utils import CONFIG_NAME
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.modeling.config_checks import stored_settings
+from hf_any3d.modeling.hooks import hooks
 from hf_any3d.modeling.pretrained_parts.contents import (
     Contents,
     adapter_folder,
@@ -49,7 +50,6 @@ from hf_any3d.modeling.pretrained_parts.record import (
 )
 from hf_any3d.modeling.pretrained_parts.sources import WEIGHT_ENTRIES, EncoderMismatchError
 from hf_any3d.modeling.pretrained_parts.tensors import is_local, own_state, tensors_checksum
-from hf_any3d.utils.atomic_files import usual_mode
 
 if TYPE_CHECKING:
     from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin as _Model
@@ -334,7 +334,7 @@ def save_with_adapter(model: _Model, directory: str | os.PathLike, left_out: Col
     """
     file = Path(directory, ADAPTER_CONFIG_NAME)
     has_part = model._adapted_part is not None and model.has_adapted_part(model.config)
-    with usual_mode(directory):
+    with hooks().saving(directory):
         if has_part and not left_out:
             _save_with_part(model, directory)
         else:
