@@ -104,6 +104,7 @@ class CloudView:
         score: Score of the answer about the cloud, by which a grid can be sorted.
         texts: A name for each point, shown under the pointer.
         legend: Names and their colors (red, green, blue in [0, 1]) that explain its own colors, or None.
+        color_name: What its own colors stand for, for the list of colorings.
         up_axis: "x", "y" or "z" for a cloud with another axis up than the others; None for that of the page.
         boxes: Boxes in the frame of the points, or None.
     """
@@ -119,6 +120,7 @@ class CloudView:
     score: float | None = None
     texts: Sequence[str] | None = None
     legend: Mapping[str, Sequence[float]] | None = None
+    color_name: str = "own colors"
     up_axis: str | None = None
     boxes: Sequence[BoxView] | None = None
 
@@ -412,7 +414,8 @@ def _colorings(
     if len(colors) == len(clouds):
         levels = np.rint(255 * np.concatenate(colors).astype(np.float64).clip(0, 1))
         explained = {name: hex_color(color) for name, color in (legend or {}).items()}
-        colorings.append({"name": "color", "kind": "colors", "values": _base64(levels, "<u1"), "legend": explained})
+        name = clouds[0].color_name
+        colorings.append({"name": name, "kind": "colors", "values": _base64(levels, "<u1"), "legend": explained})
     numbers = [cloud.values for cloud in clouds if cloud.values is not None]
     if len(numbers) == len(clouds):
         # NaN has no level of brightness.
