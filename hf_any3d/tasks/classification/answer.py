@@ -106,13 +106,15 @@ class ClassificationAnswers(Answers):
         if self.is_regression:
             return View(note=self._numbers(result))
         shares = []
+        note = ""
         for one in result:
             if one["label"] is None:
                 # Its score is that of the best class.
                 shares.append((NONE_OF_THESE, one.get("unknown", one["score"])))
+                note = "unlike the training data, so probably none of the classes, whose scores say which is nearest"
             else:
                 shares.append((one["label"], one["score"]))
-        return View(shares=shares)
+        return View(shares=shares, note=note)
 
     def doubt(self, cloud: PointCloudData, result: list[dict[str, Any]], again: Again) -> Doubt | None:
         """Return why a cloud may be nothing that the model knows, the likeliest reason first."""
