@@ -42,7 +42,7 @@ def with_things(view: CloudView, data: PointCloudData, names: Sequence[str] | No
     numbers = np.maximum(np.nan_to_num(further[NUMBERS]), 0).astype(np.int64)
     present, thing = np.unique(numbers, return_inverse=True)
     thing = thing.reshape(-1)
-    classes = [""] * len(present)
+    classes: list[str] = [""] * len(present)
     if data.labels is not None and names is not None and data.labels.min() >= 0:
         votes = np.bincount(thing * len(names) + data.labels, minlength=len(present) * len(names))
         classes = [names[code] for code in votes.reshape(len(present), -1).argmax(axis=1)]
