@@ -45,7 +45,7 @@ def with_things(view: CloudView, data: PointCloudData, names: Sequence[str] | No
     classes: list[str] = [""] * len(present)
     if data.labels is not None and names is not None and data.labels.min() >= 0:
         votes = np.bincount(thing * len(names) + data.labels, minlength=len(present) * len(names))
-        classes = [names[code] for code in votes.reshape(len(present), -1).argmax(axis=1).tolist()]
+        classes = [names[int(code)] for code in votes.reshape(len(present), -1).argmax(axis=1)]
     heights = np.full(len(present), np.nan)
     if HEIGHTS in further:
         np.fmax.at(heights, thing, further[HEIGHTS])
