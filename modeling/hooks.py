@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Hooks:
             and the config.
         task_of: Return the task of the pipeline for a config.
         build: Called before a model is built.
+        saving: Return a context in which weights are written. Given: the directory.
     """
 
     check_name: Callable[[Any, Mapping[str, Any]], None] = lambda *_: None
@@ -50,6 +52,7 @@ class Hooks:
     complete_adapter: Callable[[Any, Any], Any] = lambda _, config: config
     task_of: Callable[[PreTrainedConfig], str | None] = lambda _: None
     build: Callable[[], None] = lambda: None
+    saving: Callable[[str | os.PathLike], AbstractContextManager] = lambda _: nullcontext()
 
 
 # What sets the hooks, by its name: this package imports nothing around it.

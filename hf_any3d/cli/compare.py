@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,18 +18,12 @@ from hf_any3d.cli.outputs import DATA, check_output, write_results
 from hf_any3d.hub.names import similar_path
 from hf_any3d.utils.atomic_files import temporary_folder, write_text
 from hf_any3d.utils.messages import counted, print_line
+from hf_any3d.utils.metric_names import metric_name
 
 if TYPE_CHECKING:
     from hf_any3d.evaluation.comparison import ComparedRun, Comparison, EvaluatedRun
 
 _NONE = "–"
-# Names of metrics in tables; all but these are written as they are in JSON.
-_NAMES = {
-    "mean_iou": "mean IoU",
-    "instance_miou": "instance mIoU",
-    "map_25": "mAP@25",
-    "chamfer_l1": "Chamfer distance (L1)",
-}
 
 
 def compare(
@@ -121,8 +116,10 @@ def _evaluate_all(models: Sequence[str], data: str, split: str | None, cpu: bool
 
 
 def _named(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
-    """Return the runs with short names, if these differ."""
-    for names in ([Path(run.name).name for run in runs], [run.name for run in runs]):
+    """Return the runs with short names: the last parts of their paths, or all that their folders do not share."""
+    paths = [os.path.abspath(run.name) for run in runs]
+    root = os.path.commonpath(paths)
+    for names in ([Path(path).name for path in paths], [os.path.relpath(path, root) for path in paths]):
         if len(set(names)) == len(names):
             return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
     raise ValueError(f"{runs[0].name} is named twice; expected different runs")
@@ -220,7 +217,7 @@ def _lines(comparison: Comparison) -> list[str]:
 def _heading(comparison: Comparison) -> str:
     """Return what was compared, on which scans."""
     splits = list(dict.fromkeys(row.split for row in comparison.runs))
-    name = _name(comparison)
+    name = metric_name(comparison.metric)
     if not comparison.scans:
         return f"{name} ({', '.join(splits)})"
     judged = f"{name} on {counted(len(comparison.scans), 'scan')} ({', '.join(splits)})"
@@ -229,13 +226,9 @@ def _heading(comparison: Comparison) -> str:
     return judged
 
 
-def _name(comparison: Comparison) -> str:
-    return _NAMES.get(comparison.metric, comparison.metric.replace("_", " "))
-
-
 def _table(comparison: Comparison) -> list[list[str]]:
     """Return the rows of the table as texts, its head first."""
-    name = _name(comparison)
+    name = metric_name(comparison.metric)
     head = ["run", name, "95 % interval", "difference", "95 % interval", "p", "trainable", "time", "memory"]
     rows = [head]
     for row in comparison.runs:

@@ -39,7 +39,8 @@ from hf_any3d.cli.outputs import DATA, check_output, write_results
 from hf_any3d.extensions import EXTENSIONS, missing_package
 from hf_any3d.training.sources import find_data
 from hf_any3d.utils.atomic_files import read_json_object, write_json
-from hf_any3d.utils.messages import model_errors, percent, print_json, print_line
+from hf_any3d.utils.messages import model_errors, percent, print_json, print_line, shown_path
+from hf_any3d.utils.metric_names import metric_name, metric_value
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -287,11 +288,9 @@ def evaluate(
     is_for_people = not as_json and not as_csv
     # Scores of single classes are in --json, --csv and --output alone.
     if is_for_people:
-        from hf_any3d.training.saved_models import metric_text
-
         width = max(map(len, metrics))
         for split, figures in metrics.items():
-            texts = [metric_text(name, value) for name, value in figures.items()]
+            texts = [f"{metric_name(name)} {metric_value(name, value)}" for name, value in figures.items()]
             print_line(f"{split:<{width}}  {'   '.join(texts)}")
     if robust is not None:
         _write_robustness(robust, folder, print_table=is_for_people)
@@ -310,13 +309,13 @@ def _check_data(data: str | None, dataset: str | None, recipe: Path | None, data
 
 
 def warn_if_learned(model: str, name: str) -> str:
-    """Warn if a model was trained on data of this name, and return the warning, or nothing."""
+    """Warn if a model was trained on data of this name, and return the warning for a page, or nothing."""
     # A model on the hub has no such file here, and gives no warning.
     trained = read_json_object(Path(model) / "metrics.json").get("data")
     if isinstance(trained, dict) and trained.get("name") == name:
-        text = f"{model} was trained on data named {name}; if these are the same scans, the scores are optimistic"
-        print_note(f"warning: {text}")
-        return text
+        text = f"was trained on data named {name}; if these are the same scans, the scores are optimistic"
+        print_note(f"warning: {model} {text}")
+        return f"{shown_path(model)} {text}"
     return ""
 
 

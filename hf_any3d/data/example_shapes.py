@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,14 @@ _COLUMNS = ["points", "colors", "label", "name", "creator", "license"]
 _RELEASED_SUFFIX = "_8192.npy"
 # Shapes in the page's list; others can be entered by name.
 MOST_LISTED = 500
+
+
+def first_known(names: Sequence[str], labels: Iterable[str]) -> str | None:
+    """Return the first name with one of these labels as a word, else the first of all; None without any."""
+    words = "|".join(re.escape(label) for label in labels)
+    # Without labels a pattern that nothing matches
+    known = re.compile(rf"(?<![^\W_])(?:{words})(?![^\W_])" if words else r"(?!)", re.IGNORECASE)
+    return next(filter(known.search, names), next(iter(names), None))
 
 
 class ExampleShapes:
@@ -48,9 +58,14 @@ class ExampleShapes:
                 kinds = ", ".join(sorted(types))
                 raise FileNotFoundError(f"{Path(folder)}: no point cloud in this folder; supported: {kinds}")
             files = {name.removesuffix(_RELEASED_SUFFIX): Path(folder) / name for name in names}
+        self._shipped = [shape for name, shape in self._shapes.items() if name not in files]
         self._shapes |= files
         # Files of the folder come first.
         self.names = list({**files, **self._shapes})[:MOST_LISTED]
+
+    def is_shipped(self, shape: object) -> bool:
+        """Return whether a shape of `get` comes with the package: it is a whole thing that stands upright."""
+        return any(shape is own for own in self._shipped)
 
     def get(self, name: str) -> Path | PointCloudData:
         """Return a shape or its file."""

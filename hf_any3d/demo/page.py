@@ -28,7 +28,7 @@ MOST_WAITING = 100  # queued requests; further ones are rejected
 # System fonts, so that none is downloaded.
 THEME = DefaultTheme(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 STYLE = """
-#view iframe { display: block; width: 100%; height: 480px; border: 1px solid var(--border-color-primary);
+#view iframe { display: block; width: 100%; height: min(480px, 50vh); border: 1px solid var(--border-color-primary);
   border-radius: 8px; }
 #view .html-container, #note .html-container, #notice .html-container { padding: 0; }
 @media (max-width: 640px) { #view iframe { height: 34vh; } }
@@ -89,6 +89,7 @@ class Page(ABC):
         self.name = name
         self.examples = examples
         self.new_visitor = new_visitor
+        self.first: str | None = next(iter(examples.names), None)
 
     @contextmanager
     def frame(self, heading: str) -> Iterator[tuple[gr.Blocks, gr.State]]:
@@ -114,9 +115,9 @@ class Page(ABC):
     def begin(self, *asked: Any) -> tuple[Any, ...]:
         """Open the first example for a new visitor."""
         visitor = self.new_visitor()
-        if not self.examples.names:
+        if self.first is None:
             return visitor, "", error_or_note("Upload a file to start."), *self.nothing
-        return visitor, *self.open_example(visitor, self.examples.names[0], *asked)
+        return visitor, *self.open_example(visitor, self.first, *asked)
 
     def open_example(self, visitor: Any, name: str | None, *asked: Any) -> tuple[Any, ...]:
         """Open an example."""
@@ -165,7 +166,7 @@ class DemoPage(Page):
         with self.frame("Talk about point clouds") as (page, conversation):
             with gr.Row():
                 with gr.Column(scale=5):
-                    example, file, view, note = shape_column(self.examples)
+                    example, file, view, note = shape_column(self.examples, self.first)
                 with gr.Column(scale=6):
                     chat, question, send, stop, restart = _chat_column()
                     notice = gr.HTML(elem_id="notice")
@@ -225,13 +226,16 @@ class DemoPage(Page):
         return view_frame(text), error_or_note(f"{shape.note} Drag to turn, wheel to zoom."), [], ""
 
 
-def shape_column(examples: ExampleShapes) -> tuple[gr.Dropdown, gr.UploadButton, gr.HTML, gr.HTML]:
-    """Build the part of a page that chooses and shows a shape: example, upload, view and the line below it."""
+def shape_column(examples: ExampleShapes, first: str | None) -> tuple[gr.Dropdown, gr.UploadButton, gr.HTML, gr.HTML]:
+    """Build the part of a page that chooses and shows a shape: example, upload, view and the line below it.
+
+    `first` is the example that is chosen at first.
+    """
     names = examples.names
     # Names beyond those in the list may be entered.
     example = gr.Dropdown(
         names,
-        value=names[0] if names else None,
+        value=first,
         label="Shape",
         allow_custom_value=True,
         visible=bool(names),

@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from hf_any3d.data.example_shapes import ExampleShapes
+from hf_any3d.data.example_shapes import ExampleShapes, first_known
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.point_cloud import MEASURED
 from hf_any3d.demo.page import Page, error_or_note, shape_column, view_frame
@@ -70,8 +70,12 @@ class TaskAnswers:
         # Categories without names are chosen by their numbers.
         return list(config.category_names or map(str, range(several))) if several else []
 
-    def ask(self, cloud: PointCloudData, **given: Any) -> Answer:
-        """Answer for a cloud or mesh; `given` are settings of the task, of `labels` a text with commas."""
+    def ask(self, cloud: PointCloudData, *, is_doubted: bool = True, **given: Any) -> Answer:
+        """Answer for a cloud or mesh; `given` are settings of the task, of `labels` a text with commas.
+
+        With `is_doubted` the note says why the answer may be wrong. Shapes of the package are whole and upright, so
+        that doubts about them say nothing.
+        """
         note = f"{len(cloud):,} points"
         # A mesh is sampled anyway, however many vertices it has.
         if len(cloud) > MOST_POINTS and not cloud.is_mesh:
@@ -101,7 +105,7 @@ class TaskAnswers:
         with self.pipe.model.register_forward_pre_hook(check):
             result = self.pipe(cloud, **arguments)
             view = answers.view(cloud, result)
-            doubt = answers.doubt(cloud, result, again)
+            doubt = answers.doubt(cloud, result, again) if is_doubted else None
             shares = list(view.shares)
             if answers.compares:
                 # Results of examples are computed at the first question, and then kept.
@@ -126,6 +130,7 @@ class Visit(Uploads):
     def __init__(self, columns: Sequence[str] = ()) -> None:
         super().__init__(columns)
         self.cloud: PointCloudData | None = None
+        self.is_shipped = False
 
     def open(self, source: Any) -> None:
         """Take a shape, a file of the examples, or the file that was read."""
@@ -138,6 +143,8 @@ class TaskPage(Page):
     def __init__(self, name: str, examples: ExampleShapes, answers: TaskAnswers, words: Sequence[str] = ()):
         super().__init__(name, examples, partial(Visit, answers.pipe.feature_extractor.columns))
         self.answers = answers
+        # One that the model may know says more of it than any other.
+        self.first = first_known(examples.names, answers.pipe.model.config.id2label.values())
         self.words = ", ".join(words or ("chair", "table", "lamp", "sofa", "car", "plant"))
 
     def build(self) -> gr.Blocks:
@@ -145,7 +152,7 @@ class TaskPage(Page):
         with self.frame(self.answers.task.question) as (page, visit):
             with gr.Row():
                 with gr.Column(scale=6):
-                    example, file, view, note = shape_column(self.examples)
+                    example, file, view, note = shape_column(self.examples, self.first)
                 # Without anything to ask for, the view is the answer.
                 with gr.Column(scale=5, visible=bool(self.answers.settings)):
                     # On a phone the answer is on the first screen, below what is asked and above settings of the file.
@@ -186,7 +193,9 @@ class TaskPage(Page):
     def show(self, visitor: Visit, source: Callable[[], Any], *asked: Any) -> tuple[Any, ...]:
         """Open a shape and answer; after an error only the line below the view changes."""
         try:
-            visitor.open(source())
+            shape = source()
+            visitor.open(shape)
+            visitor.is_shipped = self.examples.is_shipped(shape)
         except (ValueError, OSError, ImportError) as error:
             return gr.skip(), error_or_note(str(error), is_error=True), gr.skip()
         return self._answer(visitor, *asked)
@@ -223,7 +232,7 @@ class TaskPage(Page):
         given = dict(zip(self.answers.settings, asked, strict=True))
         shown_up = given.get("up_axis") or self.answers.pipe.up_axis
         try:
-            answer = self.answers.ask(visit.cloud, **given)
+            answer = self.answers.ask(visit.cloud, is_doubted=not visit.is_shipped, **given)
         except (ValueError, OSError) as error:
             # After an error the shape is shown as it is in the file.
             view, names = view_of_cloud(visit.cloud)

@@ -41,6 +41,7 @@ from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin, opens_fr
 from hf_any3d.modeling.pretrained_parts.record import including_parts, is_directory, located
 from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.tuners.targets import left_out_modules, with_default_modules
+from hf_any3d.utils.atomic_files import usual_mode
 
 # Model types with words between the clouds of a prompt.
 _READ_CLOUDS_AND_WORDS = {name for name, kind in MODEL_TYPES.items() if "point-cloud-text-to-text" in kind.heads}
@@ -91,7 +92,8 @@ class PointCloudPeftModel(PeftModel):
             if save_embedding_layers == "auto":
                 save_embedding_layers = False
         given = (safe_serialization, selected_adapters, save_embedding_layers, is_main_process, *args)
-        super().save_pretrained(save_directory, *given, **kwargs)
+        with usual_mode(save_directory):
+            super().save_pretrained(save_directory, *given, **kwargs)
         if not isinstance(model, LibraryModelMixin) or not is_main_process:
             return
         model.config.architectures = [type(model).__name__]

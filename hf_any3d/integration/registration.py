@@ -25,6 +25,7 @@ from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import Hooks, set_hooks
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.registry import MODEL_TYPES, RECORDS, TASKS, check_model_type, pipeline_task
+from hf_any3d.utils.atomic_files import usual_mode
 from hf_any3d.utils.import_watcher import when_imported
 from hf_any3d.version import __version__
 
@@ -89,7 +90,17 @@ def register() -> None:
     heads_of_all = [head for _, heads in MODELS.values() for models in heads.values() for head in models]
     next_token_models = [head for head in heads_of_all if head.can_generate()]
     next_token_models += [language_model for _, _, language_model in LANGUAGE_MODELS]
-    set_hooks(Hooks(check_name, find_weights, write_card, complete_adapter, task_of_config, enter_patches_of_models))
+    set_hooks(
+        Hooks(
+            check_name,
+            find_weights,
+            write_card,
+            complete_adapter,
+            task_of_config,
+            enter_patches_of_models,
+            usual_mode,
+        )
+    )
     when_built(enter_patches_of_clouds)
     apply_patches(
         {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()},

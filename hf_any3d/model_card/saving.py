@@ -24,6 +24,7 @@ from hf_any3d.model_card.run_report import RunReport, best_step, count_parameter
 from hf_any3d.model_card.subject import Subject, adapter_facts
 from hf_any3d.utils.atomic_files import write_text
 from hf_any3d.utils.markdown import one_line
+from hf_any3d.utils.messages import shown_path
 
 logger = logging.get_logger(__name__)
 
@@ -46,7 +47,7 @@ def write_model_card(model: nn.Module, directory: str | os.PathLike, name: str |
     `name` is its repository; None for the directory itself.
     """
     directory = Path(directory)
-    return save_card(build_model_card(Subject.from_model(model), name or _shown(directory)), directory / FILE)
+    return save_card(build_model_card(Subject.from_model(model), name or shown_path(directory)), directory / FILE)
 
 
 def write_run_card(
@@ -65,17 +66,12 @@ def write_run_card(
     """
     card = build_model_card(
         Subject.from_model(model, report, num_points),
-        _shown(place),
+        shown_path(place),
         license=license,
         sections={"Confidence": sure},
     )
     save_card(card, directory / FILE)
     report.save(directory / "metrics.json")
-
-
-def _shown(directory: Path) -> str:
-    # The path of a folder on this machine says nothing to other people.
-    return directory.name if directory.is_absolute() else str(directory)
 
 
 def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:

@@ -40,7 +40,7 @@ from hf_any3d.training.schedules import HeadFirstCallback
 from hf_any3d.training.splits import divide, load_rows, with_estimated_normals
 from hf_any3d.training.trainer import PointTrainer
 from hf_any3d.utils.atomic_files import claim, release_claims, remove_temporaries
-from hf_any3d.utils.messages import error_lines
+from hf_any3d.utils.messages import error_lines, shown_path
 from hf_any3d.visualization.run_results import write_run_results
 
 logger = logging.getLogger(__name__)
@@ -330,7 +330,7 @@ def save_and_push(
     if trainer.is_world_process_zero():
         write_run_results(
             arguments.output_dir,
-            title=Path(name).name if os.path.isabs(name) else name,
+            title=shown_path(name),
             history=trainer.state.log_history,
             metrics=metrics,
             class_scores=class_scores,

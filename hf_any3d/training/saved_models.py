@@ -50,23 +50,7 @@ from hf_any3d.training.segmentation_rows import BlockRows
 from hf_any3d.training.text_rows import readable
 from hf_any3d.training.trainer import PointTrainer
 from hf_any3d.utils.atomic_files import temporary_folder
-from hf_any3d.utils.messages import model_errors, percent
-
-# Metrics that are printed as percentages, with their names.
-_SHARES = {
-    "accuracy": "accuracy",
-    "mean_class_accuracy": "mean class",
-    "mean_iou": "mean IoU",
-    "instance_miou": "instance mIoU",
-    "category_miou": "category mIoU",
-    "f_score": "F-score",
-    "map_25": "mAP@25",
-    "map_50": "mAP@50",
-    "recall_25": "recall@25",
-    "recall_50": "recall@50",
-}
-# Metrics that are numbers of clouds or codes, printed without decimals.
-_COUNTS = ("codes_used", "none_of_these")
+from hf_any3d.utils.messages import model_errors
 
 
 @dataclass
@@ -316,11 +300,3 @@ def _trainer(
         settings.details.scans.update(getattr(trainer, "scan_scores", {}))
         settings.details.confusions.update(getattr(trainer, "confusions", {}))
         settings.details.labels_of_points.update(getattr(trainer, "labels_of_points", {}))
-
-
-def metric_text(name: str, value: float) -> str:
-    """Return a metric with its name and unit: shares in percent, numbers of clouds or codes without decimals."""
-    if name in _SHARES:
-        return f"{_SHARES[name]} {percent(value, 2)} %"
-    decimals = 0 if name in _COUNTS else 4
-    return f"{name.replace('_', ' ')} {value:.{decimals}f}"

@@ -70,11 +70,46 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     with _unfinished(path) as unfinished:
         # Created here, so that a read-only folder is an error in the words below, whatever library writes.
         unfinished.open("xb").close()
+        mode = _mode_of(unfinished)
         yield unfinished
+        # Libraries that replace the file make some that only their owner can read.
+        if _mode_of(unfinished) != mode:
+            unfinished.chmod(mode)
         with open(unfinished, "rb") as file:
             # Flushed before it is renamed: after a loss of power the new name must not stand for an empty file.
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+
+
+@contextmanager
+def usual_mode(folder: str | os.PathLike) -> Iterator[None]:
+    """Give files of weights that are meanwhile written to a folder the mode of other new files, as the umask has it.
+
+    safetensors makes them readable by their owner alone from 0.8 on. The folder and those directly in it are looked
+    at; other files keep their mode.
+    """
+    folder = Path(folder)
+    before = {path: path.stat().st_ino for path in _weights_in(folder)}
+    yield
+    written = [path for path in _weights_in(folder) if path.stat().st_ino != before.get(path)]
+    if written:
+        # Asked of the system by a new file: to read the umask, one has to change it, in all threads.
+        probe = temporary_path(folder / "mode")
+        probe.open("wb").close()
+        mode = _mode_of(probe)
+        probe.unlink()
+        for path in written:
+            if _mode_of(path) != mode:
+                path.chmod(mode)
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    found = [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]
+    return [path for path in found if path.is_file() and not path.is_symlink()]
+
+
+def _mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 @contextmanager
@@ -102,7 +137,8 @@ def new_directory(output: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary directory that is renamed to `output`, a `new_path`, at the end, or removed after an error."""
     output = new_path(output)
     with folder_beside(output) as unfinished:
-        yield unfinished
+        with usual_mode(unfinished):
+            yield unfinished
         # An empty directory that is there already is replaced.
         os.replace(unfinished, output)
 

@@ -9,7 +9,9 @@ import io
 import json
 import logging
 import numbers
+import os
 import re
+import shlex
 import sys
 import textwrap
 import unicodedata
@@ -72,6 +74,24 @@ def percent(share: float, decimals: int = 0) -> str:
 def spaced_percents(text: str) -> str:
     """Put a space before each percent sign, which formats such as `{:.0%}` leave out."""
     return re.sub(r"(?<=\d)%", " %", text)
+
+
+def shown_path(path: str | os.PathLike) -> str:
+    """Return a path as pages show it: of an absolute one, whose folders tell other people nothing, the last part.
+
+    A name on the Hub and a relative path stay as they are.
+    """
+    path = os.fspath(path)
+    return os.path.basename(os.path.normpath(path)) if os.path.isabs(path) else path
+
+
+def shown_command(words: Sequence[str]) -> str:
+    """Return a command line as pages show it, with the last parts of absolute paths."""
+    shown = []
+    for word in words:
+        option, sign, value = word.partition("=") if word.startswith("-") else ("", "", word)
+        shown.append(f"{option}{sign}{shown_path(value)}")
+    return shlex.join(shown)
 
 
 def cut(text: str, most: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -60,11 +61,20 @@ def write_evaluation_page(
         settings = {"names": named, "label_name": "class", "palette": palette, "columns": 3, "rows_share_frame": True}
     elif cloud is not None and scans and "answer" in scans[0]:
         worst = [_marked(cloud(number), scans[number]) for number in worst_first(scans)[:MOST_WORST]]
-        settings = {"columns": 4}
+        settings = {"columns": 4, "given_order": "worst first"}
     charts = []
     if len(scans) >= _FEWEST_OF_A_CURVE and "answer" in scans[0]:
         shares, accuracies = coverage_curve(scans)
-        charts = [chart_of("accuracy in %, by share of answers kept", {"right": (shares, accuracies)}, "{} %")]
+        charts = [
+            chart_of(
+                "accuracy in %",
+                {"right": (shares, accuracies)},
+                "{} %",
+                steps_are="share of answers kept",
+                # A few wrong answers must not look like many.
+                value_range=(min(90.0, 10 * math.floor(min(accuracies) / 10)), 100.0),
+            )
+        ]
     classes = class_table(class_scores, confusions)
     # With one split, its name says nothing.
     if len(metrics) == 1:
@@ -78,6 +88,8 @@ def write_evaluation_page(
         charts=charts,
         classes=classes,
         matrices=matrices_of(confusions),
+        # Where clouds can be put in another order, a list names it.
+        worst_heading="Scans" if "given_order" in settings else "Scans, worst first",
         worst=viewer_page(worst, title="worst first", **settings) if worst else "",
         data=None,
     )

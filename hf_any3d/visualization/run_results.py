@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_any3d.utils.atomic_files import atomic_write, write_text
-from hf_any3d.utils.messages import csv_text
+from hf_any3d.utils.messages import csv_text, percent
+from hf_any3d.utils.metric_names import metric_name, metric_value
 from hf_any3d.visualization.figures import new_figure
 from hf_any3d.visualization.html_pages import html_page
 from hf_any3d.visualization.viewer import hex_color, label_colors
@@ -117,7 +118,7 @@ def class_table(
                 # Without the right answers, the largest count is the most frequent mistake.
                 counts[list(classes).index(name)] = 0
                 most = int(counts.argmax())
-                row += [str(total), f"{classes[most]} ({counts[most] / total:.0%})" if counts[most] else ""]
+                row += [str(total), f"{classes[most]} ({percent(counts[most] / total)} %)" if counts[most] else ""]
         rows.append(row)
     return rows
 
@@ -163,8 +164,10 @@ def _page(
 def metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
     """Return the table of the metrics of each split, its head first; empty without metrics."""
     names = list(dict.fromkeys(name for scores in metrics.values() for name in scores))
-    rows = [[split, *(_number(scores.get(name)) for name in names)] for split, scores in metrics.items()]
-    return [["split", *names], *rows] if metrics else []
+    rows = []
+    for split, scores in metrics.items():
+        rows.append([split, *(metric_value(name, scores[name]) if name in scores else "" for name in names)])
+    return [["split", *map(metric_name, names)], *rows] if metrics else []
 
 
 def matrices_of(confusions: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> list[dict[str, Any]]:
@@ -181,9 +184,18 @@ def matrices_of(confusions: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> l
 
 
 def chart_of(
-    name: str, lines: Mapping[str, tuple[list[float], list[float]]], step_text: str = "step {}"
+    name: str,
+    lines: Mapping[str, tuple[list[float], list[float]]],
+    step_text: str = "{}",
+    *,
+    steps_are: str = "step",
+    value_range: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
-    """Return the places of lines over steps in a drawing; `step_text` is how the first and last step are written."""
+    """Return the places of lines over steps in a drawing.
+
+    `step_text` is how the first and last step are written, `steps_are` what is written between them, and `value_range`
+    the lowest and highest value of the drawing, by default those of the lines.
+    """
     # In units of the drawing, with its margins
     width = 480
     height = 270
@@ -200,8 +212,7 @@ def chart_of(
     # A single step or a constant line would divide by 0; other lines keep a little distance to the frame.
     x1 = max(x1, x0 + 1)
     margin = 0.05 * (y1 - y0) if y1 > y0 else 0.5
-    y0 = y0 - margin
-    y1 = y1 + margin
+    y0, y1 = value_range or (y0 - margin, y1 + margin)
 
     def place(step: float, value: float) -> tuple[float, float]:
         across = left + (step - x0) / (x1 - x0) * (width - left - right)
@@ -227,6 +238,7 @@ def chart_of(
         "height": height,
         "left": left,
         "right": width - right,
+        "steps_are": steps_are,
         "ticks": [(place(x0, value)[1], value) for value in ticks],
         "ends": [
             (place(step, y0)[0], step_text.format(f"{step:,.0f}"), anchor)
@@ -234,12 +246,6 @@ def chart_of(
         ],
         "lines": drawn,
     }
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _side(labels: Sequence[str]) -> float:

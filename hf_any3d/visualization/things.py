@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.las_classes import RESERVED
+from hf_any3d.utils.messages import counted
 from hf_any3d.visualization.viewer import CloudView, label_colors
 
 NUMBERS, HEIGHTS = "PredInstance", "HeightAboveGround"
@@ -39,21 +42,23 @@ def with_things(view: CloudView, data: PointCloudData, names: Sequence[str] | No
     numbers = np.maximum(np.nan_to_num(further[NUMBERS]), 0).astype(np.int64)
     present, thing = np.unique(numbers, return_inverse=True)
     thing = thing.reshape(-1)
-    classes = [""] * len(present)
+    classes: list[str] = [""] * len(present)
     if data.labels is not None and names is not None and data.labels.min() >= 0:
         votes = np.bincount(thing * len(names) + data.labels, minlength=len(present) * len(names))
-        classes = [names[code] for code in votes.reshape(len(present), -1).argmax(axis=1)]
+        classes = [names[int(code)] for code in votes.reshape(len(present), -1).argmax(axis=1)]
     heights = np.full(len(present), np.nan)
     if HEIGHTS in further:
         np.fmax.at(heights, thing, further[HEIGHTS])
         heights *= data.meters_per_height or data.meters_per_unit or 1.0
+    kinds = list(map(_kind, classes))
     texts = []
-    for number, name, height in zip(present.tolist(), classes, heights.tolist(), strict=True):
-        parts = [f"{name} {number}".strip()] if number else [""]
+    for number, kind, height in zip(present.tolist(), kinds, heights.tolist(), strict=True):
+        parts = [f"{kind} {number}"] if number else [""]
         if number and not np.isnan(height):
-            parts.append(f"{height:.1f} m")
+            # A line that breaks keeps number and unit together.
+            parts.append(f"{height:.1f}\u00a0m")
         texts.append(", ".join(parts))
-    count = int((present > 0).sum())
+    counts = Counter(kind for number, kind in zip(present.tolist(), kinds, strict=True) if number)
     # The highest things first, as far as a page has room for their names.
     order = np.argsort(-np.nan_to_num(heights[present > 0]), kind="stable")[:_MOST_NAMED]
     numbered = np.flatnonzero(present > 0)[order]
@@ -65,5 +70,15 @@ def with_things(view: CloudView, data: PointCloudData, names: Sequence[str] | No
         labels=None,
         texts=np.array(texts, object)[thing],
         legend=legend,
-        note=f"{view.note} · {count:,} numbered things",
+        color_name="object",
+        note=f"{view.note} · {', '.join(counted(count, kind) for kind, count in counts.most_common())}",
     )
+
+
+def _kind(name: str) -> str:
+    """Return what a thing is called whose points are mostly of a class: as in tables of things, and never a code."""
+    if not name or name.isdecimal() or name.endswith(RESERVED):
+        return "object"
+    if "vegetation" in name:
+        return "tree"
+    return name

@@ -104,6 +104,7 @@ class CloudView:
         score: Score of the answer about the cloud, by which a grid can be sorted.
         texts: A name for each point, shown under the pointer.
         legend: Names and their colors (red, green, blue in [0, 1]) that explain its own colors, or None.
+        color_name: What its own colors stand for, for the list of colorings.
         up_axis: "x", "y" or "z" for a cloud with another axis up than the others; None for that of the page.
         boxes: Boxes in the frame of the points, or None.
     """
@@ -119,6 +120,7 @@ class CloudView:
     score: float | None = None
     texts: Sequence[str] | None = None
     legend: Mapping[str, Sequence[float]] | None = None
+    color_name: str = "own colors"
     up_axis: str | None = None
     boxes: Sequence[BoxView] | None = None
 
@@ -139,6 +141,7 @@ def viewer_page(
     box_names: Sequence[str] = (),
     threshold: float = 0.5,
     palette: np.ndarray | None = None,
+    given_order: str = "as listed",
 ) -> str:
     """Return the text of a self-contained page that shows clouds next to each other and turns them together.
 
@@ -164,6 +167,7 @@ def viewer_page(
         box_names: Names of the classes of boxes; the same number has the same color on every page.
         threshold: Score below which boxes are hidden at first.
         palette: (names, 3) colors of the labels in [0, 1]; None for those of `label_colors`.
+        given_order: Name of the order in which the clouds are given, among those that a list on the page offers.
     """
     data = viewer_data(
         clouds,
@@ -180,6 +184,7 @@ def viewer_page(
         box_names=box_names,
         threshold=threshold,
         palette=palette,
+        given_order=given_order,
     )
     return html_page("viewer.html", title=title, data=data)
 
@@ -201,6 +206,7 @@ def viewer_data(
     threshold: float = 0.5,
     palette: np.ndarray | None = None,
     most_points: int = MOST_POINTS,
+    given_order: str = "as listed",
 ) -> dict[str, Any]:
     """Return what the script of the viewer reads; the arguments are those of `viewer_page`."""
     total = sum(len(cloud.points) for cloud in clouds)
@@ -211,6 +217,7 @@ def viewer_data(
         note = f"{note} · {drawn}" if note else drawn
     columns = min(columns, len(shown))
     data: dict[str, Any] = {"title": title, "note": note, "columns": columns, "rows": rows_share_frame}
+    data["order"] = given_order
     data["panels"], data["points"] = _panels(shown, columns if rows_share_frame else 1, up_axis, box_names)
     if any(cloud.boxes is not None for cloud in shown):
         colors = list(map(hex_color, label_colors(len(box_names))))
@@ -407,7 +414,8 @@ def _colorings(
     if len(colors) == len(clouds):
         levels = np.rint(255 * np.concatenate(colors).astype(np.float64).clip(0, 1))
         explained = {name: hex_color(color) for name, color in (legend or {}).items()}
-        colorings.append({"name": "color", "kind": "colors", "values": _base64(levels, "<u1"), "legend": explained})
+        name = clouds[0].color_name
+        colorings.append({"name": name, "kind": "colors", "values": _base64(levels, "<u1"), "legend": explained})
     numbers = [cloud.values for cloud in clouds if cloud.values is not None]
     if len(numbers) == len(clouds):
         # NaN has no level of brightness.

@@ -23,6 +23,7 @@ from transformers.utils import CONFIG_NAME
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.modeling.config_checks import stored_settings
+from hf_any3d.modeling.hooks import hooks
 from hf_any3d.modeling.pretrained_parts.contents import (
     Contents,
     adapter_folder,
@@ -333,10 +334,11 @@ def save_with_adapter(model: _Model, directory: str | os.PathLike, left_out: Col
     """
     file = Path(directory, ADAPTER_CONFIG_NAME)
     has_part = model._adapted_part is not None and model.has_adapted_part(model.config)
-    if has_part and not left_out:
-        _save_with_part(model, directory)
-    else:
-        _save_on_base(model, directory, left_out)
+    with hooks().saving(directory):
+        if has_part and not left_out:
+            _save_with_part(model, directory)
+        else:
+            _save_on_base(model, directory, left_out)
     # By which others know whose adapter it is; PEFT leaves it out where there is a task type.
     _change_settings(file, auto_mapping={"base_model_class": type(model).__name__, "parent_library": model.__module__})
     leave_out_directories(file)

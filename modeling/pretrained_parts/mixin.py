@@ -180,7 +180,7 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
             **kwargs: Arguments of `PreTrainedModel.save_pretrained`.
         """
         is_main_process = kwargs.get("is_main_process", True)
-        with including_parts(include_encoder):
+        with including_parts(include_encoder), hooks().saving(save_directory):
             if getattr(self, "_hf_peft_config_loaded", False):
                 refuse_merged_adapters(self)  # before anything is written
                 super().save_pretrained(save_directory, **kwargs)
@@ -208,7 +208,7 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
             # Packed weights have names of their own, and the directory has those that they were made of.
             type(self).from_pretrained(self.name_or_path).save_pretrained(directory)
             return
-        with self._parts_as_stored() as reopened:
+        with hooks().saving(directory), self._parts_as_stored() as reopened:
             elsewhere = {f"{path}.{own.name}" for path, owned in self._parts_elsewhere() for own in owned}
             state = {name: tensor for name, tensor in own_state(self).items() if name not in elsewhere}
             state = _with_full_weights(state, reopened, adapted=False)

@@ -358,13 +358,11 @@ def test_numbered_things_of_a_scan_have_colors_and_are_named(tmp_path):
     code, _, err = run("show", tmp_path / "numbered.laz", "--output", tmp_path / "page.html")
     assert code == 0 and not err
     shown, _ = content((tmp_path / "page.html").read_text(encoding="utf-8"))
-    assert [coloring["name"] for coloring in shown["colorings"]] == ["color", "height"]
+    assert [coloring["name"] for coloring in shown["colorings"]] == ["object", "height"]
     (panel,) = shown["panels"]
-    assert panel["note"].endswith(" · 3 numbered things")
-    assert (
-        panel["texts"]
-        == [""] * 20 + ["high vegetation 3, 12.2 m"] * 20 + ["building 66, 4.5 m"] * 10 + ["building 68, 6.0 m"] * 10
-    )
+    assert panel["note"].endswith(" · 2 buildings, 1 tree")
+    buildings = ["building 66, 4.5\u00a0m", "building 68, 6.0\u00a0m"]
+    assert panel["texts"] == [""] * 20 + ["tree 3, 12.2\u00a0m"] * 20 + [buildings[0]] * 10 + [buildings[1]] * 10
     colors = decoded(shown["colorings"][0]["values"], "<u1").reshape(60, 3)
     assert len(np.unique(colors, axis=0)) == 4 and (colors[:20] == 191).all()
     # Other scans are shown as ever.

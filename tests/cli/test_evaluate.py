@@ -97,7 +97,7 @@ def test_figures_are_written_as_json_or_as_a_table(models, data, tmp_path):
     [
         ("scenes", ["LABEL_0", "LABEL_1", "LABEL_2"], ("mean IoU", "accuracy", "loss")),
         ("zero-shot", PARTS, ("accuracy", "mean class")),
-        ("autoencoder", PARTS, ("chamfer l1", "chamfer l2", "F-score", "loss")),
+        ("autoencoder", PARTS, ("Chamfer distance (L1)", "Chamfer distance (L2)", "F-score", "loss")),
     ],
 )
 def test_other_models_get_the_figures_of_their_task(models, data, kind, names, texts):

@@ -20,7 +20,8 @@ def built():
 
 
 def task_page(task, words=()):
-    pipe = SimpleNamespace(up_axis="y", feature_extractor=SimpleNamespace(up_axis="y", columns=()))
+    model = SimpleNamespace(config=SimpleNamespace(id2label={0: "lamp"}))
+    pipe = SimpleNamespace(up_axis="y", model=model, feature_extractor=SimpleNamespace(up_axis="y", columns=()))
     categories = ["ship"] if task == "point-cloud-segmentation" else []
     record = TASKS[task]
     settings = settings_of(record.settings, "demo")

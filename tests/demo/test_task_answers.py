@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_any3d.data.example_shapes import ExampleShapes, first_known
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.modeling.records import FEATURES
 from tests.demo import task_pages
@@ -38,8 +39,9 @@ def ask(task, pipe, shape, examples=(), **settings):
 def test_a_cloud_of_no_class_is_told():
     pipe = Given([{"label": None, "score": 0.5, "unknown": 0.75}, {"label": "chair", "score": 0.25}])
     found = ask(CLASSES, pipe, cloud(64, labels=np.arange(64), colors=np.full((64, 3), 0.5)), up_axis="z")
-    assert found.rows == [("none of these", 0.5), ("chair", 0.25)] and found.note == "64 points"
-    assert pipe.asked[0][1] == {"top_k": 8, "up_axis": "z", "one_sided": True} and found.settings == {}
+    assert found.rows == [("none of these", 0.75), ("chair", 0.25)] and found.note.startswith("64 points; unlike")
+    assert pipe.asked[0][1] == {"top_k": 8, "keep_labels": True, "up_axis": "z", "one_sided": True}
+    assert found.settings == {}
     (view,) = found.clouds
     assert view.labels is None and view.note == "" and view.colors is not None, "labels of the file are no answer"
 
@@ -67,3 +69,24 @@ def test_examples_are_compared_by_cosines_once_and_in_their_own_frame():
         FEATURES, Given({"pooled": np.zeros(2)}), SimpleNamespace(names=["a"], get={"a": 0}.get)
     )
     assert zero.ask(cloud()).rows == [("a", 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "first"),
+    [(["lamp", "sofa"], "a desk_lamp.ply"), (["TABLE"], "table by me"), (["tab", "amp"], "chair"), ([], "chair")],
+)
+def test_the_first_shape_is_one_that_the_model_may_know(labels, first):
+    assert first_known(["chair", "table by me", "a desk_lamp.ply"], labels) == first
+    assert first_known([], labels) is None
+
+
+def test_shapes_of_the_package_are_whole_and_not_doubted(tmp_path):
+    pipe = Given([{"label": "chair", "score": 0.5, "one_sided": 0.9}], up_axis="y")
+    assert "seen from one side" in ask(CLASSES, pipe, cloud(64)).note
+    shapes = ExampleShapes()
+    for name in shapes.names:
+        assert shapes.is_shipped(shapes.get(name))
+    (tmp_path / "chair.ply").write_bytes(b"")
+    own = ExampleShapes(tmp_path)
+    assert own.get("chair.ply") == tmp_path / "chair.ply" and not own.is_shipped(own.get("chair.ply"))
+    assert not shapes.is_shipped(cloud(64)) and ask(CLASSES, pipe, cloud(64), is_doubted=False).note == "64 points"

@@ -45,6 +45,9 @@ def test_pipelines_give_a_score_beside_the_label_and_no_label_far_out(saved, kno
             assert len({one["unknown"] for one in answer}) == 1 and 0 <= answer[0]["unknown"] < 0.5
     (answer,) = classify(strange, top_k=3)
     assert answer["label"] is None and 0.5 < answer["unknown"] <= 1 and 0 < answer["score"] <= 1
+    kept = classify(strange, top_k=3, keep_labels=True)
+    assert kept[0] == answer and {one["label"] for one in kept[1:]} == set(NAMES)
+    assert classify(known[0], top_k=3, keep_labels=True) == classify(known[0], top_k=3)
     plain = classify(strange, top_k=3, unknown=False)
     assert [set(one) for one in plain] == [{"label", "score"}] * 3
     assert plain[0]["score"] == answer["score"] and plain[0]["label"] in NAMES

@@ -81,7 +81,7 @@ def test_a_page_shows_what_is_found_missed_and_invented(files, tmp_path):
     assert truth.tolist() == np.repeat([1, 1, 2, 1, 0, 0, 0], [30, 10, 12, 20, 5, 15, 20]).tolist()
     assert prediction.tolist() == np.repeat([1, 0, 1, 1, 1, 3, 0], [30, 10, 12, 20, 5, 15, 20]).tolist()
     # Equal numbers have equal colors, and points of no thing are gray.
-    colors = decoded(coloring(shown, "color")["values"], "<u1").reshape(2, -1, 3)
+    colors = decoded(coloring(shown, "object")["values"], "<u1").reshape(2, -1, 3)
     assert len(np.unique(colors[0][TRUE == 2], axis=0)) == 1 and (colors[1][PREDICTED <= 0] == 191).all()
 
 

@@ -7,15 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from hf_any3d.utils.atomic_files import (
     atomic_write,
     check_outputs,
     claim,
+    new_directory,
     remove_temporaries,
     temporary_folder,
     temporary_path,
+    usual_mode,
     write_text,
 )
 from tests.errors import raises
@@ -206,3 +210,26 @@ def test_what_one_process_writes_twice_at_a_time_is_refused(tmp_path):
     with atomic_write(tmp_path / "a"), raises(FileExistsError, naming="a"), atomic_write(tmp_path / "a"):
         pass
     assert names_below(tmp_path) == ["a"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_weights_have_the_mode_of_other_new_files_and_earlier_ones_keep_theirs(mask, tmp_path):
+    tensors = {"weight": np.zeros(2)}
+    (tmp_path / "part").mkdir()
+    save_file(tensors, tmp_path / "earlier.safetensors")
+    (tmp_path / "earlier.safetensors").chmod(0o640)
+    before = os.umask(mask)
+    try:
+        with usual_mode(tmp_path):
+            save_file(tensors, tmp_path / "model.safetensors")
+            save_file(tensors, tmp_path / "part" / "model.safetensors")
+        with new_directory(tmp_path / "new") as folder:
+            save_file(tensors, folder / "model.safetensors")
+        with atomic_write(tmp_path / "bank.safetensors") as unfinished:
+            save_file(tensors, unfinished)
+    finally:
+        os.umask(before)
+    modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.safetensors")}
+    assert modes.pop("earlier.safetensors") == 0o640
+    assert len(modes) == 4 and set(modes.values()) == {0o666 & ~mask}

@@ -17,6 +17,7 @@ from hf_any3d.utils.messages import (
     print_json,
     print_line,
     printable,
+    shown_command,
 )
 
 
@@ -148,3 +149,19 @@ def test_the_last_reason_of_the_first_class_is_told(error, told):
         raise error
     assert str(caught.value).startswith(told) and (str(caught.value) == told) is ("no reason" not in str(error))
     assert caught.value is error or caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("/home/me/scans/new.las", "new.las"),
+        ("/home/me/scans/", "scans"),
+        ("scans/new.las", "scans/new.las"),
+        ("me/model", "me/model"),
+        ("--report=/home/me/report.html", "--report=report.html"),
+        ("--min-height=2", "--min-height=2"),
+        ("/home/my scans/a b.las", "'a b.las'"),
+    ],
+)
+def test_pages_show_nothing_of_the_folders_of_a_machine(word, shown):
+    assert shown_command(["inventory", word]) == f"inventory {shown}"

@@ -1,13 +1,17 @@
 """Pages opened in a browser: they draw, turn and filter without console errors, on desktops and phones."""
 
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hf_any3d import serving
+from hf_any3d.visualization.html_pages import html_page
 from hf_any3d.visualization.show import write_feature_map, write_views
 from hf_any3d.visualization.viewer import CloudView, write_clouds_page
 
+TEMPLATES = Path(serving.__file__).with_name("templates")
 SCROLLS = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
 
@@ -240,3 +244,44 @@ def test_maps_of_features_hide_classes_and_name_clouds(browser, points, tmp_path
     browser.all("aside li button")[0].click()
     browser.wait(lambda: painted(browser) < before)
     assert browser.errors() == []
+
+
+# What sticks out of the page, or out of what it lies in, unless that scrolls.
+OUTSIDE = """
+const beyond = [...document.querySelectorAll("body *")].filter(one => {
+  const own = one.getBoundingClientRect();
+  if (!own.width || one.closest(".wide, svg, iframe")) return false;
+  return own.right > Math.min(innerWidth, one.parentElement.getBoundingClientRect().right) + 1;
+});
+return beyond.map(one => one.outerHTML.slice(0, 80));
+"""
+
+
+def test_pages_of_results_and_of_the_service_fit_a_phone(browser, tmp_path):
+    names = ["wide", "lora-rank-8-seed-3", "plain"]
+    head = ["run", "accuracy", "95 % interval", "difference", "95 % interval", "p", "trainable", "time", "memory"]
+    figures = ["95.0 %", "76.4 to 99.1", "-40.0", "-65.0 to -5.5", "0.04", "1,234", "12 min", "5 MB"]
+    rows = [[name, *figures] for name in names]
+    answers = [("night stand", False), ("bookshelf with doors", False), ("ball", True)]
+    compared = {"title": "compared", "heading": "accuracy", "conclusions": [], "bars": [], "names": names}
+    pages = {
+        "comparison.html": compared | {"rows": [head, *rows], "scans": [("a.ply", "ball", answers)]},
+        "front.html": {
+            "title": "my-model",
+            "kind": "a classifier",
+            "version": "1",
+            "data": {"model": "m", "routes": [{"path": f"/v1/{'long' * 20}", "takes": ["labels", "up_axis"]}]},
+        },
+    }
+    for name, values in pages.items():
+        page = tmp_path / name
+        page.write_text(html_page(name, folder=TEMPLATES if name == "front.html" else None, **values))
+        with emulated(browser, phone=True):
+            browser.open(page)
+            assert not browser.driver.execute_script(SCROLLS) and browser.driver.execute_script(OUTSIDE) == []
+            if name == "comparison.html":
+                # All of a run is seen at once, and marks stay beside their classes.
+                assert browser.texts(".stacks td")[: len(head) - 1] == figures
+                tops = "return [...document.querySelectorAll('td span')].map(one => one.getClientRects()[0].width)"
+                assert min(browser.driver.execute_script(tops)) > 25
+            assert browser.errors() == []

@@ -94,12 +94,12 @@ def results(tmp_path_factory):
 @pytest.mark.slow
 def test_a_run_leaves_curves_a_table_of_classes_and_the_confusion_matrix(results):
     page = (results / "results.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 3 and "0.8750" in page and "Confusion matrix: test" in page
+    assert page.count("<svg") == 3 and "87.50 %" in page and "Confusion matrix: test" in page
     assert "<lamp>" not in page and "&lt;lamp&gt;" in page and "outputs/&lt;run&gt;" in page
     assert "http:" not in page and "https:" not in page and "<script" not in page and "script-src 'none'" in page
     table = (results / "class_scores.csv").read_text(encoding="utf-8").splitlines()
     assert table[0] == "class,test score,test count,test most often taken for"
-    assert table[2] == "table & bench,0.7143,7,chair (29%)" and table[3] == "<lamp>,1.0000,9,"
+    assert table[2] == "table & bench,0.7143,7,chair (29 %)" and table[3] == "<lamp>,1.0000,9,"
     assert (results / "results.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -136,4 +136,4 @@ def test_a_page_has_a_column_for_each_figure_of_any_split(tmp_path):
     assert [path.name for path in written] == ["results.html", "results.png"]
     page = written[0].read_text(encoding="utf-8")
     rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>.*?</tr>", page, re.DOTALL)[:3]]
-    assert rows == [["split", "loss", "accuracy"], ["train", "1.5000", ""], ["test", "2,345", "0.5000"]]
+    assert rows == [["split", "loss", "accuracy"], ["train", "1.5000", ""], ["test", "2,345", "50.00 %"]]

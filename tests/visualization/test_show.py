@@ -28,7 +28,7 @@ def test_page_and_picture_of_a_file_show_its_colors_and_labels(tmp_path):
     view, names = show.view_of_cloud(tmp_path / "scan.ply")
     assert view.title == "scan.ply" and view.note == "50 points · extent 16 × 8 × 8.25" and names == ["0", "1", "2"]
     page = show.write_views(tmp_path / "a.html", [view], names=names, title="scan")
-    assert [one["name"] for one in content(page.read_text())[0]["colorings"]] == ["label", "color", "height"]
+    assert [one["name"] for one in content(page.read_text())[0]["colorings"]] == ["label", "own colors", "height"]
     assert show.write_views(tmp_path / "a.png", [view], names=names).read_bytes().startswith(b"\x89PNG")
     with raises(ValueError, naming="'.gif'"):
         show.write_views(tmp_path / "a.gif", [view], names=names)

@@ -86,7 +86,7 @@ def test_page_of_clouds_keeps_colors_and_otherwise_shows_height(tmp_path):
     cloud = np.random.default_rng(0).uniform(size=(40, 3))
     red = np.concatenate([cloud, np.tile([1.0, 0.0, 0.0], (40, 1))], axis=1)
     page = write_clouds_page(tmp_path / "a.html", [cloud, red], up_axis="z").read_text(encoding="utf-8")
-    drawn = decoded(coloring(content(page)[0], "color")["values"], "<u1").reshape(-1, 3)
+    drawn = decoded(coloring(content(page)[0], "own colors")["values"], "<u1").reshape(-1, 3)
     assert (drawn[40:] == [255, 0, 0]).all() and not (drawn[:40] == [255, 0, 0]).all(axis=1).any()
     low, high = drawn[np.argmin(cloud[:, 2])], drawn[np.argmax(cloud[:, 2])]
     assert low.tolist() == [68, 1, 84] and high.tolist() == [253, 231, 37], "dark below, bright above"
@@ -187,6 +187,7 @@ def test_page_holds_all_that_its_script_reads():
         "note": "below",
         "columns": 2,
         "rows": True,
+        "order": "as listed",
         "classes": {"names": ["c", "d"], "colors": ["#2f6fde", "#e8862a"]},
     }
     shared = {"count": 4, "low": -0.8729, "high": 0.8729, "fit": [0.488, 0.8729], "flat": False, "score": None}

@@ -34,7 +34,7 @@ class ClassificationAnswers(Answers):
         self.is_regression = self.config.problem_type == "regression"
         # What a page has room for
         if self.on_page and "top_k" not in self.settings:
-            self.arguments["top_k"] = _MOST_SHOWN
+            self.arguments |= {"top_k": _MOST_SHOWN, "keep_labels": True}
         # Only scores with a projection or an energy are near 0 for clouds like those of the training.
         calibration = getattr(self.config, "unknown", None)
         is_of_scans = calibration is not None and (calibration.width or calibration.energy)
@@ -105,7 +105,16 @@ class ClassificationAnswers(Answers):
         del cloud
         if self.is_regression:
             return View(note=self._numbers(result))
-        return View(shares=[(one["label"] or NONE_OF_THESE, one["score"]) for one in result])
+        shares = []
+        note = ""
+        for one in result:
+            if one["label"] is None:
+                # Its score is that of the best class.
+                shares.append((NONE_OF_THESE, one.get("unknown", one["score"])))
+                note = "unlike the training data, so probably none of the classes, whose scores say which is nearest"
+            else:
+                shares.append((one["label"], one["score"]))
+        return View(shares=shares, note=note)
 
     def doubt(self, cloud: PointCloudData, result: list[dict[str, Any]], again: Again) -> Doubt | None:
         """Return why a cloud may be nothing that the model knows, the likeliest reason first."""

@@ -25,6 +25,7 @@ class PointCloudClassificationPipeline(ClassificationSteps, PointCloudPipeline):
     - `unknown`: False for the labels alone, as of a model without an unknown score.
     - `one_sided`: True for an entry `"one_sided"` too, from 0 to 1: above 0.5 the cloud looks as if it was seen from
       one side, unlike those of the training. Models of few scans know.
+    - `keep_labels`: True for the labels of a cloud that is none of them, too, after the entry whose label is None.
 
     Example:
         ```python

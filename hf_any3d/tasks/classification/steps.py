@@ -32,6 +32,7 @@ class ClassificationSteps(PointCloudSteps):
         function_to_apply: Any = None,
         unknown: bool | None = None,
         one_sided: bool | None = None,
+        keep_labels: bool | None = None,
         estimate_normals: bool | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
@@ -39,10 +40,13 @@ class ClassificationSteps(PointCloudSteps):
             # transformers also has an enum of these names.
             function = getattr(function_to_apply, "value", function_to_apply)
             function_to_apply = one_of("function_to_apply", function, _FUNCTIONS)
-        after = without_none(function_to_apply=function_to_apply, unknown=unknown, one_sided=one_sided)
+        after = without_none(
+            function_to_apply=function_to_apply, unknown=unknown, one_sided=one_sided, keep_labels=keep_labels
+        )
         if "top_k" in kwargs:  # None is the number of all labels
             after["top_k"] = kwargs.pop("top_k")
-        refuse_unknown(kwargs, "top_k, function_to_apply, up_axis, votes, unknown, one_sided, estimate_normals")
+        known = "top_k, function_to_apply, up_axis, votes, unknown, one_sided, keep_labels, estimate_normals"
+        refuse_unknown(kwargs, known)
         at_least(1, votes=votes, top_k=after.get("top_k"))
         before = without_none(up_axis=up_axis, estimate_normals=estimate_normals)
         return before, without_none(votes=votes), after
@@ -67,6 +71,7 @@ class ClassificationSteps(PointCloudSteps):
         function_to_apply: str | None = None,
         unknown: bool = True,
         one_sided: bool = False,
+        keep_labels: bool = False,
     ) -> list[dict[str, Any]]:
         """Convert logits `(1, labels)` to the `top_k` best labels with their scores."""
         refuse_non_finite(outputs["logits"], outputs["stem"][0])
@@ -92,7 +97,7 @@ class ClassificationSteps(PointCloudSteps):
             return best
         score = float(outputs["unknown"][0])
         if is_none_of_these(score, self.model.config):
-            best = [best[0] | {"label": None}]
+            best = [best[0] | {"label": None}, *(best if keep_labels else ())]
         return [entry | {"unknown": score} for entry in best]
 
 

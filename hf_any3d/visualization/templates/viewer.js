@@ -338,7 +338,7 @@ for (const panel of panels) {
   figure.append(large); main.append(figure); listen(panel); watcher.observe(canvas); sizes.observe(canvas);
 }
 const ORDERS = {
-  "as listed": () => 0, "lowest score first": panel => panel.score ?? 2, "highest score first": panel => -(panel.score ?? -1),
+  [data.order]: () => 0, "lowest score first": panel => panel.score ?? 2, "highest score first": panel => -(panel.score ?? -1),
   "wrong answers first": panel => panel.status === "wrong" ? 0 : panel.status ? 1 : 2 };
 function sortBy(name) {
   const key = ORDERS[name], ranked = panels.map((panel, k) => [key(panel), k, panel]).sort((a, b) => a[0] - b[0] || a[1] - b[1]);

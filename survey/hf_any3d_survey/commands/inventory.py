@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from hf_any3d.cli.inputs import find_inputs, split_model
 from hf_any3d.cli.outputs import VIEWS, check_output, write_gallery, write_rows
 from hf_any3d.cli.task_options import options_of
 from hf_any3d.registry import TASKS
-from hf_any3d.utils.messages import print_line
+from hf_any3d.utils.messages import print_line, shown_command
 from hf_any3d.visualization.gallery import Gallery
 from hf_any3d_survey.about import SCENE_MODEL
 
@@ -168,7 +167,7 @@ def inventory(
         )
         # The tile in work is told where there are several.
         tell = print_note if len(paths) > 1 else lambda _: None
-        command = shlex.join(["hf-any3d", *sys.argv[1:]])
+        command = shown_command(["hf-any3d", *sys.argv[1:]])
         with status(f"finding trees and buildings in {paths[0]}") if len(paths) == 1 else nullcontext():
             found = take_inventory(pipe, paths, outputs, progress=tell, command=command, **answers.arguments)
         things = found.things

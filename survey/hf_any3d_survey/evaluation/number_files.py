@@ -129,7 +129,8 @@ def write_compared_numbers(page: Path, compared: Sequence[ComparedNumbers]) -> N
         shown = {"truth": (one.true, truth_kinds), "prediction": (one.answers, answer_kinds)}
         for kind, (numbers, kinds) in shown.items():
             title = f"{one.name}: {kind}"
-            views.append(CloudView(points, number_colors(numbers), kinds, title=title, up_axis=one.truth.up_axis))
+            own: dict[str, Any] = {"title": title, "color_name": "object", "up_axis": one.truth.up_axis}
+            views.append(CloudView(points, number_colors(numbers), kinds, **own))
     # Both views of a scan have one frame, so that they can be compared.
     write_views(
         page,

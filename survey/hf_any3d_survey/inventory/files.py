@@ -15,6 +15,7 @@ from hf_any3d.data.files import PointCloudError, file_errors
 from hf_any3d.data.files.labels import check_labels_fit, write_labels
 from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import check_outputs, temporary_folder
+from hf_any3d.utils.messages import shown_path
 from hf_any3d_survey.inventory.checkpoints import read_checkpoints
 from hf_any3d_survey.inventory.left_out import split_left_out
 from hf_any3d_survey.inventory.lengths import METERS, LengthUnit
@@ -122,7 +123,7 @@ def take_inventory(
         outputs: What is written.
         unit: Unit of files that say none.
         progress: Called with a line for each tile that is begun.
-        command: Command line that asks for it, which the report repeats.
+        command: Command line that asks for it, which the report repeats; see `hf_any3d.utils.messages.shown_command`.
         **asked: Further arguments of the pipeline's calls, such as `smoothing`.
 
     Raises:
@@ -176,7 +177,7 @@ def take_inventory(
             about = About(
                 files=[tile.path for tile in tiles],
                 left_out=_left_out(given, paths, tiles),
-                model=str(pipe.model.name_or_path),
+                model=shown_path(pipe.model.name_or_path),
                 settings=settings,
                 command=command,
                 coordinate_system=name_of_system(system),

@@ -54,7 +54,7 @@ class About:
     Attributes:
         files: Paths of the tiles.
         left_out: Paths of files that are no tiles of the place, with the reason.
-        model: Name or path of the model.
+        model: Name of the model.
         settings: Settings by their names.
         command: The command line; empty for a call in Python.
         coordinate_system: Name of the coordinate system; None where the files have none.
@@ -397,9 +397,9 @@ def _reasons(
     """Return why a cell is in doubt, the main reason first."""
     reasons = {
         f"ground points scatter by {ground_scatter_m:.2f} m": 1 - np.exp(-ground_scatter_m / _SCATTER),
-        f"ground guessed on {percent(ground_guessed_share)} %": ground_guessed_share,
+        f"ground guessed on {percent(ground_guessed_share, 1)} %": ground_guessed_share,
         f"classes unsure (mean probability {class_score_mean:.2f})": 1 - class_score_mean,
-        f"{percent(noise_share)} % noise": noise_share,
+        f"{percent(noise_share, 1)} % noise": noise_share,
     }
     weights = {text: weight for text, weight in reasons.items() if weight >= _LEAST_REASON}
     return sorted(weights, key=lambda text: -weights[text])

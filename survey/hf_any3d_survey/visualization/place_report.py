@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,22 @@ _LAYERS = {
 _KINDS = {"non-vegetated": "non_vegetated", "vegetated": "vegetated"}
 # What ASPRS calls the accuracy at surveyed checkpoints of each kind.
 _NAMES = {"non-vegetated": "non-vegetated (NVA)", "vegetated": "vegetated (VVA)"}
+# What the report calls settings, and how it writes their values.
+_SETTINGS = {
+    "evenness": ("Similarity in size expected of neighboring trees (0: none)", "{:g}"),
+    "min_height": ("Lowest height of a tree", "{:g} m"),
+    "min_area": ("Smallest area of a building", "{:g} m²"),
+    "number_field": ("Attribute of the numbers of trees and buildings in copies", "{}"),
+}
+_CHANGED = {"unclassified": "of points that had none", "all": "of all points", "none": "none"}
 _SIDE = 10  # units of the drawing along the edge of a cell
-_BAR, _HIGH, _MARGIN = 26, 150, 22  # width of a bar of the histogram, its height, and the room below
+_RIM = 0.05  # share of a cell that its outermost twentieth is
+_MOST_ENDS = 8  # numbers below the histogram, which are as large on a phone as elsewhere
 
 
 def report_page(content: Mapping[str, Any]) -> str:
     """Return the text of the page; `content` is that of `hf_any3d_survey.inventory.report.PlaceReport`."""
-    names = [Path(file).name for file in content["files"]]
+    names = _file_names(content)
     title = names[0] if len(names) == 1 else f"{names[0]} and {counted(len(names) - 1, 'other tile')}"
     return html_page(
         "report.html",
@@ -41,7 +50,8 @@ def report_page(content: Mapping[str, Any]) -> str:
         title=f"Inventory of {title}",
         about=content,
         answer=_answer(content),
-        check=content["check_by_hand"],
+        doubts=[(doubt["text"], Path(doubt["file"] or "").name) for doubt in content["doubts"]],
+        check=[{**cell, "doubt": _percent(cell["doubt"])} for cell in content["check_by_hand"]],
         map=_map(content),
         histogram=_histogram(content["trees"]["height_m"]),
         accuracy=_accuracy(content),
@@ -49,6 +59,15 @@ def report_page(content: Mapping[str, Any]) -> str:
         settings=_settings(content),
         data={"layers": {key: list(layer) for key, layer in _LAYERS.items()}, "colors": _CIVIDIS},
     )
+
+
+def _file_names(content: Mapping[str, Any]) -> list[str]:
+    # Folders of the machine mean nothing to those who get the page.
+    return [Path(file).name for file in content["files"]]
+
+
+def _percent(share: float) -> str:
+    return f"{percent(share, 1)} %"
 
 
 def _answer(content: Mapping[str, Any]) -> list[str]:
@@ -60,18 +79,18 @@ def _answer(content: Mapping[str, Any]) -> list[str]:
     found += f") and {counted(buildings['buildings'], 'building')} on {content['area_ha']:,.2f} ha"
     rmse = content["ground_cross_check"]["all"]["rmse_z_m"]
     trust = (
-        f"The ground is interpolated without nearby points on {percent(content['ground_guessed_share'])} % of the area"
+        f"The ground is interpolated without nearby points on {_percent(content['ground_guessed_share'])} of the area"
     )
     if rmse is not None:
         trust += f"; elsewhere, the RMSEz on held-out ground points is {rmse:.2f} m"
     if check:
         trust += f". Check first the {counted(len(check), 'cell')} below"
-    return [f"{found}, with {percent(trees['crown_cover_share'])} % crown cover.", f"{trust}."]
+    return [f"{found}, with {_percent(trees['crown_cover_share'])} crown cover.", f"{trust}."]
 
 
 def _map(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the cells with their places in a drawing, north up."""
-    cells = content["cells"]
+    cells = _without_rim(content["cells"])
     width = content["cell_width_m"] / content["map_unit_m"]
     left = min(cell["x"] for cell in cells)
     top = max(cell["y"] for cell in cells)
@@ -105,20 +124,33 @@ def _map(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _without_rim(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the cells without rows and columns that have points on their inner edge alone, as on a tile's border."""
+    kept = list(cells)
+    for axis in "xy":
+        for outermost in (min, max):
+            end = outermost(cell[axis] for cell in kept)
+            inner = [cell for cell in kept if cell[axis] != end]
+            if inner and all(cell["filled_share"] <= _RIM for cell in kept if cell[axis] == end):
+                kept = inner
+    return kept
+
+
 def _histogram(heights: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the bars of the heights of trees in a drawing."""
+    """Return the bars of the heights of trees, with their heights in percent of the highest."""
     if heights is None:
         return None
     counts = heights["histogram"]["trees"]
     width = heights["histogram"]["bin_width"]
     most = max(counts)
+    step = next(step for step in (1, 2, 5, 10) if len(counts) <= step * _MOST_ENDS or step == 10)
     bars = []
     for number, count in enumerate(counts):
-        high = count / most * (_HIGH - _MARGIN)
         low_end, high_end = number * width, (number + 1) * width
         text = f"{counted(count, 'tree')} of {low_end:g} to {high_end:g} m"
-        bars.append({"x": number * _BAR, "y": _HIGH - high, "high": high, "text": text, "end": f"{low_end:g}"})
-    return {"bars": bars, "bar": _BAR, "width": len(counts) * _BAR, "high": _HIGH, "most": most, "margin": _MARGIN}
+        end = "" if number % step else f"{low_end:g}"
+        bars.append({"high": round(100 * count / most, 1), "text": text, "end": end})
+    return {"bars": bars, "most": counted(most, "tree"), "last": f"{len(counts) * width:g} m"}
 
 
 def _accuracy(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,12 +185,12 @@ def _figures(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Points", f"{content['points']:,}"),
         ("Points per m²", f"{content['points_per_m2']:,}"),
         ("Ground points per m²", f"{content['ground_points_per_m2']:,}"),
-        ("Guessed ground (no ground point within 5 m)", f"{content['ground_guessed_share']:.1%}"),
+        ("Guessed ground (no ground point within 5 m)", _percent(content["ground_guessed_share"])),
         ("Noise points (excluded)", f"{content['noise_points']:,}"),
         ("Withheld points (excluded)", f"{content['withheld_points']:,}"),
         ("Points far from all others (excluded)", f"{content['far_points']:,}"),
         ("Trees per hectare", f"{trees['trees_per_ha']:,}"),
-        ("Crown cover (cells with vegetation of 2 m or more)", f"{trees['crown_cover_share']:.1%}"),
+        ("Crown cover (cells with vegetation of 2 m or more)", _percent(trees["crown_cover_share"])),
         ("Trees above interpolated ground", f"{trees['guessed_ground_trees']:,}"),
     ]
     for name, key in (("Height of trees", "height_m"), ("Crown diameter", "crown_diameter_m")):
@@ -166,12 +198,14 @@ def _figures(content: Mapping[str, Any]) -> list[tuple[str, str]]:
             values = trees[key]
             middle = f"{values['percentile_5']:.1f} to {values['percentile_95']:.1f} m"
             rows.append((name, f"median {values['median']:.1f} m, 90 % from {middle}"))
-    rows.append(("Buildings", f"{buildings['buildings']:,}, {buildings['area_m2']:,.0f} m²"))
+    rows.append(("Buildings", f"{buildings['buildings']:,}, with roofs of {buildings['area_m2']:,.0f} m²"))
     return rows
 
 
 def _settings(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return names and values of what the inventory was made with."""
+    """Return names and values of what the inventory was made with, in the words of a reader without the program."""
+    given = content["settings"]
+    smoothing = given.get("smoothing")
     versions = [f"{name} {number}" for name, number in content["version"].items()]
     rows: list[tuple[str, Any]] = [
         ("Version", ", ".join(versions)),
@@ -181,8 +215,15 @@ def _settings(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Unit of x and y in the files and on this page", f"{content['map_unit_m']:.10g} m"),
         ("Unit of elevations in the files; this page uses meters", f"{content['elevation_unit_m']:.10g} m"),
     ]
-    for name, value in content["settings"].items():
-        rows.append((name.replace("_", " ").capitalize(), "default" if value is None else value))
-    rows.append(("Files", ", ".join(content["files"])))
-    rows += [(f"Left out: {row['file']}", row["reason"]) for row in content["left_out"]]
+    if given.get("unit"):
+        rows.append(("Unit, as the files state none", given["unit"]))
+    by = "chosen by the data" if smoothing is None else f"{smoothing:g} m"
+    rows.append(("Smoothing of the canopy before trees are told apart", by))
+    for key, (name, words) in _SETTINGS.items():
+        if key in given:
+            rows.append((name, words.format(given[key])))
+    if given.get("classes") in _CHANGED:
+        rows.append(("Classes written to copies", _CHANGED[given["classes"]]))
+    rows.append(("Files", ", ".join(_file_names(content))))
+    rows += [(f"Left out: {Path(row['file']).name}", row["reason"]) for row in content["left_out"]]
     return [(name, str(value)) for name, value in rows if value != ""]

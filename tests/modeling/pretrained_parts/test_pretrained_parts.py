@@ -201,6 +201,8 @@ def test_adapter_on_a_changed_encoder_is_saved_with_the_encoder(change, entry_po
     with pytest.raises(EncoderMismatchError, match="Other weights would change results silently"):
         PeftModel.from_pretrained(tiny_model("bert"), tmp_path)
     assert_same(answers(PeftModel.from_pretrained(base, tmp_path).get_base_model()), expected)
+    modes = {file.stat().st_mode for file in tmp_path.rglob("*") if file.is_file()}
+    assert len(modes) == 1, "weights are for all whom the umask lets read"
 
 
 @pytest.mark.slow

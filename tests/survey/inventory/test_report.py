@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from itertools import product
 
 import laspy
 import numpy as np
@@ -14,6 +15,8 @@ from hf_any3d.pipelines import default_model
 from hf_any3d.tasks.direct import open_direct
 from hf_any3d_survey.inventory.files import Outputs, take_inventory
 from hf_any3d_survey.inventory.place import Place
+from hf_any3d_survey.inventory.report import write_report
+from hf_any3d_survey.visualization.place_report import _without_rim
 from survey.studies import scenes
 from tests.errors import raises
 
@@ -175,11 +178,28 @@ def test_checkpoints_that_are_none_are_refused_before_the_work(pipe, place, tmp_
         take_inventory(pipe, [folder / "west.las"], Outputs(checkpoints=tmp_path / "points.csv"))
 
 
-def test_the_page_needs_nothing_else_and_says_the_answer_first(pipe, place, tmp_path):
+def test_the_page_needs_nothing_else_and_says_the_answer_first(place, tmp_path):
     folder, report, _, _ = place
-    take_inventory(pipe, [folder / "west.las", folder / "east.las"], Outputs(report=tmp_path / "report.html"))
+    write_report(tmp_path / "report.html", report)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?(?!#|data:)[a-z]", page, re.IGNORECASE)
     body = page[page.index("<body>") :]
     assert body.index(f"{report['trees']['trees']} trees") < body.index("Check by hand") < body.index("Accuracy")
-    assert body.count("<rect") >= len(report["cells"]) and "RMSEz" in body and "ASPRS" in body
+    drawn = [cell for cell in report["cells"] if cell["filled_share"] > 0.05]
+    assert len(report["cells"]) > body.count("<rect") >= len(drawn) > 0 and "RMSEz" in body and "ASPRS" in body
+    # Nothing of the machine, no names of options, and shares in one form.
+    assert str(folder) not in page and "site-packages" not in page and report["model"] == "scene_model"
+    assert "empty.las" in page and not re.search(r"\d%", re.sub(r"<[^>]*>", "", body))
+    for name in report["settings"]:
+        assert f"<th>{name.replace('_', ' ').capitalize()}</th>" not in body
+    covers = re.findall(r"([\d.]+ %)(?: crown cover|</td></tr>\n<tr><th>Trees above)", body)
+    assert len(covers) == 2 and len(set(covers)) == 1
+
+
+def test_a_row_of_cells_with_points_on_its_edge_alone_is_not_drawn():
+    cells = []
+    for x, y in product((10, 30, 50), (10, 30)):
+        is_inside = x < 50 and y > 10
+        cells.append({"x": x, "y": y, "filled_share": 0.14 if is_inside else 0.05})
+    assert [(cell["x"], cell["y"]) for cell in _without_rim(cells)] == [(10, 30), (30, 30)]
+    assert _without_rim(cells[:1]) == cells[:1]
