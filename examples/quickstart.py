@@ -14,11 +14,12 @@ studies/results/recipe.md; that recipe has 60 epochs (`--epochs 60`), of which t
 
 from __future__ import annotations
 
-import hf_any3d  # registers the models and the pipeline; before torch, whose threads it lets sleep while they wait
-
-# isort: split
-import argparse
 import os
+
+# torch reads this when it is loaded: idle threads sleep, and leave processors to the programs beside this one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
 import time
 import warnings
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments, pipeline, set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+import hf_any3d
 from hf_any3d import (
     Any2PointForPointCloudClassification,
     GuidedAdapterConfig,

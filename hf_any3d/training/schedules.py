@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_any3d.modeling.any2point.point_tokenizer import PatchTokenizer
 from hf_any3d.modeling.config_checks import check_numbers
 
 
@@ -176,3 +177,58 @@ class ScheduledArguments(TrainerCallback):
 
     def _add(self, module: nn.Module, inputs: tuple, arguments: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         return inputs, {**self.values, **arguments} if module.training else arguments
+
+
+class FewTokensFirst(TrainerCallback):
+    """Train with some of the tokens for most of the steps, and with all of them for the rest.
+
+    Most of a step's time is proportional to the tokens. With the tokenizer "patch" the first ones are spread over the
+    cloud like all of them, and each has the neighbors that it always has. Evaluation and the saved model have all.
+
+    Example:
+        ```python
+        trainer.add_callback(FewTokensFirst(tokens=32, share=0.8))
+        trainer.train()
+        ```
+
+    Args:
+        tokens: Tokens of a cloud at first, fewer than `config.num_tokens`.
+        share: Share of all steps that have few tokens, above 0 and at most 1.
+    """
+
+    def __init__(self, tokens: int, share: float):
+        check_numbers(1, math.inf, below=True, tokens=tokens)
+        check_numbers(0, 1, above=True, share=share)
+        self.tokens = tokens
+        self.share = share
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Refuse a model without such a tokenizer, and steps that are captured with the tokens of the first."""
+        if getattr(args, "cuda_graphs", False):
+            raise ValueError("few tokens first: --cuda_graphs repeats the first batch, with its tokens; leave one out")
+        counts = [tokenizer.config.num_tokens for tokenizer in _patch_tokenizers(model)]
+        if not counts:
+            raise ValueError(f'few tokens first: {type(model).__name__} has no tokenizer "patch"')
+        if self.tokens >= min(counts):
+            raise ValueError(f"few tokens first: tokens={self.tokens}; expected fewer than num_tokens={min(counts)}")
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Set the tokens of the step, also in a run that is resumed."""
+        has_few = state.global_step < self.share * state.max_steps
+        for tokenizer in _patch_tokenizers(model):
+            tokenizer.first_tokens = self.tokens if has_few else None
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Give a model that is trained further all of its tokens."""
+        for tokenizer in _patch_tokenizers(model):
+            tokenizer.first_tokens = None
+
+
+def _patch_tokenizers(model: nn.Module) -> list[PatchTokenizer]:
+    return [module for module in model.modules() if isinstance(module, PatchTokenizer)]

@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from hf_any3d.modeling.act import ActForPointCloudClassification
-from hf_any3d.training.schedules import EpochCosine, HeadFirstCallback, ScheduledArguments, StepCosine
+from hf_any3d.modeling.any2point import PointTokenizerConfig, PointTokenizerForPointCloudClassification
+from hf_any3d.training.schedules import (
+    EpochCosine,
+    FewTokensFirst,
+    HeadFirstCallback,
+    ScheduledArguments,
+    StepCosine,
+)
 from tests.tiny_act import clouds, tiny_act
 
 
@@ -172,3 +179,68 @@ def test_the_head_learns_alone_at_first(tmp_path):
     assert any(name.startswith("act.") for name in changed(seen[1], seen[2]))
     frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
     assert frozen == ["act.class_token.token", "act.class_token.position"]
+
+
+def tokenizer_alone(**settings) -> PointTokenizerForPointCloudClassification:
+    torch.manual_seed(0)
+    settings = {"num_tokens": 8, "tokenizer": "patch", "tokenizer_width": 12, "tokenizer_neighbors": 4, **settings}
+    config = PointTokenizerConfig(**{"num_labels": 3, "hidden_size": 12, **settings})
+    return PointTokenizerForPointCloudClassification(config)
+
+
+def arguments_of(folder: Path, **settings) -> TrainingArguments:
+    quiet = {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "save_strategy": "no"}
+    return TrainingArguments(folder, remove_unused_columns=False, **quiet, **settings)
+
+
+@pytest.mark.parametrize("indexed", [False, True], ids=["points", "point_index"])
+def test_few_tokens_are_the_first_of_all(indexed):
+    model, points = tokenizer_alone(token_scale=None).point_tokenizer_model, torch.rand(2, 32, 3)
+    index = model.point_indexer(points) if indexed else None
+    tokenizer = model.point_tokenizer
+    for norm in tokenizer.local.modules():
+        norm.eval()  # its statistics would be those of fewer tokens
+    every = tokenizer(points, point_index=index)
+    tokenizer.first_tokens = 3
+    few = tokenizer(points, point_index=index)
+    torch.testing.assert_close(few.tokens, every.tokens[:, :3])
+    assert torch.equal(few.centers, every.centers[:, :3]) and torch.equal(few.index, every.index[:, :3])
+    tokenizer.eval()
+    assert tokenizer(points, point_index=index).tokens.shape == every.tokens.shape
+
+
+def test_few_tokens_come_first_then_all_and_all_in_evaluation(tmp_path):
+    model, seen = tokenizer_alone(), []
+    model.point_tokenizer_model.input_tokens.register_forward_hook(
+        lambda module, inputs, output: seen.append((module.training, output.shape[1]))
+    )
+    rows = [{"points": cloud, "labels": number % 3} for number, cloud in enumerate(torch.rand(4, 32, 3))]
+    arguments = arguments_of(
+        tmp_path,
+        num_train_epochs=5,
+        per_device_train_batch_size=4,
+        eval_strategy="epoch",
+        gradient_accumulation_steps=1,
+    )
+    Trainer(model, arguments, train_dataset=rows, eval_dataset=rows, callbacks=[FewTokensFirst(3, 0.6)]).train()
+    assert [count for training, count in seen if training] == [3, 3, 3, 8, 8]
+    assert {count for training, count in seen if not training} == {8}
+    # A training that ends early leaves the model with all tokens.
+    Trainer(model, arguments_of(tmp_path, max_steps=1), train_dataset=rows, callbacks=[FewTokensFirst(3, 1.0)]).train()
+    assert model.train()(points=torch.rand(2, 32, 3)).logits.shape == (2, 3) and seen[-1] == (True, 8)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "share", "settings", "message"),
+    [
+        (0, 0.5, {}, "tokens=0"),
+        (3, 0, {}, "share=0"),
+        (3, 1.5, {}, "share=1.5"),
+        (8, 0.5, {}, "tokens=8; expected fewer than num_tokens=8"),
+        (3, 0.5, {"tokenizer": "point_pn", "tokenizer_width": None, "hidden_size": 24}, "has no tokenizer"),
+    ],
+)
+def test_few_tokens_need_a_tokenizer_with_more(tokens, share, settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        callback = FewTokensFirst(tokens, share)
+        callback.on_train_begin(arguments_of(tmp_path), TrainerState(), TrainerControl(), tokenizer_alone(**settings))
