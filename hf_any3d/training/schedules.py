@@ -1,5 +1,6 @@
 """Schedules of learning rates and of model arguments, as in released programs."""
 
+import itertools
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -180,27 +181,29 @@ class ScheduledArguments(TrainerCallback):
 
 
 class FewTokensFirst(TrainerCallback):
-    """Train with some of the tokens for most of the steps, and with all of them for the rest.
+    """Train with few tokens at first, then with more.
 
     Most of a step's time is proportional to the tokens. With the tokenizer "patch" the first ones are spread over the
     cloud like all of them, and each has the neighbors that it always has. Evaluation and the saved model have all.
 
     Example:
         ```python
-        trainer.add_callback(FewTokensFirst(tokens=32, share=0.8))
+        trainer.add_callback(FewTokensFirst({16: 0.7, 32: 0.2}))  # all of them for the last tenth of the steps
         trainer.train()
         ```
 
     Args:
-        tokens: Tokens of a cloud at first, fewer than `config.num_tokens`.
-        share: Share of all steps that have few tokens, above 0 and at most 1.
+        shares: Share of all steps by number of tokens of a cloud, in the order of the training; together at most 1.
+            The rest of the steps has `config.num_tokens`.
     """
 
-    def __init__(self, tokens: int, share: float):
-        check_numbers(1, math.inf, below=True, tokens=tokens)
-        check_numbers(0, 1, above=True, share=share)
-        self.tokens = tokens
-        self.share = share
+    def __init__(self, shares: Mapping[int, float]):
+        for tokens, share in shares.items():
+            check_numbers(1, math.inf, below=True, tokens=tokens)
+            check_numbers(0, 1, above=True, **{f"share of {tokens} tokens": share})
+        # Numbers such as 0.7 and 0.3 are rounded.
+        check_numbers(0, 1 + 1e-9, **{"sum of the shares": sum(shares.values())})
+        self.shares = dict(shares)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
@@ -208,26 +211,37 @@ class FewTokensFirst(TrainerCallback):
         """Refuse a model without such a tokenizer, and steps that are captured with the tokens of the first."""
         if getattr(args, "cuda_graphs", False):
             raise ValueError("few tokens first: --cuda_graphs repeats the first batch, with its tokens; leave one out")
-        counts = [tokenizer.config.num_tokens for tokenizer in _patch_tokenizers(model)]
-        if not counts:
+        all_tokens = [tokenizer.config.num_tokens for tokenizer in _patch_tokenizers(model)]
+        if not all_tokens:
             raise ValueError(f'few tokens first: {type(model).__name__} has no tokenizer "patch"')
-        if self.tokens >= min(counts):
-            raise ValueError(f"few tokens first: tokens={self.tokens}; expected fewer than num_tokens={min(counts)}")
+        for tokens in self.shares:
+            if tokens > min(all_tokens):
+                raise ValueError(f"few tokens first: tokens={tokens}; expected at most num_tokens={min(all_tokens)}")
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
         """Set the tokens of the step, also in a run that is resumed."""
-        has_few = state.global_step < self.share * state.max_steps
-        for tokenizer in _patch_tokenizers(model):
-            tokenizer.first_tokens = self.tokens if has_few else None
+        _set_first_tokens(model, self.tokens_at(state.global_step / state.max_steps))
+
+    def tokens_at(self, progress: float) -> int | None:
+        """Return the tokens of a step when this share of all steps is done; None for all."""
+        for tokens, end in zip(self.shares, itertools.accumulate(self.shares.values()), strict=True):
+            # Sums of shares are rounded.
+            if progress < end - 1e-9:
+                return tokens
+        return None
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
         """Give a model that is trained further all of its tokens."""
-        for tokenizer in _patch_tokenizers(model):
-            tokenizer.first_tokens = None
+        _set_first_tokens(model, None)
+
+
+def _set_first_tokens(model: nn.Module, tokens: int | None) -> None:
+    for tokenizer in _patch_tokenizers(model):
+        tokenizer.first_tokens = tokens
 
 
 def _patch_tokenizers(model: nn.Module) -> list[PatchTokenizer]:

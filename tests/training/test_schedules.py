@@ -222,25 +222,33 @@ def test_few_tokens_come_first_then_all_and_all_in_evaluation(tmp_path):
         eval_strategy="epoch",
         gradient_accumulation_steps=1,
     )
-    Trainer(model, arguments, train_dataset=rows, eval_dataset=rows, callbacks=[FewTokensFirst(3, 0.6)]).train()
-    assert [count for training, count in seen if training] == [3, 3, 3, 8, 8]
+    Trainer(
+        model, arguments, train_dataset=rows, eval_dataset=rows, callbacks=[FewTokensFirst({3: 0.4, 5: 0.4})]
+    ).train()
+    assert [count for training, count in seen if training] == [3, 3, 5, 5, 8]
     assert {count for training, count in seen if not training} == {8}
     # A training that ends early leaves the model with all tokens.
-    Trainer(model, arguments_of(tmp_path, max_steps=1), train_dataset=rows, callbacks=[FewTokensFirst(3, 1.0)]).train()
+    Trainer(model, arguments_of(tmp_path, max_steps=1), train_dataset=rows, callbacks=[FewTokensFirst({3: 1})]).train()
     assert model.train()(points=torch.rand(2, 32, 3)).logits.shape == (2, 3) and seen[-1] == (True, 8)
 
 
 @pytest.mark.parametrize(
-    ("tokens", "share", "settings", "message"),
+    ("shares", "settings", "message"),
     [
-        (0, 0.5, {}, "tokens=0"),
-        (3, 0, {}, "share=0"),
-        (3, 1.5, {}, "share=1.5"),
-        (8, 0.5, {}, "tokens=8; expected fewer than num_tokens=8"),
-        (3, 0.5, {"tokenizer": "point_pn", "tokenizer_width": None, "hidden_size": 24}, "has no tokenizer"),
+        ({0: 0.5}, {}, "tokens=0"),
+        ({3: 0}, {}, "share of 3 tokens=0"),
+        ({3: 0.5, 5: 0.6}, {}, "sum of the shares=1.1"),
+        ({9: 0.5}, {}, "tokens=9; expected at most num_tokens=8"),
+        ({3: 0.5}, {"tokenizer": "point_pn", "tokenizer_width": None, "hidden_size": 24}, "has no tokenizer"),
     ],
 )
-def test_few_tokens_need_a_tokenizer_with_more(tokens, share, settings, message, tmp_path):
+def test_few_tokens_need_a_tokenizer_with_more(shares, settings, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        callback = FewTokensFirst(tokens, share)
+        callback = FewTokensFirst(shares)
         callback.on_train_begin(arguments_of(tmp_path), TrainerState(), TrainerControl(), tokenizer_alone(**settings))
+
+
+def test_shares_of_steps_add_up_in_spite_of_rounding():
+    callback = FewTokensFirst({1: 0.1, 2: 0.2, 3: 0.4, 4: 0.3})
+    assert [callback.tokens_at(step / 10) for step in range(10)] == [1, 2, 2, 3, 3, 3, 3, 4, 4, 4]
+    assert FewTokensFirst({1: 0.7}).tokens_at(0.7) is None
