@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerControl, TrainerState, TrainingArgument
 
 from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.any2point import PointTokenizerConfig, PointTokenizerForPointCloudClassification
+from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.schedules import (
     EpochCosine,
     FewTokensFirst,
@@ -18,6 +19,7 @@ from hf_any3d.training.schedules import (
     ScheduledArguments,
     StepCosine,
 )
+from hf_any3d.training.trainer import PointTrainer
 from tests.tiny_act import clouds, tiny_act
 
 
@@ -252,3 +254,15 @@ def test_shares_of_steps_add_up_in_spite_of_rounding():
     callback = FewTokensFirst({1: 0.1, 2: 0.2, 3: 0.4, 4: 0.3})
     assert [callback.tokens_at(step / 10) for step in range(10)] == [1, 2, 2, 3, 3, 3, 3, 4, 4, 4]
     assert FewTokensFirst({1: 0.7}).tokens_at(0.7) is None
+
+
+def test_training_arguments_have_few_tokens_first(tmp_path):
+    arguments = PointTrainingArguments(str(tmp_path), few_tokens='{"3": 0.5}', eval_strategy="no", save_strategy="no")
+    trainer = PointTrainer(tokenizer_alone(), arguments, train_dataset=[])
+    (callback,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, FewTokensFirst)]
+    assert arguments.few_tokens == callback.shares == {3: 0.5}
+    plain = PointTrainingArguments(str(tmp_path), few_tokens="{}", eval_strategy="no", save_strategy="no")
+    assert plain.few_tokens is None
+    arguments.cuda_graphs = True
+    with pytest.raises(ValueError, match="few_tokens: --cuda_graphs"):
+        callback.on_train_begin(arguments, TrainerState(), TrainerControl(), tokenizer_alone())
