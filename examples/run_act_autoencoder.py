@@ -16,6 +16,11 @@ card, metrics.json and a page of reconstructed clouds. How codes are selected is
 Next: examples/run_act_pretraining.py --autoencoder out/autoencoder.
 """
 
+import os
+
+# torch reads this when it is loaded: idle threads sleep, and leave processors to the programs beside this one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import hf_any3d  # noqa: F401  before torch, whose threads it lets sleep while they wait
 
 # isort: split

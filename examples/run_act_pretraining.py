@@ -20,6 +20,11 @@ directory gets the model, a model card and metrics.json. Next: examples/run_poin
 --model_name_or_path out/pretrained.
 """
 
+import os
+
+# torch reads this when it is loaded: idle threads sleep, and leave processors to the programs beside this one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import hf_any3d  # noqa: F401  before torch, whose threads it lets sleep while they wait
 
 # isort: split

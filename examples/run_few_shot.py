@@ -8,6 +8,11 @@ The folds are those of the dataset, or, with --draw, rows of any labeled dataset
 to the training program. An interrupted series resumes when it is started again.
 """
 
+import os
+
+# torch reads this when it is loaded: idle threads sleep, and leave processors to the programs beside this one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import argparse
 import json
 import runpy

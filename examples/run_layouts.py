@@ -8,6 +8,11 @@ Rows have points, perhaps colors, and layout, the text of a layout in meters; or
 directory gets the adapter or the model, a model card with the run's settings and F1, and metrics.json.
 """
 
+import os
+
+# torch reads this when it is loaded: idle threads sleep, and leave processors to the programs beside this one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from hf_any3d.training.layouts import train_layouts as main
 from hf_any3d.training.program import run_program
 

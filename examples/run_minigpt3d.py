@@ -16,6 +16,11 @@ the names of the pretrained parts. Next:
 `hf-any3d chat out/stage4 chair.ply`.
 """
 
+import os
+
+# torch reads this when it is loaded: idle threads sleep, and leave processors to the programs beside this one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import hf_any3d  # noqa: F401  before torch, whose threads it lets sleep while they wait
 
 # isort: split

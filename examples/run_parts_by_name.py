@@ -14,6 +14,11 @@ categories are never seen; the test split and the training rows of these categor
 the model is used with. The output directory gets model, model card and metrics.json.
 """
 
+import os
+
+# torch reads this when it is loaded: idle threads sleep, and leave processors to the programs beside this one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import hf_any3d  # noqa: F401  before torch, whose threads it lets sleep while they wait
 
 # isort: split

@@ -15,6 +15,11 @@ The output directory gets the model, a model card with the run's settings and me
 split selects the weights; the test split is evaluated once, at the end, unless --select_on_test is given.
 """
 
+import os
+
+# torch reads this when it is loaded: idle threads sleep, and leave processors to the programs beside this one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from hf_any3d.training.program import run_program
 from hf_any3d.training.tasks import train_classifier as main
 

@@ -12,6 +12,11 @@ the run's settings and average precision, and metrics.json. A validation split s
 evaluated once, at the end.
 """
 
+import os
+
+# torch reads this when it is loaded: idle threads sleep, and leave processors to the programs beside this one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from hf_any3d.training.detection import train_detector as main
 from hf_any3d.training.program import run_program
 

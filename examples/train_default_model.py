@@ -10,6 +10,11 @@ files and their near-duplicates are left out of both parts, so that the examples
 
 from __future__ import annotations
 
+import os
+
+# torch reads this when it is loaded: idle threads sleep, and leave processors to the programs beside this one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import argparse
 import json
 import time

@@ -16,7 +16,7 @@ from transformers.hf_argparser import HfArg
 
 from hf_any3d.modeling.config_checks import check_numbers, check_settings
 from hf_any3d.registry import MODEL_TYPES
-from hf_any3d.training.schedules import EpochCosine
+from hf_any3d.training.schedules import EpochCosine, FewTokensFirst
 
 logger = logging.getLogger(__name__)
 
@@ -244,6 +244,11 @@ class PointTrainingArguments(TrainingArguments):
         help="Sample centers and find neighbors in the data loader workers (--dataloader_num_workers) instead of "
         "in the model; for classifiers around a frozen encoder.",
     )
+    few_tokens: dict | str | None = argument(
+        None,
+        help="JSON object with the share of all steps by number of tokens, such as '{\"32\": 0.8}': train with few "
+        "tokens first (FewTokensFirst), for less time per step. For the tokenizer patch.",
+    )
     compile_layers: bool = argument(
         False,
         help="Compile the encoder's layers with their adapters, for GPUs. The first step takes up to a minute; "
@@ -302,6 +307,7 @@ class PointTrainingArguments(TrainingArguments):
         self.learning_rate_factors = json_mapping(self.learning_rate_factors, "learning_rate_factors") or None
         for pattern, factor in (self.learning_rate_factors or {}).items():
             check_numbers(0, inf, above=True, below=True, **{f"learning_rate_factors {pattern!r}": factor})
+        self.few_tokens = _token_shares(self.few_tokens)
         check_settings(self, {"weight_decay_on": DECAY_RULES})
         if self.rows_per_step is not None:
             # Rows of one backward pass in all processes; an optimizer step has `rows_per_step` in all together.
@@ -366,6 +372,22 @@ def json_mapping(value: str | dict | None, name: str) -> dict[str, Any]:
         return dict(json.loads(value) if isinstance(value, str) else value or {})
     except (ValueError, TypeError) as error:
         raise ValueError(f"--{name} {value!r}; expected a JSON object such as '{{\"key\": 1}}' ({error})") from None
+
+
+def _token_shares(value: str | dict | None) -> dict[int, float] | None:
+    """Return `few_tokens` with numbers as keys, which JSON cannot have; None if it is empty."""
+    shares: dict[int, float] = {}
+    for tokens, share in json_mapping(value, "few_tokens").items():
+        if not str(tokens).isdecimal() or not isinstance(share, (int, float)):
+            raise ValueError(
+                f"--few_tokens: {tokens!r}: {share!r}; expected a number of tokens and a share of the steps"
+            )
+        shares[int(tokens)] = share
+    try:
+        FewTokensFirst(shares)
+    except ValueError as error:
+        raise ValueError(f"--few_tokens: {error}") from None
+    return shares or None
 
 
 def check_ranges(arguments: Any) -> None:

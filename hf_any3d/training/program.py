@@ -312,6 +312,7 @@ def save_and_push(
             "no_weight_decay": arguments.no_weight_decay,
             **({"always_weight_decay": arguments.always_weight_decay} if arguments.always_weight_decay else {}),
             **({"learning_rate_factors": arguments.learning_rate_factors} if arguments.learning_rate_factors else {}),
+            **({"few_tokens": arguments.few_tokens} if arguments.few_tokens else {}),
             "max_grad_norm": arguments.max_grad_norm,
             **({"two_steps_per_batch": True} if arguments.two_steps_per_batch else {}),
             "device": arguments.device.type,

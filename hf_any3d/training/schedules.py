@@ -1,5 +1,6 @@
 """Schedules of learning rates and of model arguments, as in released programs."""
 
+import itertools
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -176,3 +177,72 @@ class ScheduledArguments(TrainerCallback):
 
     def _add(self, module: nn.Module, inputs: tuple, arguments: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         return inputs, {**self.values, **arguments} if module.training else arguments
+
+
+class FewTokensFirst(TrainerCallback):
+    """Train with few tokens at first, then with more.
+
+    Most of a step's time is proportional to the tokens. With the tokenizer "patch" the first ones are spread over the
+    cloud like all of them, and each has the neighbors that it always has. Evaluation and the saved model have all.
+
+    Example:
+        ```python
+        trainer.add_callback(FewTokensFirst({16: 0.7, 32: 0.2}))  # all of them for the last tenth of the steps
+        trainer.train()
+        ```
+
+    Args:
+        shares: Share of all steps by number of tokens of a cloud, in the order of the training; together at most 1.
+            The rest of the steps has `config.num_tokens`.
+    """
+
+    def __init__(self, shares: Mapping[int, float]):
+        for tokens, share in shares.items():
+            check_numbers(1, math.inf, below=True, tokens=tokens)
+            check_numbers(0, 1, above=True, **{f"share of {tokens} tokens": share})
+        # 0.7 and 0.3 are rounded, and so is their sum.
+        check_numbers(0, 1, **{"sum of the shares": round(sum(shares.values()), 9)})
+        self.shares = dict(shares)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Refuse a model without such a tokenizer, and steps that are captured with the tokens of the first."""
+        if getattr(args, "cuda_graphs", False):
+            raise ValueError("few_tokens: --cuda_graphs repeats the first batch, with its tokens; leave one out")
+        all_tokens = [tokenizer.config.num_tokens for tokenizer in _patch_tokenizers(model)]
+        if not all_tokens:
+            raise ValueError(f'few_tokens: {type(model).__name__} has no tokenizer "patch"')
+        for tokens in self.shares:
+            if tokens > min(all_tokens):
+                raise ValueError(f"few_tokens: tokens={tokens}; expected at most num_tokens={min(all_tokens)}")
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Set the tokens of the step, also in a run that is resumed."""
+        _set_first_tokens(model, self.tokens_at(state.global_step / state.max_steps))
+
+    def tokens_at(self, progress: float) -> int | None:
+        """Return the tokens of a step when this share of all steps is done; None for all."""
+        for tokens, end in zip(self.shares, itertools.accumulate(self.shares.values()), strict=True):
+            # Sums of shares are rounded.
+            if progress < end - 1e-9:
+                return tokens
+        return None
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Give a model that is trained further all of its tokens."""
+        _set_first_tokens(model, None)
+
+
+def _set_first_tokens(model: nn.Module, tokens: int | None) -> None:
+    for tokenizer in _patch_tokenizers(model):
+        tokenizer.first_tokens = tokens
+
+
+def _patch_tokenizers(model: nn.Module) -> list[Any]:
+    # By what they can do: the import of all that Any2Point needs would delay commands that train nothing of the kind.
+    return [module for module in model.modules() if hasattr(type(module), "first_tokens")]

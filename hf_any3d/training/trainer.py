@@ -45,6 +45,7 @@ from hf_any3d.training.checkpoints import (
 from hf_any3d.training.faster_steps import CapturedSteps, compile_layers
 from hf_any3d.training.processes import OwnNoise, joining_norms, keep_out_of_ddp, split_evenly
 from hf_any3d.training.rows import EpochCallback, StreamedRows
+from hf_any3d.training.schedules import FewTokensFirst
 from hf_any3d.utils.atomic_files import folder_inside, write_text
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,8 @@ class PointTrainer(Trainer):
             # The collator computes for each batch what the model would compute from its points.
             collator = cast(PointCloudCollator, self.data_collator)
             self.data_collator = replace(collator, indexer=core.point_indexer)
+        if shares := getattr(self.args, "few_tokens", None):
+            self.add_callback(FewTokensFirst(shares))
         self._compiles = getattr(self.args, "compile_layers", False)
         if self._compiles:
             compile_layers(self._bare_model)

@@ -352,7 +352,12 @@ class PatchTokenizer(Tokenizer):
 
     Shape: points `(batch, points, in_channels)`, at least `config.min_points` points. Lighter than `PointTokenizer`
     and better for few shapes; not in the released Any2Point programs (Point-BERT, Sec. 3.1).
+
+    Attributes:
+        first_tokens: Tokens of a cloud in training, the first of all; None for all. Set by `FewTokensFirst`.
     """
+
+    first_tokens: int | None = None
 
     def __init__(self, config: TokenizerConfig, hidden_size: int):
         super().__init__(config, hidden_size)
@@ -369,14 +374,16 @@ class PatchTokenizer(Tokenizer):
     ) -> PointTokens:
         """Tokenize `(batch, points, in_channels)`; see the class."""
         xyz = points[..., :3].contiguous()
+        # Sampling is greedy, so fewer tokens are the first of all, and each has the neighbors that it always has.
+        tokens = self.first_tokens if self.training else None
         if point_index is None:
-            index = sample_centers(xyz, self.config)
+            index = sample_centers(xyz, self.config)[:, :tokens]
             centers = gather_points(xyz, index)  # (batch, tokens, 3)
             near = nearest(centers, xyz, self.config.tokenizer_neighbors)  # (batch, tokens, k)
         else:
-            index = point_index["centers"].long()
+            index = point_index["centers"][:, :tokens].long()
             centers = gather_points(xyz, index)
-            near = point_index["neighbors"][0]
+            near = point_index["neighbors"][0][:, :tokens]
         neighbors = group(points, near)  # (batch, tokens, k, channels)
         offsets = neighbors[..., :3] - centers.unsqueeze(2)
         offsets = torch.cat([offsets, neighbors[..., 3:]], dim=-1)

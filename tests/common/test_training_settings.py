@@ -21,6 +21,7 @@ OF_TRANSFORMERS = {entry.name: entry.type for entry in fields(TrainingArguments)
 OF_OURS = {
     "rows_per_step": [0, -1],
     "head_epochs": [-1],
+    "few_tokens": [{"0": 0.5}, {"32": 0}, {"32": nan}, {"32": "most"}, {"few": 0.5}],
     "epoch_cosine": [{"warmup_epochs": -1}, {"epochs": 0}, {"epochs": -3}, {"min_lr": -1}, {"warmup_lr": nan}],
     "learning_rate_factors": [{"classifier": 0}, {"classifier": nan}],
 }

@@ -7,10 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from hf_any3d.modeling.act import ActForPointCloudClassification
-from hf_any3d.training.schedules import EpochCosine, HeadFirstCallback, ScheduledArguments, StepCosine
+from hf_any3d.modeling.any2point import PointTokenizerConfig, PointTokenizerForPointCloudClassification
+from hf_any3d.training.arguments import PointTrainingArguments
+from hf_any3d.training.schedules import (
+    EpochCosine,
+    FewTokensFirst,
+    HeadFirstCallback,
+    ScheduledArguments,
+    StepCosine,
+)
+from hf_any3d.training.trainer import PointTrainer
 from tests.tiny_act import clouds, tiny_act
 
 
@@ -172,3 +181,88 @@ def test_the_head_learns_alone_at_first(tmp_path):
     assert any(name.startswith("act.") for name in changed(seen[1], seen[2]))
     frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
     assert frozen == ["act.class_token.token", "act.class_token.position"]
+
+
+def tokenizer_alone(**settings) -> PointTokenizerForPointCloudClassification:
+    torch.manual_seed(0)
+    settings = {"num_tokens": 8, "tokenizer": "patch", "tokenizer_width": 12, "tokenizer_neighbors": 4, **settings}
+    config = PointTokenizerConfig(**{"num_labels": 3, "hidden_size": 12, **settings})
+    return PointTokenizerForPointCloudClassification(config)
+
+
+def arguments_of(folder: Path, **settings) -> TrainingArguments:
+    quiet = {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "save_strategy": "no"}
+    return TrainingArguments(folder, remove_unused_columns=False, **quiet, **settings)
+
+
+@pytest.mark.parametrize("indexed", [False, True], ids=["points", "point_index"])
+def test_few_tokens_are_the_first_of_all(indexed):
+    model, points = tokenizer_alone(token_scale=None).point_tokenizer_model, torch.rand(2, 32, 3)
+    index = model.point_indexer(points) if indexed else None
+    tokenizer = model.point_tokenizer
+    for norm in tokenizer.local.modules():
+        norm.eval()  # its statistics would be those of fewer tokens
+    every = tokenizer(points, point_index=index)
+    tokenizer.first_tokens = 3
+    few = tokenizer(points, point_index=index)
+    torch.testing.assert_close(few.tokens, every.tokens[:, :3])
+    assert torch.equal(few.centers, every.centers[:, :3]) and torch.equal(few.index, every.index[:, :3])
+    tokenizer.eval()
+    assert tokenizer(points, point_index=index).tokens.shape == every.tokens.shape
+
+
+def test_few_tokens_come_first_then_all_and_all_in_evaluation(tmp_path):
+    model, seen = tokenizer_alone(), []
+    model.point_tokenizer_model.input_tokens.register_forward_hook(
+        lambda module, inputs, output: seen.append((module.training, output.shape[1]))
+    )
+    rows = [{"points": cloud, "labels": number % 3} for number, cloud in enumerate(torch.rand(4, 32, 3))]
+    arguments = arguments_of(
+        tmp_path,
+        num_train_epochs=5,
+        per_device_train_batch_size=4,
+        eval_strategy="epoch",
+        gradient_accumulation_steps=1,
+    )
+    Trainer(
+        model, arguments, train_dataset=rows, eval_dataset=rows, callbacks=[FewTokensFirst({3: 0.4, 5: 0.4})]
+    ).train()
+    assert [count for training, count in seen if training] == [3, 3, 5, 5, 8]
+    assert {count for training, count in seen if not training} == {8}
+    # A training that ends early leaves the model with all tokens.
+    Trainer(model, arguments_of(tmp_path, max_steps=1), train_dataset=rows, callbacks=[FewTokensFirst({3: 1})]).train()
+    assert model.train()(points=torch.rand(2, 32, 3)).logits.shape == (2, 3) and seen[-1] == (True, 8)
+
+
+@pytest.mark.parametrize(
+    ("shares", "settings", "message"),
+    [
+        ({0: 0.5}, {}, "tokens=0"),
+        ({3: 0}, {}, "share of 3 tokens=0"),
+        ({3: 0.5, 5: 0.6}, {}, "sum of the shares=1.1"),
+        ({9: 0.5}, {}, "tokens=9; expected at most num_tokens=8"),
+        ({3: 0.5}, {"tokenizer": "point_pn", "tokenizer_width": None, "hidden_size": 24}, "has no tokenizer"),
+    ],
+)
+def test_few_tokens_need_a_tokenizer_with_more(shares, settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        callback = FewTokensFirst(shares)
+        callback.on_train_begin(arguments_of(tmp_path), TrainerState(), TrainerControl(), tokenizer_alone(**settings))
+
+
+def test_shares_of_steps_add_up_in_spite_of_rounding():
+    callback = FewTokensFirst({1: 0.1, 2: 0.2, 3: 0.4, 4: 0.3})
+    assert [callback.tokens_at(step / 10) for step in range(10)] == [1, 2, 2, 3, 3, 3, 3, 4, 4, 4]
+    assert FewTokensFirst({1: 0.7}).tokens_at(0.7) is None
+
+
+def test_training_arguments_have_few_tokens_first(tmp_path):
+    arguments = PointTrainingArguments(str(tmp_path), few_tokens='{"3": 0.5}', eval_strategy="no", save_strategy="no")
+    trainer = PointTrainer(tokenizer_alone(), arguments, train_dataset=[])
+    (callback,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, FewTokensFirst)]
+    assert arguments.few_tokens == callback.shares == {3: 0.5}
+    plain = PointTrainingArguments(str(tmp_path), few_tokens="{}", eval_strategy="no", save_strategy="no")
+    assert plain.few_tokens is None
+    arguments.cuda_graphs = True
+    with pytest.raises(ValueError, match="few_tokens: --cuda_graphs"):
+        callback.on_train_begin(arguments, TrainerState(), TrainerControl(), tokenizer_alone())
