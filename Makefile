@@ -30,12 +30,14 @@ TOOL_TESTS := $(addprefix tests/,fuzz faults many_files cli/test_written_files.p
 	integration/test_plain_programs.py docs/test_upstream.py published/test_check_published.py test_extending.py \
 	docs/test_search.py examples/test_train_default_model.py examples/test_unknown_things.py examples/test_make_cut.py \
 	examples/test_published_tables.py test_gpu_check.py test_packaging.py studies \
+	$(addprefix export/test_,detectors.py onnx_files.py onnx_models.py programs.py) \
+	$(addprefix modeling/,test_light_import.py any2point/test_compiled.py) tuners/test_idpt_parts_training.py \
 	$(addprefix conversions/test_,released_checkpoints.py act_released.py minigpt3d_released.py minigpt3d_published.py))
 # Tests of what pages and notebooks show, the programs in examples/ that guides run among them, and of pages in a
 # browser: a fourth of all.
 PAGE_TESTS := $(wildcard tests/examples/test_run_*.py) $(addprefix tests/,doors/test_pages.py \
 	doors/test_command_line_page.py doors/test_demo.py docs/test_programs.py demo/test_page_in_browser.py \
-	demo/test_task_pages.py)
+	demo/test_task_pages.py published/test_scene_docs.py)
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

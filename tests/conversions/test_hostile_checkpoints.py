@@ -8,52 +8,76 @@ same would end the process or never end, a comment says so.
 """
 
 import io
+import os
 import pickle
 import resource
 import struct
-import subprocess
 import sys
 import tarfile
+import traceback
 import zipfile
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 import torch
 
-from hf_any3d.conversions.pickles import storages_of
-
-# Converts each file in a child of its own, which may take two gigabytes more than torch and transformers do.
-PROGRAM = """
-import io, os, resource, sys
-from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
-import torch, transformers, hf_any3d.conversions, hf_any3d.cli
 from hf_any3d.cli import main
-torch.set_num_threads(1)
-folder, output = sys.argv[1:]
-torch.save({"weight": torch.zeros(3)}, output + ".pth")
-sys.argv = ["hf-any3d", "convert", output + ".pth", "--output", output]
-try:
-    main()  # once before, so that children import nothing
-except SystemExit:
-    pass
-for file in sorted(Path(folder).iterdir()):
-    child = os.fork()
-    if child == 0:
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (taken + 2 * 2**30,) * 2)
-        resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
-        sys.argv = ["hf-any3d", "convert", str(file), "--output", output]
-        log = open(output + "." + file.name, "w")
-        os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
+from hf_any3d.conversions.pickles import storages_of
+from tests.forks import results_of
+
+
+def convert_each(folder: Path) -> dict[str, int]:
+    """Convert each file in a child, the next ones in another where it dies, and return statuses as of `os.waitpid`."""
+    output = f"{folder}/out"
+    torch.save({"weight": torch.zeros(3)}, output + ".pth")
+    convert(output + ".pth", output, log=output + ".log")  # once before, so that children import nothing
+    files, statuses = sorted((folder / "files").iterdir()), {}
+    while left := files[len(statuses) :]:
+        told = Path(f"{output}.statuses")
+        told.write_text("")
+        child = os.fork()
+        if child == 0:
+            try:
+                with told.open("a", buffering=1) as file:
+                    convert_limited(left, output, file)
+            finally:
+                os._exit(0)
+        ending = os.waitpid(child, 0)[1]
+        found = [int(line) for line in told.read_text().splitlines()]
+        # The child says nothing of the file that ended it.
+        found += [ending or -1] if len(found) < len(left) else []
+        statuses |= {file.name: status for file, status in zip(left, found, strict=False)}
+    return statuses
+
+
+def convert_limited(files: list[Path], output: str, told: TextIO) -> None:
+    """Convert files in this process, which may take two gigabytes more, and tell their statuses."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 2 * 2**30,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for file in files:
+        used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        resource.setrlimit(resource.RLIMIT_CPU, (int(used) + 60, resource.RLIM_INFINITY))
+        told.write(f"{convert(str(file), output, log=f'{output}.{file.name}') << 8}\n")
+
+
+def convert(file: str, output: str, log: str) -> int:
+    """Run `hf-any3d convert` with its output in a file, and return its status."""
+    sys.argv = ["hf-any3d", "convert", file, "--output", output]
+    with open(log, "w") as told, redirect_stdout(told), redirect_stderr(told):
         try:
             main()
         except SystemExit as ending:
-            sys.stdout.flush(), sys.stderr.flush()
-            os._exit(ending.code or 0)
-        os._exit(0)
-    print(file.name, os.waitpid(child, 0)[1], flush=True)
-"""
+            return ending.code or 0
+        except BaseException:
+            traceback.print_exc()
+            return 3
+    return 0
+
+
 WEIGHTS = {"module": {"point_encoder.cls_token": torch.zeros(1, 1, 4), "point_encoder.norm.weight": torch.ones(4)}}
 
 
@@ -274,17 +298,9 @@ def endings(tmp_path_factory):
     (folder / "files").mkdir()
     for name, write in FILES.items():
         write(folder / "files" / f"{name}.pth")
-    process = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(folder / "files"), str(folder / "out")],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
-    )
-    assert process.returncode == 0, process.stderr
+    (statuses,) = results_of(partial(convert_each, folder))
     assert not (folder / "out").exists()
-    statuses = dict(line.split() for line in process.stdout.splitlines())
-    return {name: (int(statuses[f"{name}.pth"]), Path(f"{folder}/out.{name}.pth").read_text()) for name in FILES}
+    return {name: (statuses[f"{name}.pth"], Path(f"{folder}/out.{name}.pth").read_text()) for name in FILES}
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -127,8 +127,8 @@ def test_a_damaged_file_is_refused_in_one_line(name, tmp_path):
     system = SYSTEMS[name.split("_")[1]]
     tried = 0
     for number, (_, state) in enumerate(damages(case)):
-        # Each kind of damage is tried with every third file by turns.
-        if not ALL_PAIRS and number % 3 != KINDS.index(name) % 3:
+        # Each kind of damage is tried with every fifth file by turns.
+        if not ALL_PAIRS and number % 5 != KINDS.index(name) % 5:
             continue
         file = case.write(tmp_path, state)
         with pytest.raises(ValueError) as error:
@@ -138,7 +138,7 @@ def test_a_damaged_file_is_refused_in_one_line(name, tmp_path):
         assert system in text, text
         assert not (tmp_path / "out").exists()
         tried += 1
-    assert tried == 10 if ALL_PAIRS else tried >= 3
+    assert tried == (10 if ALL_PAIRS else 2)
 
 
 METHODS = {

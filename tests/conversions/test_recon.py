@@ -27,6 +27,7 @@ from tests.conversions.start_case import FOLDER, StartCase, filled
 from tests.modeling.act.reference_case import without_chance
 from tests.reference.fill import fill
 from tests.tiny_act import SMALL
+from tests.turns import ALL_PAIRS, some
 
 TOLERANCE = 1e-4
 CASES = sorted(path.stem for path in FOLDER.glob("start_recon_*.json"))
@@ -277,7 +278,9 @@ def test_part_segmentation_computes_what_is_stored(name, tmp_path):
     inputs = {"points": case.points, "category": torch.tensor(case.manifest["categories"])}
     labels = case.expected["labels"].long()
     found = {}
-    for mode in ("eval.", "train."):
+    # What is trained is seconds; test_point_mae.py and test_pointgpt.py have the gradients of the same head.
+    modes = ("eval.", "train.") if ALL_PAIRS else ("eval.",)
+    for mode in modes:
         if mode == "train.":
             without_chance(model)
         seen = outputs_of(model, "propagation")
@@ -285,10 +288,11 @@ def test_part_segmentation_computes_what_is_stored(name, tmp_path):
         loss = nn.functional.nll_loss(log_probabilities.flatten(0, 1), labels.flatten())
         found |= {f"{mode}propagated": seen["propagation"].transpose(1, 2)}
         found |= {f"{mode}log_probabilities": log_probabilities, f"{mode}loss": loss}
-    loss.backward()
-    assert_all_agree(case, found, "eval.", "train.")
-    originals = case.renames(AutoModelForPointCloudSegmentation, tmp_path / "numbered")
-    assert case.wrong_norms(model, originals) == {}
+    assert_all_agree(case, found, *modes)
+    if ALL_PAIRS:
+        loss.backward()
+        originals = case.renames(AutoModelForPointCloudSegmentation, tmp_path / "numbered")
+        assert case.wrong_norms(model, originals) == {}
 
 
 RELEASED = json.loads((FOLDER / "start_manifest_recon.json").read_text())
@@ -297,7 +301,10 @@ GROUPS = {"classifier_15": 128, "part_segmentation": 128}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RELEASED)
+# Of the sizes of one kind the smallest; stored runs have the tensors of the other kinds.
+@pytest.mark.parametrize(
+    "name", some(RELEASED, left_out=["pretrain_base", "pretrain_small", "zero_shot", "part_segmentation"])
+)
 def test_files_of_the_released_sizes_open_with_every_tensor(name, tmp_path):
     shapes = RELEASED[name]["tensors"]
     state = {

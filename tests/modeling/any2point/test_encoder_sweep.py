@@ -27,8 +27,14 @@ SOME = (
     *("vit", "dinov2", "dinov3_vit", "beit", "audio-spectrogram-transformer", "whisper", "wav2vec2", "wavlm"),
 )
 some_families = pytest.mark.parametrize("family", SOME, scope="module")
-# Precisions change what layers compute, not which: each is tried with every other one of these.
-ONE_HALF, OTHER_HALF = (some(SOME, left_out=SOME[start::2]) for start in (1, 0))
+# Where only kinds of layers matter, each test has every third of these, and precisions, which change what layers
+# compute and not which, every sixth.
+THIRDS = [some(SOME, left_out=set(SOME) - set(SOME[start::3])) for start in range(3)]
+SIXTHS = [some(SOME, left_out=set(SOME) - set(SOME[start::6])) for start in range(6)]
+
+
+def tried_with(families):
+    return pytest.mark.parametrize("family", list(ENCODER_TYPES) if ALL_PAIRS else families, scope="module")
 
 
 def core_of(model):
@@ -45,8 +51,9 @@ def frozen_modules(model):
     return [m for name, m in core_of(model).encoder.named_modules() if "guided_adapter_" not in name]
 
 
+# tests/common/test_every_encoder.py teaches every encoder.
 @pytest.mark.slow
-@every_family
+@tried_with(SOME)
 def test_a_training_step_reaches_all_trained_parameters_and_not_the_encoder(family):
     model = adapted_model(family, large_logits=True)
     frozen = encoder_weights(model)
@@ -83,7 +90,7 @@ def test_encoder_stays_in_eval_mode_while_adapters_follow(family):
 
 @pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
-@(every_family if ALL_PAIRS else some_families)
+@tried_with(THIRDS[0])
 def test_reloaded_model_is_equal_without_the_encoder_in_its_file(family, tmp_path):
     model = tiny_model(family, large_logits=True)
     model.save_pretrained(tmp_path)
@@ -101,7 +108,7 @@ def test_reloaded_model_is_equal_without_the_encoder_in_its_file(family, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "dtype"),
-    by_turns(ENCODER_TYPES if ALL_PAIRS else ONE_HALF, [torch.bfloat16, torch.float16]),
+    by_turns(ENCODER_TYPES if ALL_PAIRS else SIXTHS[0], [torch.bfloat16, torch.float16]),
     scope="module",
 )
 def test_model_opens_in_half_precision_and_opens_in_it_again(family, dtype, tmp_path):
@@ -119,7 +126,7 @@ def test_model_opens_in_half_precision_and_opens_in_it_again(family, dtype, tmp_
 
 
 @pytest.mark.slow
-@(every_family if ALL_PAIRS else some_families)
+@tried_with(SOME[::2])
 def test_attention_implementations_agree(family):
     model = tiny_model(family, large_logits=True)
     if not model.any2point.encoder._supports_sdpa:
@@ -134,7 +141,7 @@ def test_attention_implementations_agree(family):
 
 
 @pytest.mark.slow
-@(every_family if ALL_PAIRS else pytest.mark.parametrize("family", OTHER_HALF, scope="module"))
+@tried_with(SIXTHS[1])
 def test_encoder_in_bfloat16_trains_adapters_in_float32(family):
     model = adapted_model(family, dtype=torch.bfloat16, large_logits=True)
     assert {p.dtype for p in encoder_weights(model).values() if p.is_floating_point()} == {torch.bfloat16}
@@ -148,7 +155,7 @@ def test_encoder_in_bfloat16_trains_adapters_in_float32(family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ONE_HALF, scope="module")
+@tried_with(SIXTHS[2])
 def test_autocast_trains_as_full_precision_does(family):
     model = adapted_model(family, head_dropout=0.0, head_widths=(), large_logits=True).train()
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -168,7 +175,7 @@ def test_autocast_trains_as_full_precision_does(family):
 
 
 @pytest.mark.slow
-@(every_family if ALL_PAIRS else some_families)
+@tried_with(THIRDS[1])
 def test_fewer_layers_of_the_encoder_can_be_used(family, tmp_path):
     model = tiny_model(family, num_layers=1, large_logits=True)
     core = model.any2point

@@ -1,16 +1,20 @@
-"""The model against stored runs of the six released programs, stage by stage."""
+"""The model against stored runs of the six released programs, stage by stage, and the gradients of one."""
 
+import re
 from contextlib import nullcontext
 
 import pytest
 import torch
 
+from hf_any3d.conversions.any2point import names_of
+from hf_any3d.conversions.renaming import rename_tensors
 from hf_any3d.modeling.any2point.virtual_projection import project
 from hf_any3d.modeling.kernels.guided_aggregation.dense import pool_views
 from hf_any3d.modeling.kernels.guided_aggregation.ensemble import view_voxel_cosine
 from hf_any3d.modeling.point_ops.geometry import line_cells, plane_cells
 from tests.modeling.any2point.reference_case import ReferenceCase
 from tests.reference.fill import fill
+from tests.turns import ALL_PAIRS, some
 
 CASES = [
     "any2point_clip_scan",
@@ -22,30 +26,57 @@ CASES = [
     "any2point_imagebind_scan",
     "any2point_imagebind_modelnet",
 ]
+# The case whose model has all layers; of the others the first layer, which reads and writes all that they store but
+# the answers.
+WHOLE = "any2point_clip_scan"
+OF_ALL_LAYERS = ("features", "logits")
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module")
+def whole():
+    """The case with all layers, its model, and the tensors of an answer, before the model learns."""
+    case = ReferenceCase(WHOLE)
+    model = case.build()
+    return case, model, stages_of(case, model)
+
+
+# A batch of one tells whether clouds depend on others, as they do for CLIP.
+@pytest.fixture(scope="module", params=some(CASES, left_out=["any2point_dinov2_scan_batch1"]))
 def run(request):
     """A case, and the tensors that it stores as computed by the model: `{key: tensor}`."""
-    case = ReferenceCase(request.param)
-    peft_model = case.build()
+    if request.param == WHOLE:
+        case, _, ours = request.getfixturevalue("whole")
+        return case, ours
+    case = ReferenceCase(request.param, None if ALL_PAIRS else 1)
+    ours = stages_of(case, case.build())
+    for key in () if ALL_PAIRS else OF_ALL_LAYERS:
+        del ours[key]
+    return case, ours
+
+
+def stages_of(case, peft_model):
+    """Return the tensors that a case stores as computed by the model."""
     model = peft_model.base_model.model
     base = model.any2point
     layer = base.family.layers_of(base.encoder)[0]
     ours, seen = {}, {}
 
     tokenizer = base.point_tokenizer.modules_to_save["default"]
-    for number in (1, 2):
+    hooks = [
         tokenizer.stages[number - 1].register_forward_hook(
             lambda module, args, out, key=f"stage{number}": ours.__setitem__(key, out)
         )
-    tokenizer.register_forward_hook(lambda module, args, out: seen.__setitem__("tokens", out))
-    layer.register_forward_pre_hook(lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True)
-    layer.base_layer.register_forward_hook(lambda module, args, out: seen.__setitem__("before", out))
-    layer.register_forward_hook(lambda module, args, out: seen.__setitem__("output", out))
-    model.classifier.modules_to_save["default"].register_forward_hook(
-        lambda module, args, out: ours.__setitem__("features", args[0])
-    )
+        for number in (1, 2)
+    ]
+    hooks += [
+        tokenizer.register_forward_hook(lambda module, args, out: seen.__setitem__("tokens", out)),
+        layer.register_forward_pre_hook(lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True),
+        layer.base_layer.register_forward_hook(lambda module, args, out: seen.__setitem__("before", out)),
+        layer.register_forward_hook(lambda module, args, out: seen.__setitem__("output", out)),
+        model.classifier.modules_to_save["default"].register_forward_hook(
+            lambda module, args, out: ours.__setitem__("features", args[0])
+        ),
+    ]
     expect_warning = pytest.warns(UserWarning, match="other clouds of a batch")
     with torch.no_grad(), expect_warning if base.config.batch_dependent_flags else nullcontext():
         ours["logits"] = peft_model(points=case.points).logits
@@ -73,7 +104,9 @@ def run(request):
         out = layer(batch_first(probe), attention_mask=None, is_causal=False, geometry=geometry)
         ours["probe_output"] = batch_first(out)
         ours["probe_cosine"] = cosine(layer, batch_first(seen["before"])[:, 1:], geometry)
-    return case, ours
+    for hook in hooks:
+        hook.remove()
+    return ours
 
 
 def view_embedding(centers, table, config):
@@ -120,32 +153,95 @@ def test_tokens_share_the_voxels_of_the_original(run):
         assert torch.equal(ours["voxel"][cloud][:, None] == ours["voxel"][cloud][None], same)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "key",
-    [
-        "stage1",
-        "stage2",
-        "tokens",
-        "view_position",
-        "view_embedding",
-        "position_embedding",
-        "block1_before_guidance",
-        "block1_cosine",
-        "block1_output",
-        "probe_output",
-        "probe_cosine",
-        "features",
-        "logits",
-    ],
+STAGES = (
+    *("stage1", "stage2", "tokens", "view_position", "view_embedding", "position_embedding"),
+    *("block1_before_guidance", "block1_cosine", "block1_output", "probe_output", "probe_cosine"),
+    *OF_ALL_LAYERS,
 )
-def test_every_stored_stage_agrees_to_one_in_ten_thousand(run, key):
+
+
+@pytest.mark.slow
+def test_every_stored_stage_agrees_to_one_in_ten_thousand(run):
     case, ours = run
-    expected = case.expected[key].float()
-    found = case.stored(key, ours[key])
-    assert found.shape == expected.shape
-    error = (found - expected).abs().max() / expected.abs().max()
-    assert error < 1e-4, f"{key}: largest difference is {error:.1e} of the largest value"
-    tolerance = case.manifest["tolerance"].get(key)
-    if isinstance(tolerance, float):
-        assert (found - expected).abs().max() <= tolerance
+    tried = [key for key in STAGES if key in ours]
+    assert len(tried) >= len(STAGES) - len(OF_ALL_LAYERS)
+    for key in tried:
+        expected = case.expected[key].float()
+        found = case.stored(key, ours[key])
+        assert found.shape == expected.shape
+        error = (found - expected).abs().max() / expected.abs().max()
+        assert error < 1e-4, f"{key}: largest difference is {error:.1e} of the largest value"
+        tolerance = case.manifest["tolerance"].get(key)
+        if isinstance(tolerance, float):
+            assert (found - expected).abs().max() <= tolerance, key
+
+
+@pytest.fixture(scope="module")
+def gradient_run(whole):
+    """One training step without dropout: loss, logits and the model with its gradients."""
+    answered, model, _ = whole
+    case = ReferenceCase("any2point_clip_scan_grad")
+    assert case.manifest["state_dict"] == answered.manifest["state_dict"], "the weights are the same"
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    output = model(points=case.points, labels=torch.tensor(case.manifest["labels"]))
+    output.loss.backward()
+    return case, model, output
+
+
+@pytest.mark.slow
+def test_training_loss_and_logits_agree(gradient_run):
+    case, _, output = gradient_run
+    assert abs(output.loss.item() - case.manifest["loss_value"]) < case.manifest["tolerance"]["loss"]
+    assert (output.logits - case.expected["logits"]).abs().max() < case.manifest["tolerance"]["logits"]
+
+
+def named_tensors(case, names, tensors):
+    """Return the tensor for each original name, unstacked if necessary."""
+    for name in names:
+        (ours,) = rename_tensors({name: torch.zeros(1)}, names_of(case.variant))
+        stacked = re.fullmatch(r"(.+)\[(\d+)\]", ours)
+        yield name, tensors[ours] if stacked is None else tensors[stacked[1]][int(stacked[2])]
+
+
+def plain_names(model, tensors):
+    """Tensors of a PEFT model under the names of the base model and of stored adapters."""
+    renamed = {}
+    for name, tensor in tensors:
+        name = name.removeprefix("base_model.model.").replace(".modules_to_save.default", "").replace(".default", "")
+        renamed[name] = tensor
+    return renamed
+
+
+@pytest.mark.slow
+def test_exactly_the_published_parameters_train(gradient_run):
+    case, model, _ = gradient_run
+    trained = plain_names(model, ((n, p) for n, p in model.named_parameters() if p.requires_grad))
+    assert sum(parameter.numel() for parameter in trained.values()) == case.manifest["trainable_count"]
+    matched = [tensor.numel() for _, tensor in named_tensors(case, case.manifest["trainable"], trained)]
+    assert sum(matched) == case.manifest["trainable_count"]
+
+
+@pytest.mark.slow
+def test_gradient_norms_agree_to_one_percent(gradient_run):
+    case, model, _ = gradient_run
+    gradients = plain_names(model, ((n, p.grad) for n, p in model.named_parameters() if p.requires_grad))
+    floor = 1e-4 * case.manifest["total_gradient_norm"]
+    compared = 0
+    pairs = named_tensors(case, case.manifest["trainable"], gradients)
+    for (name, gradient), expected in zip(pairs, case.expected["gradient_norm"].tolist(), strict=True):
+        if expected > floor:
+            assert gradient.norm().item() == pytest.approx(expected, rel=1e-2), name
+            compared += 1
+    assert compared > 70
+
+
+@pytest.mark.slow
+def test_running_statistics_are_updated_as_published(gradient_run):
+    case, model, _ = gradient_run
+    buffers = plain_names(model, model.named_buffers())
+    pairs = named_tensors(case, case.manifest["buffers"], buffers)
+    for (name, buffer), expected in zip(pairs, case.expected["buffer_norm"].tolist(), strict=True):
+        assert buffer.norm().item() == pytest.approx(expected, rel=1e-4), name

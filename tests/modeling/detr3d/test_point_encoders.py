@@ -21,6 +21,7 @@ from tests.common.case import relative_difference, varied_clouds
 from tests.common.models import case_of
 from tests.errors import raises
 from tests.tiny_detr3d import SIZES, objects
+from tests.turns import by_turns
 
 SETTINGS = {
     name: SIZES[name] for name in ("hidden_size", "decoder_layers", "decoder_ffn_dim", "num_queries", "num_labels")
@@ -101,6 +102,9 @@ METHODS = {
 }
 
 
+METHODS_BY_NAME = list(METHODS)
+
+
 def randomized(model):
     """Give an adapter, and what is trained with it, weights that no other model has."""
     generator = torch.Generator().manual_seed(5)
@@ -113,8 +117,11 @@ def randomized(model):
 
 @pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
-@over_encoders
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("encoder_class", "method"),
+    by_turns(ENCODERS, METHODS_BY_NAME),
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_an_adapter_trains_encoder_decoder_and_heads_and_its_directory_is_a_detector(
     encoder_class, method, saved, tmp_path
 ):

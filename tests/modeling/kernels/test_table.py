@@ -21,6 +21,7 @@ from hf_any3d.modeling.point_encoders.patches import PatchEncoder
 from hf_any3d.modeling.point_ops import neighbor_table
 from tests.errors import raises
 from tests.tiny_encoders import adapted_model, clouds
+from tests.turns import by_turns
 
 CLOUDS, VIEWS, TOKENS, CELLS, HIDDEN, WIDTH = 2, 3, 10, 7, 8, 4
 
@@ -225,8 +226,9 @@ def test_environment_variable_sets_the_default(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", ["auto", "accelerator"])
-@pytest.mark.parametrize("build", ["any2point", "any2point_checkpointed", "act_autoencoder"])
+@pytest.mark.parametrize(
+    ("build", "setting"), by_turns(["any2point", "any2point_checkpointed", "act_autoencoder"], ["auto", "accelerator"])
+)
 def test_whole_models_give_the_same_results_with_plain_operations(use_kernels, build, setting):
     model, inputs = globals()[build]()
     results = []
