@@ -37,7 +37,7 @@ TOOL_TESTS := $(addprefix tests/,fuzz faults many_files cli/test_written_files.p
 # browser: a fourth of all.
 PAGE_TESTS := $(wildcard tests/examples/test_run_*.py) $(addprefix tests/,doors/test_pages.py \
 	doors/test_command_line_page.py doors/test_demo.py docs/test_programs.py demo/test_page_in_browser.py \
-	demo/test_task_pages.py published/test_scene_docs.py)
+	demo/test_task_pages.py pipelines/test_room_page.py published/test_scene_docs.py)
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

@@ -148,9 +148,9 @@ def test_a_command_fetches_and_copies_a_checkpoint(published_files, tmp_path):
     code, out, err = run("convert", NAME, "--output", tmp_path / "copy")
     assert code == 0 and str(tmp_path / "copy") in out and "Weights: MIT" in err
     assert AutoModel.from_pretrained(tmp_path / "copy").config.published["name"] == NAME
-    code, out, _ = run("info", f"{UNI3D}:tiny", "--cost", "--json")
+    code, out, _ = run("info", f"{UNI3D}:tiny", "--json")
     facts = json.loads(out)
-    assert code == 0 and facts["class"] == PUBLISHED[UNI3D].system.model_class and facts["FLOPs of inference"] > 0
+    assert code == 0 and facts["class"] == PUBLISHED[UNI3D].system.model_class
     code, _, err = run("convert", f"{UNI3D}:huge")
     assert code == 1 and err.startswith("error: BAAI/Uni3D: size='huge'; expected one of tiny, ")
 
