@@ -303,7 +303,8 @@ GROUPS = {"classifier_15": 128, "part_segmentation": 128}
 @pytest.mark.slow
 # Of the sizes of one kind the smallest; stored runs have the tensors of the other kinds.
 @pytest.mark.parametrize(
-    "name", some(RELEASED, left_out=["pretrain_base", "pretrain_small", "zero_shot", "part_segmentation"])
+    "name",
+    some(RELEASED, left_out=["pretrain_base", "pretrain_small", "classifier_15", "zero_shot", "part_segmentation"]),
 )
 def test_files_of_the_released_sizes_open_with_every_tensor(name, tmp_path):
     shapes = RELEASED[name]["tensors"]
@@ -372,7 +373,7 @@ def test_other_files_and_options_are_refused_by_name(tmp_path):
 def test_training_starts_from_a_file_that_the_command_has_converted(tmp_path):
     case = ReconCase(of_kind("pretrain")[0])
     words = [f"--{name.replace('_', '-')}={value}" for name, value in case.options.items()]
-    for option in ([], ["--plain-blocks"]):
+    for option in ([], ["--plain-blocks"]) if ALL_PAIRS else (["--plain-blocks"],):
         folder = tmp_path / "".join(option)
         arguments = ["convert", str(case.write(tmp_path)), "--output", str(folder / "start"), *words, *option]
         result = CliRunner().invoke(app, arguments)

@@ -45,7 +45,7 @@ def content():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "changed"),
-    by_turns(ENCODER_TYPES if ALL_PAIRS else list(ENCODER_TYPES)[::2], [0, TOKENS - 1]),
+    by_turns(ENCODER_TYPES if ALL_PAIRS else list(ENCODER_TYPES)[::4], [0, TOKENS - 1]),
     scope="module",
 )
 def test_every_token_attends_to_every_other(family, changed):
