@@ -23,16 +23,18 @@ CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 MORE := 1
 PYTEST = -m pytest -n $(or $(PYTEST_WORKERS),$(shell expr $(CORES) + $(MORE))) --dist loadfile --no-loadscope-reorder
 # Tests of what is run now and then: fuzzing, interruptions, releases, benchmarks, studies, what the package
-# was made with, published tables, checks of GPUs and of published files, conversions of released checkpoints in full
-# size; the largest sweeps: all outputs on full disks and under odd names, all contents of repositories, programs
-# of other libraries with and without the import.
+# was made with, published tables, checks of GPUs and of published files, conversions of released checkpoints and
+# training steps in full size, exported files, what compilers make; the largest sweeps: all outputs on full disks and
+# under odd names, all contents of repositories, programs of other libraries with and without the import.
 TOOL_TESTS := $(addprefix tests/,fuzz faults many_files cli/test_written_files.py hub/test_contents.py \
 	integration/test_plain_programs.py docs/test_upstream.py published/test_check_published.py test_extending.py \
 	docs/test_search.py examples/test_train_default_model.py examples/test_unknown_things.py examples/test_make_cut.py \
 	examples/test_published_tables.py test_gpu_check.py test_packaging.py studies \
 	$(addprefix export/test_,detectors.py onnx_files.py onnx_models.py programs.py) \
-	$(addprefix modeling/,test_light_import.py any2point/test_compiled.py) tuners/test_idpt_parts_training.py \
-	$(addprefix conversions/test_,released_checkpoints.py act_released.py minigpt3d_released.py minigpt3d_published.py))
+	$(addprefix modeling/,test_light_import.py any2point/test_compiled.py any2point/test_gradient_parity.py) \
+	tuners/test_idpt_parts_training.py \
+	$(addprefix conversions/test_,released_checkpoints.py act_released.py minigpt3d_released.py minigpt3d_published.py \
+	recon_parts.py))
 # Tests of what pages and notebooks show, the programs in examples/ that guides run among them, and of pages in a
 # browser: a fourth of all.
 PAGE_TESTS := $(wildcard tests/examples/test_run_*.py) $(addprefix tests/,doors/test_pages.py \

@@ -60,7 +60,7 @@ def starts(tmp_path_factory) -> Callable[[str], Path]:
     return converted
 
 
-@pytest.fixture(params=STARTS)
+@pytest.fixture(params=STARTS if ALL_PAIRS else STARTS[::2])
 def start(request, starts) -> Path:
     """Directory of a converted pretraining file."""
     return starts(request.param)

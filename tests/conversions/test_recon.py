@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 from typer.testing import CliRunner
 
-from hf_any3d import AutoModelForPointCloudClassification, AutoModelForPointCloudSegmentation
+from hf_any3d import AutoModelForPointCloudClassification
 from hf_any3d.cli import app
 from hf_any3d.conversions import convert_recon
 from hf_any3d.conversions.programs import convert_files
@@ -268,31 +268,6 @@ def test_the_recipe_trains_with_the_groups_of_the_program(name, tmp_path):
         names[id(parameter)]: (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]
     }
     assert found == {ours: pytest.approx(expected[ours]) for ours in names.values()}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", of_kind("partseg"))
-def test_part_segmentation_computes_what_is_stored(name, tmp_path):
-    case = ReconCase(name)
-    model = AutoModelForPointCloudSegmentation.from_pretrained(case.converted(tmp_path))
-    inputs = {"points": case.points, "category": torch.tensor(case.manifest["categories"])}
-    labels = case.expected["labels"].long()
-    found = {}
-    # What is trained is seconds; test_point_mae.py and test_pointgpt.py have the gradients of the same head.
-    modes = ("eval.", "train.") if ALL_PAIRS else ("eval.",)
-    for mode in modes:
-        if mode == "train.":
-            without_chance(model)
-        seen = outputs_of(model, "propagation")
-        log_probabilities = model(**inputs).logits.log_softmax(dim=-1)
-        loss = nn.functional.nll_loss(log_probabilities.flatten(0, 1), labels.flatten())
-        found |= {f"{mode}propagated": seen["propagation"].transpose(1, 2)}
-        found |= {f"{mode}log_probabilities": log_probabilities, f"{mode}loss": loss}
-    assert_all_agree(case, found, *modes)
-    if ALL_PAIRS:
-        loss.backward()
-        originals = case.renames(AutoModelForPointCloudSegmentation, tmp_path / "numbered")
-        assert case.wrong_norms(model, originals) == {}
 
 
 RELEASED = json.loads((FOLDER / "start_manifest_recon.json").read_text())

@@ -16,7 +16,7 @@ LOSS = 1e-5
 WHOLE, PATH = "act_dvae", "eval.gumbel_hard"
 
 
-@pytest.fixture(scope="module", params=some(CASES, left_out=["act_dvae_clip"]))
+@pytest.fixture(scope="module", params=some(CASES, left_out=["act_dvae_clip", "act_dvae_shallow"]))
 def built(request):
     """A case and its model, one at a time, as they are large."""
     case = AutoencoderCase(request.param)
@@ -135,6 +135,7 @@ def test_the_same_parameters_are_trained_and_frozen(opened):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("built", CASES if ALL_PAIRS else [WHOLE], indirect=True, scope="module")
 def test_teacher_features_are_the_released_targets(opened):
     case, model = opened
     stored = [key for key in case.expected if "tokenizer_features" in key]

@@ -19,9 +19,8 @@ from tests.tiny_encoders import (
 )
 from tests.turns import ALL_PAIRS, by_turns, some
 
-# The scope orders tests by family, so that a model is built once for all of them.
-every_family = pytest.mark.parametrize("family", list(ENCODER_TYPES), scope="module")
-# One for each kind of position and of layer, for tests that do not depend on the family otherwise.
+# One for each kind of position and of layer, for tests that do not depend on the family otherwise. The scope orders
+# tests by family, so that a model is built once for all of them.
 SOME = (
     *("bert", "clip_text_model", "gpt2", "mpnet", "t5", "deberta-v2", "modernbert", "llama", "gemma3_text"),
     *("vit", "dinov2", "dinov3_vit", "beit", "audio-spectrogram-transformer", "whisper", "wav2vec2", "wavlm"),
@@ -192,7 +191,7 @@ def test_fewer_layers_of_the_encoder_can_be_used(family, tmp_path):
 
 
 @pytest.mark.slow
-@every_family
+@tried_with(SOME)
 def test_model_copies_class_token_and_final_norm_of_its_encoder(family):
     core = tiny_model(family, large_logits=True).any2point
     source = core.family

@@ -29,7 +29,14 @@ def model_around(model_type: str, **changes) -> MiniGPT3DForConditionalGeneratio
             *[("opt", NARROW), ("gemma3", {}), ("mixtral", {}), ("openai-gpt", {}), ("minimax", {}), ("mamba", {})],
             *[("bert", {"is_decoder": True}), ("marian", {}), ("falcon_h1", {})],
         ],
-        left_out=[("mixtral", {}), ("minimax", {}), ("falcon_h1", {}), ("gemma3", {})],
+        left_out=[
+            ("mixtral", {}),
+            ("minimax", {}),
+            ("falcon_h1", {}),
+            ("gemma3", {}),
+            ("openai-gpt", {}),
+            ("marian", {}),
+        ],
     ),
 )
 def test_the_projector_learns_and_a_cache_changes_no_answer(model_type, changes):
