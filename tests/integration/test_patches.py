@@ -114,10 +114,13 @@ def changed_in(path):
             changes = node.func.attr in ("update", "append", "setdefault", "__setitem__", "insert")
             targets = [node.func.value] if changes else []
         for target in targets:
-            text = ast.unparse(target)
-            root = text.partition(".")[0].partition("[")[0]
-            if root in foreign and (text != root or isinstance(node, ast.Call)):
-                yield text
+            root = target
+            while isinstance(root, (ast.Attribute, ast.Subscript)):
+                root = root.value
+            if not isinstance(root, ast.Name) or root.id not in foreign:
+                continue
+            if root is not target or isinstance(node, ast.Call):
+                yield ast.unparse(target)
 
 
 def test_other_libraries_are_changed_in_one_place():
