@@ -34,7 +34,7 @@ TOOL_TESTS := $(addprefix tests/,fuzz faults many_files cli/test_written_files.p
 	$(addprefix modeling/,test_light_import.py any2point/test_compiled.py any2point/test_gradient_parity.py) \
 	tuners/test_idpt_parts_training.py \
 	$(addprefix conversions/test_,released_checkpoints.py act_released.py minigpt3d_released.py minigpt3d_published.py \
-	recon_parts.py))
+	dgcnn_room.py recon_parts.py))
 # Tests of what pages and notebooks show, the programs in examples/ that guides run among them, and of pages in a
 # browser: a fourth of all.
 PAGE_TESTS := $(wildcard tests/examples/test_run_*.py) $(addprefix tests/,doors/test_pages.py \
