@@ -158,7 +158,9 @@ def test_what_compilers_are_given_aggregates_as_the_plain_table(count_empty):
     weights = torch.arange(found[0].numel()).sin().view_as(found[0])
     gradients = [torch.autograd.grad(out, tensors, weights) for out, *_ in (found, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
-    assert torch.autograd.gradcheck(lambda *inputs: kernel.traced(*inputs, table, 0.3, 1e-5)[0], tensors)
+    assert torch.autograd.gradcheck(
+        lambda *inputs: kernel.traced(*inputs, table, 0.3, 1e-5)[0], tensors, fast_mode=True
+    )
 
 
 @pytest.mark.slow
@@ -167,7 +169,7 @@ def test_gradients_equal_finite_differences(name):
     tensors, arguments = CASES[name]
     if tensors:
         fused = kernels.TABLE[name].fused
-        assert torch.autograd.gradcheck(lambda *t: _first(name, fused(*arguments(*t))), tensors)
+        assert torch.autograd.gradcheck(lambda *t: _first(name, fused(*arguments(*t))), tensors, fast_mode=True)
 
 
 def _first(name: str, outputs: torch.Tensor | tuple) -> torch.Tensor:
