@@ -67,8 +67,10 @@ STAGES = {
         tuple(
             f"conversions/test_{name}.py"
             for name in ("released_checkpoints", "act_released", "minigpt3d_released", "minigpt3d_published")
-        ),
-        ("conversions", "modeling", "tests/reference", "tests/conversions"),
+        )
+        + ("conversions/test_dgcnn_room.py", "conversions/test_recon_parts.py")
+        + ("modeling/any2point/test_gradient_parity.py", "tuners/test_idpt_parts_training.py"),
+        ("conversions", "modeling", "hf_any3d/tuners", "tests/reference", "tests/conversions"),
     ),
     "processes": Stage(
         "tools",
@@ -78,7 +80,8 @@ STAGES = {
     ),
     "compiled": Stage(
         "tools",
-        ("training/test_compiled_layers.py",),
+        ("training/test_compiled_layers.py", "modeling/any2point/test_compiled.py")
+        + tuple(f"export/test_{name}.py" for name in ("detectors", "onnx_files", "onnx_models", "programs")),
         ("hf_any3d/export", "hf_any3d/training/faster_steps.py", "modeling"),
     ),
     "survey": Stage("tools", ("survey/doors", "survey/test_data_suggest.py"), ("survey", "hf_any3d/data")),
@@ -90,14 +93,15 @@ STAGES = {
     ),
     "package": Stage(
         "tools",
-        ("test_packaging.py", "test_extending.py", "test_gpu_check.py")
+        ("test_packaging.py", "test_extending.py", "test_gpu_check.py", "modeling/test_light_import.py")
         + ("docs/test_upstream.py", "docs/test_search.py"),
         ("setup.py", "Makefile", "survey/setup.cfg", "hf_any3d_command.py", "docs", "mkdocs.yml", "README.md")
         + ("hf_any3d/extensions.py", "modeling/kernels", "tests/gpu_check", "tests/skeleton.py"),
     ),
     "pages": Stage(
         "pages",
-        ("doors/test_command_line_page.py", "docs/test_programs.py", "doors/test_pages.py"),
+        ("doors/test_command_line_page.py", "docs/test_programs.py", "doors/test_pages.py")
+        + ("published/test_scene_docs.py",),
         ("README.md", "docs", "examples", "hf_any3d/cli", "hf_any3d/pipelines", "hf_any3d/data", "hf_any3d/training")
         + ("survey", "tests/doors"),
     ),
@@ -108,7 +112,12 @@ STAGES = {
     ),
     "browser": Stage(
         "pages",
-        ("doors/test_demo.py", "demo/test_page_in_browser.py", "demo/test_task_pages.py")
+        (
+            "doors/test_demo.py",
+            "demo/test_page_in_browser.py",
+            "demo/test_task_pages.py",
+            "pipelines/test_room_page.py",
+        )
         + ("visualization/test_pages_in_browser.py", "survey/test_labeling.py"),
         ("hf_any3d/demo", "hf_any3d/serving", "hf_any3d/visualization", "survey/hf_any3d_survey/visualization"),
     ),

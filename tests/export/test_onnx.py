@@ -7,7 +7,6 @@ import torch
 from typer.testing import CliRunner
 
 from hf_any3d import (
-    PatchAlign3DForPointCloudClassification,
     PointCloudProcessor,
     PointFeaturesForPointCloudClassification,
 )
@@ -15,7 +14,6 @@ from hf_any3d.cli import app
 from hf_any3d.export import export_file
 from hf_any3d.export.onnx import FORMATS, Format, export_onnx
 from tests.errors import raises
-from tests.tiny_aligned import tiny_aligned
 from tests.tiny_encoders import adapted_model, tiny_model
 from tests.tiny_features import tiny_features
 
@@ -81,25 +79,11 @@ def test_models_on_other_devices_are_refused(tmp_path):
         export_file(model, tmp_path / "model.pt2", "pt2")
 
 
-@pytest.mark.slow
-def test_features_without_training_are_exported(tmp_path):
+def test_features_that_no_graph_computes_are_refused(tmp_path):
     model = tiny_features(PointFeaturesForPointCloudClassification, copies=2)
-    exported = export_file(model, tmp_path / "model.onnx")
-    assert exported.worst_difference < 1e-5
     model.config.features = ["descriptors", "views"]
     with pytest.raises(ValueError, match="depth views cannot be exported"):
         export_onnx(model, tmp_path / "views.onnx")
     model.config.features, model.config.encoder_config.model_type = ["encoder"], "pointnet2"
     with raises(ValueError, naming="encoder_config"):
         export_onnx(model, tmp_path / "other.onnx")
-
-
-@pytest.mark.slow
-def test_a_point_encoder_that_is_aligned_with_texts_is_exported(tmp_path):
-    model = tiny_aligned(PatchAlign3DForPointCloudClassification, num_hidden_layers=1)
-    torch.nn.init.normal_(model.classifier.out.weight, std=2.0)
-    # It is kept only if its logits equal those of the model on clouds of other sizes.
-    exported = export_file(model, tmp_path / "model.onnx")
-    settings = json.loads(exported.settings.read_text())
-    assert exported.worst_difference < 1e-5 and settings["encoder"] is None
-    assert settings["input"]["min_points"] == model.config.num_groups

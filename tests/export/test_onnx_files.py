@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from hf_any3d.export import export_onnx
-from tests.errors import raises
 from tests.export.cases import CASES, other_clouds, trained
-from tests.tiny_encoders import tiny_model
 from tests.turns import some
 
 onnx = pytest.importorskip("onnx")
@@ -57,10 +55,3 @@ def test_file_is_valid_and_samples_in_a_loop_of_the_graph(exported):
     assert [node.op_type for node in model.graph.node].count("Scan") == 1
     assert {opset.domain for opset in model.opset_import} <= {""}, "operators that runtimes would not know"
     assert str(Path(torch.__file__).parent).encode() not in path.read_bytes(), "paths of this machine"
-
-
-def test_half_precision_is_refused_for_onnx(tmp_path):
-    model = tiny_model("bert", dtype=torch.bfloat16)
-    with raises(ValueError, naming="dtype:"):
-        export_onnx(model, tmp_path / "model.onnx")
-    assert list(tmp_path.iterdir()) == []

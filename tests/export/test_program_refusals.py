@@ -1,9 +1,10 @@
 """Models that cannot be exported are refused with the reason."""
 
 import pytest
+import torch
 
 from hf_any3d import OpenShapeForPointCloudClassification, PointTransformerV3Model
-from hf_any3d.export import export_program
+from hf_any3d.export import export_onnx, export_program
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from tests.common.models import case_of
 from tests.errors import raises
@@ -43,3 +44,10 @@ def test_a_detector_over_another_encoder_is_refused(tmp_path):
     model = Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(str(tmp_path), hidden_size=32)
     with raises(ValueError, naming="point_transformer_v3"):
         export_program(model)
+
+
+def test_half_precision_is_refused_for_onnx(tmp_path):
+    model = tiny_model("bert", dtype=torch.bfloat16)
+    with raises(ValueError, naming="dtype:"):
+        export_onnx(model, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []

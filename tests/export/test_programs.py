@@ -9,13 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from hf_any3d import PointCloudProcessor, PointNetForPointCloudClassification
+from hf_any3d import PointCloudProcessor
 from hf_any3d.cli import app
-from hf_any3d.export import export_program
-from hf_any3d.export.programs import _nearest
-from hf_any3d.modeling import kernels
 from tests.export.cases import other_clouds, trained
-from tests.tiny_baselines import tiny_baseline
 
 _ASK = """
 import sys, torch
@@ -72,21 +68,3 @@ def test_other_clouds_get_the_labels_of_the_model_where_this_package_is_not_impo
             expected = model(points=points).logits
         torch.testing.assert_close(found[str(number)], expected, rtol=1e-4, atol=1e-4)
         assert torch.equal(found[str(number)].argmax(dim=1), expected.argmax(dim=1))
-
-
-@pytest.mark.slow
-@torch.no_grad()
-def test_the_program_of_a_pointnet_gives_its_logits():
-    model = tiny_baseline(PointNetForPointCloudClassification)
-    module = export_program(model).module()
-    for points in other_clouds(3):
-        torch.testing.assert_close(module(points), model(points).logits)
-
-
-@pytest.mark.parametrize("channels", [3, 6])
-def test_neighbors_are_those_of_the_coordinates_alone(channels):
-    generator = torch.Generator().manual_seed(0)
-    query, points = (torch.randn(2, count, channels, generator=generator) for count in (5, 40))
-    found, expected = _nearest(query, points, 4, "exact"), kernels.knn.plain(query, points, 4, "exact")
-    assert torch.equal(found[0], expected[0])
-    torch.testing.assert_close(found[1], expected[1])

@@ -1,17 +1,18 @@
 """Pushes at the same time, and use without a network after one load with it."""
 
-import os
-import subprocess
-import sys
+import io
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 
+import datasets
 import pytest
 import torch
 from datasets import Dataset
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from peft import get_peft_model
 
 from hf_any3d import Any2PointForPointCloudClassification, GuidedAdapterConfig, PointCloudProcessor
+from tests.forks import results_of
 from tests.tiny_encoders import clouds, random_encoder, tiny_config, tiny_model
 
 
@@ -60,9 +61,14 @@ def test_everything_loaded_once_opens_offline(hub, capsys):
     Dataset.from_dict({"points": points, "label": [0, 1]}).push_to_hub("me/offline")
     exec(PROGRAM, {})
     online, asked = capsys.readouterr().out, len(hub.requests)
-    offline = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True
-    )
+    (offline,) = results_of(without_network)
     assert len(hub.requests) == asked
-    assert offline.returncode == 0, offline.stderr
-    assert offline.stdout == online and "48" in online
+    assert offline == online and "48" in online
+
+
+def without_network() -> str:
+    """Run the program in a child as with HF_HUB_OFFLINE=1, and return what it prints."""
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    with redirect_stdout(io.StringIO()) as printed:
+        exec(PROGRAM, {})
+    return printed.getvalue()

@@ -72,3 +72,35 @@ print(sorted(patch.targets[0] for patch in PATCHES))
             "transformers.utils.hub:cached_files",
         ]
     )
+
+
+WAYS_TO_PEFT = {
+    "a module of methods": "import hf_any3d.tuners.targets",
+    "Trainer": "import hf_any3d, sys; assert 'peft' not in sys.modules; from transformers import Trainer",
+}
+
+
+def test_peft_knows_our_methods_whoever_imports_it():
+    program = f"""
+import os, sys, torch, transformers.pipelines
+check = '''
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, AutoPeftModel, PeftModel, PeftType
+import hf_any3d
+assert PEFT_TYPE_TO_CONFIG_MAPPING[PeftType.GUIDED_ADAPTER] is hf_any3d.GuidedAdapterConfig
+assert AutoPeftModel.from_pretrained.__func__._patched_by_hf_any3d
+trainer = sys.modules.get("transformers.trainer")
+built = [PeftModel.__init__] + ([trainer.Trainer.compute_loss] if trainer else [])
+assert not any(hasattr(function, "_patched_by_hf_any3d") for function in built)
+hf_any3d.PointNetModel(hf_any3d.PointNetConfig(hidden_sizes=[8], head_widths=[8]))
+built = [PeftModel.__init__] + ([trainer.Trainer.compute_loss] if trainer else [])
+assert all(function._patched_by_hf_any3d for function in built)
+'''
+for way, lines in {WAYS_TO_PEFT!r}.items():
+    if os.fork():
+        assert os.wait()[1] == 0, way
+    else:  # what a process has imported is not forgotten, so each way has its own
+        exec(lines + check)
+        os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -25,6 +25,7 @@ from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.modeling.setting_groups import SettingGroupsMixin
 from hf_any3d.tuners.tuners_utils import EncoderTunerConfig
 from tests.errors import raises
+from tests.turns import ALL_PAIRS
 
 CONFIGS = [*MODELS, *ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)]
 METHODS = [
@@ -57,7 +58,7 @@ _NEEDED = {
 }
 
 
-@pytest.mark.parametrize("name", registry.MODEL_TYPES)
+@pytest.mark.parametrize("name", list(registry.MODEL_TYPES)[:: 1 if ALL_PAIRS else 2])
 def test_models_are_built_by_the_defaults_of_their_config(name):
     kind = registry.MODEL_TYPES[name]
     package = importlib.import_module(kind.package)

@@ -17,6 +17,7 @@ from hf_any3d.pipelines import default_model
 from tests.cli.conftest import run
 from tests.conversions.aligned_originals import openshape_flat
 from tests.published.checks import app
+from tests.published.test_git_files import REPOSITORY as IN_GIT, in_git as in_git
 from tests.published.test_published import forget, stored
 from tests.tiny_text_towers import tiny_clip_files
 
@@ -113,3 +114,15 @@ def test_names_that_are_not_published_and_files_of_others_are_refused(tmp_path):
         code, _, err = run("check", OPENSHAPE, "--output", tmp_path / "mine.json", program=app)
         assert code == 1 and "mine.json: no record of earlier checks" in err
         assert (tmp_path / "mine.json").read_text() == text
+
+
+def test_check_published_finds_files_that_were_downloaded(in_git, tmp_path):
+    (tmp_path / "mine").mkdir()
+    in_git.rename(tmp_path / "mine" / "any_name")
+    output = tmp_path / "runs.json"
+    code, out, err = run("check", IN_GIT, "--files", tmp_path / "mine", "--output", output, program=app)
+    # Its weights are random.
+    assert code == 1 and "0 passed, 1 failed, 0 not opened" in err
+    (check,) = json.loads(output.read_text())["runs"][f"{IN_GIT}:modelnet40"]["checks"]
+    assert check["name"] == "names of packaged test shapes" and "after turns by 0, 90, 180 and 270" in check["seen"]
+    assert "FAILED" in out

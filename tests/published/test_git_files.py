@@ -1,7 +1,6 @@
 """Published files in git repositories: fetched once at their commit, by their checksum, and found in a folder."""
 
 import dataclasses
-import json
 
 import pytest
 import torch
@@ -10,10 +9,8 @@ from hf_any3d import AutoModelForPointCloudClassification
 from hf_any3d.hub.published_table import PUBLISHED
 from hf_any3d.modeling.file_stamps import file_digest
 from hf_any3d.published import _OPENED, open_published
-from tests.cli.conftest import run
 from tests.conversions.test_dgcnn_pointnet import released
 from tests.errors import raises
-from tests.published.checks import app
 from tests.published.test_published import forget
 
 REPOSITORY = "vinits5/learning3d"
@@ -61,15 +58,3 @@ def test_another_file_under_the_same_address_is_refused(in_git):
     in_git.unlink()
     with raises(OSError, naming="URLError"):
         open_published(NAME)
-
-
-def test_check_published_finds_files_that_were_downloaded(in_git, tmp_path, libraries_as_they_were):
-    (tmp_path / "mine").mkdir()
-    in_git.rename(tmp_path / "mine" / "any_name")
-    output = tmp_path / "runs.json"
-    code, out, err = run("check", REPOSITORY, "--files", tmp_path / "mine", "--output", output, program=app)
-    # Its weights are random.
-    assert code == 1 and "0 passed, 1 failed, 0 not opened" in err
-    (check,) = json.loads(output.read_text())["runs"][NAME]["checks"]
-    assert check["name"] == "names of packaged test shapes" and "after turns by 0, 90, 180 and 270" in check["seen"]
-    assert "FAILED" in out

@@ -17,6 +17,7 @@ from tests.common.models import case_of
 from tests.common.tuners import adapted, answer_of, assert_apart, base_of, step
 from tests.errors import raises
 from tests.tiny_encoders import LAYERS, clouds, tiny_model, train_step
+from tests.turns import some
 
 # Text with a table of positions, relative, rotary and convolutional ones; images; and sound.
 ENCODERS = ["bert", "t5", "llama", "clip_text_model", "vit", "dinov3_vit", "audio-spectrogram-transformer", "wavlm"]
@@ -68,7 +69,7 @@ def test_positions_of_the_encoder_are_left_out_while_the_adapter_runs():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", some(ENCODERS, left_out=["clip_text_model", "vit", "t5", "dinov3_vit"]))
 def test_a_step_reaches_all_trained_weights_around_every_modality(encoder, tmp_path):
     model = with_prompts(encoder, order_table=True)
     torch.testing.assert_close(answer(model)[:1], answer(model, clouds()[:1]), rtol=1e-4, atol=1e-5)

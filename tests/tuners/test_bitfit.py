@@ -9,6 +9,7 @@ from hf_any3d import BitFitConfig
 from hf_any3d.tuners.bitfit import BitFitLayer
 from tests.errors import raises
 from tests.tiny_encoders import clouds, tiny_model, train_step
+from tests.turns import some
 
 TEXT = ["bert", "gpt2", "opt", "deberta-v2", "phi"]
 ENCODERS = [*TEXT, "clip_vision_model", "vit", "dinov2", "beit", "hubert", "whisper"]
@@ -24,7 +25,10 @@ def wrapped(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoder", ENCODERS)
+# Of encoders whose layers name their biases alike, one.
+@pytest.mark.parametrize(
+    "encoder", some(ENCODERS, left_out=["opt", "phi", "vit", "dinov2", "hubert", "clip_vision_model"])
+)
 def test_every_bias_of_the_layers_is_trained(encoder):
     model = tiny_model(encoder)
     layers = model.any2point.family.layers_of(model.any2point.encoder)

@@ -14,6 +14,7 @@ from hf_any3d.tuners.guided_adapter import GuidedAdapterLayer
 from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import adapted_model, clouds, tiny_model
+from tests.turns import by_turns
 
 
 @pytest.fixture(params=["bert", "clip_vision_model"])
@@ -77,8 +78,11 @@ BASES = {
 }
 
 
-@pytest.mark.parametrize("settings", [{}, {"pooling": "max_mean"}, {"share_attention": False}, {"gate": 1.0}], ids=str)
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(
+    ("base", "settings"),
+    by_turns(BASES, [{}, {"pooling": "max_mean"}, {"share_attention": False}, {"gate": 1.0}]),
+    ids=str,
+)
 def test_started_as_the_identity_it_changes_nothing_until_it_has_learned(base, settings):
     expected = logits_of(BASES[base]())
     config = GuidedAdapterConfig(r=4, start="identity", bottleneck_dropout=0.0, **settings)

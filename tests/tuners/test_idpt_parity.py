@@ -1,17 +1,14 @@
 """IDPT against stored runs of the released program: all modules, all heads, the last layer and one before it."""
 
-import copy
 import json
 
 import pytest
 import torch
 from peft import get_peft_model
 
-from hf_any3d import ActConfig, ActForPartSegmentation, ActForPointCloudClassification, IDPTConfig
-from hf_any3d.conversions.act import convert_act_state_dict
-from tests.modeling.act.reference_case import without_chance
-from tests.modeling.act.test_segmentation_parity import PARTS
-from tests.tuners.peft_case import FOLDER, AdaptedRun, PeftCase, ours_of_base
+from hf_any3d import ActConfig, ActForPointCloudClassification, IDPTConfig
+from tests.tuners.idpt_parts_case import parts_run
+from tests.tuners.peft_case import FOLDER, AdaptedRun, ours_of_base
 
 CASES = ("", "_middle", "_promptonly", "_promptcls_light", "_pointcls_light2", "_mlp", "_transformer")
 POOLING = {
@@ -90,78 +87,16 @@ def test_the_released_size_trains_as_many_parameters(name):
     assert {name for name in trained if "idpt_" not in name} == others
 
 
-class TestPartSegmentation:
-    """Prompts before three blocks, removed after them, and read by the head before and after."""
-
-    @pytest.fixture(scope="class")
-    def run(self):
-        case = PeftCase("peft_idpt_partseg")
-        own = {name: tensor for name, tensor in case.original.items() if "dgcnn_cls" in name or "prompt_cls" in name}
-        base = ActForPartSegmentation(
-            ActConfig(
-                num_groups=128,
-                num_labels=50,
-                category_parts=PARTS,
-                segmentation_pooling="prompts",
-                sampling_min_squared_norm=1e-3,
-            )
+def test_prompts_of_three_blocks_give_the_stored_parts():
+    case, model = parts_run()
+    found = {}
+    for number in (3, 7, 11):
+        model.get_base_model().act.blocks.layers[number].nested["default"]["idpt"].register_forward_hook(
+            lambda module, args, out, number=number: found.update({f"eval.prompt{number}": out})
         )
-        rest = {name: tensor for name, tensor in case.original.items() if name not in own}
-        base.load_state_dict(convert_act_state_dict("partseg", rest), strict=True)
-        config = IDPTConfig(prompt_layers=[3, 7, 11], prompt_module="mlp", keep_prompts=False)
-        model = get_peft_model(base, config)
-        named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        with torch.no_grad():
-            for name, tensor in own.items():
-                if ".bn5." not in name:  # which nothing reads
-                    named[self.ours_of(name)].copy_(tensor.view(named[self.ours_of(name)].shape))
-        return case, model.eval()
-
-    @staticmethod
-    def ours_of(name):
-        layers = "base_model.model.act.blocks.layers."
-        if name == "prompt_cls_pos":
-            return f"{layers}3.idpt_position.default"
-        _, module, conv, part, leaf = name.split(".")
-        return f"{layers}{module.removeprefix('dgcnn_cls')}.idpt_{conv}_{part}.default.{leaf}"
-
-    def test_every_stored_tensor_agrees(self, run):
-        case, model = run
-        found = {}
-        for number in (3, 7, 11):
-            model.get_base_model().act.blocks.layers[number].nested["default"]["idpt"].register_forward_hook(
-                lambda module, args, out, number=number: found.update({f"eval.prompt{number}": out})
-            )
-        with torch.no_grad():
-            logits = model(points=case.points, category=torch.tensor(case.manifest["object_class"])).logits
-        found["eval.log_probabilities"] = logits.log_softmax(dim=-1)[:, ::8]
-        assert found.keys() == {key for key in case.expected if key.startswith("eval.")}
-        for key, ours in found.items():
-            torch.testing.assert_close(ours, case.expected[key], atol=2e-4, rtol=2e-4, msg=lambda m, k=key: k + m)
-
-    def test_a_training_step_agrees(self, run):
-        case, model = run
-        model = without_chance(copy.deepcopy(model).double())
-        for part in model.get_base_model().act.patch_encoder.modules():
-            part.train()
-        output = model(
-            points=case.points.double(),
-            category=torch.tensor(case.manifest["object_class"]),
-            labels=case.expected["target"],
-        )
-        torch.testing.assert_close(output.loss.float(), case.expected["train.loss"], atol=2e-5, rtol=2e-5)
-        output.loss.backward()
-        named, compared = dict(model.named_parameters()), 0
-        for key in (key for key in case.expected if key.startswith("train.grad.")):
-            name = key.removeprefix("train.grad.")
-            if "dgcnn_cls" in name or name == "prompt_cls_pos":
-                expected, found = case.expected[key], named[self.ours_of(name)].grad
-                found = found.view(case.manifest["state_dict"][name][0])
-                found = found[::8] if found.shape != expected.shape else found
-                limit = 1e-4 * expected.abs().max().item()
-                torch.testing.assert_close(found.float(), expected, atol=limit, rtol=0, msg=lambda m, k=key: k + m)
-                compared += 1
-        assert compared == 10
-        trained = {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad}
-        # The program also counts three norms that nothing reads.
-        assert sum(trained.values()) == case.manifest["trained_parameters"] - 3 * 2 * 384
+    with torch.no_grad():
+        logits = model(points=case.points, category=torch.tensor(case.manifest["object_class"])).logits
+    found["eval.log_probabilities"] = logits.log_softmax(dim=-1)[:, ::8]
+    assert found.keys() == {key for key in case.expected if key.startswith("eval.")}
+    for key, ours in found.items():
+        torch.testing.assert_close(ours, case.expected[key], atol=2e-4, rtol=2e-4, msg=lambda m, k=key: k + m)

@@ -70,10 +70,8 @@ DOORS = {
 }
 
 
-# Two methods at each door by turns: of added layers, and of parameters that the base has already.
-@pytest.mark.parametrize(
-    ("door", "method"), [*by_turns(DOORS, ["LORA", "GUIDED_ADAPTER"]), *by_turns(DOORS, ["LN_TUNING", "BITFIT"])]
-)
+# By turns methods of added layers, and of parameters that the base has already.
+@pytest.mark.parametrize(("door", "method"), by_turns(DOORS, ["LORA", "LN_TUNING", "GUIDED_ADAPTER", "BITFIT"]))
 def test_the_dtype_that_is_asked_for_is_that_of_the_base(door, method, saved_base, tmp_path):
     full = stored(saved_base, tmp_path / "adapter", method)
     dtype = torch.float16 if door == "AutoPeftModel" else torch.bfloat16
@@ -158,9 +156,14 @@ def test_an_adapter_with_a_head_is_replaced_in_place(saved_base, tmp_path):
 # Of the checkpoint of a language model, whose head and pooling the encoder does without
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:this adapter leaves out", "ignore:the encoder came from")
-@pytest.mark.parametrize("checkpoint", [AutoModel, AutoModelForMaskedLM])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("is_complete", [True, False], ids=["complete", "leaves modules out"])
+@pytest.mark.parametrize(
+    ("checkpoint", "dtype", "is_complete"),
+    [
+        (*pair, is_complete)
+        for is_complete, turn in ((True, 0), (False, 1))
+        for pair in by_turns([AutoModel, AutoModelForMaskedLM], [torch.float32, torch.bfloat16][:: 1 - 2 * turn])
+    ],
+)
 def test_an_adapter_is_loaded_again_around_an_encoder_of_a_directory(checkpoint, dtype, is_complete, tmp_path):
     torch.manual_seed(0)
     checkpoint.from_config(tiny_config("bert")).save_pretrained(tmp_path / "encoder")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,21 @@ FOLDER = Path(__file__).parents[2] / "reference"
 
 
 class ReferenceCase:
-    """Reads `tests/reference/{name}.json` and `.safetensors`; the name is `any2point_{encoder}_{data set}_…`."""
+    """Reads `tests/reference/{name}.json` and `.safetensors`; the name is `any2point_{encoder}_{data set}_…`.
 
-    def __init__(self, name: str):
+    Args:
+        name: The name of the files.
+        layers: The number of the encoder's layers, of all where it is None.
+    """
+
+    def __init__(self, name: str, layers: int | None = None):
         self.manifest = json.loads((FOLDER / f"{name}.json").read_text())
         self.expected = load_file(FOLDER / f"{name}.safetensors")
         self.variant_name = "-".join(name.split("_")[1:3])
-        self.variant = VARIANTS[self.variant_name]
+        self.variant, self.layers = VARIANTS[self.variant_name], layers
+        if layers is not None:
+            encoder = self.variant.encoder | {"num_hidden_layers": layers}
+            self.variant = dataclasses.replace(self.variant, encoder=encoder)
 
     @property
     def points(self) -> torch.Tensor:
@@ -37,8 +47,12 @@ class ReferenceCase:
     @cached_property
     def original(self) -> dict[str, torch.Tensor]:
         """The state dict of the released program."""
-        entries = self.manifest["state_dict"].items()
-        return {name: torch.from_numpy(fill(name, *spec)) for name, spec in entries}
+        state = {}
+        for name, spec in self.manifest["state_dict"].items():
+            block = re.search(r"blocks\.(\d+)\.", name)
+            if self.layers is None or block is None or int(block[1]) < self.layers:
+                state[name] = torch.from_numpy(fill(name, *spec))
+        return state
 
     @property
     def position_table(self) -> torch.Tensor:

@@ -10,6 +10,7 @@ from hf_any3d.modeling.any2point.point_tokenizer import PointTokens
 from hf_any3d.modeling.any2point.virtual_projection import Projection
 from hf_any3d.modeling.encoders import TokenPlaces, hidden_of
 from tests.tiny_encoders import ENCODER_TYPES, tiny_model
+from tests.turns import ALL_PAIRS
 
 WORDS = 9
 PIXELS = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -92,7 +93,7 @@ def own_places(core, count):
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("model_type", list(ENCODER_TYPES))
+@pytest.mark.parametrize("model_type", list(ENCODER_TYPES)[:: 1 if ALL_PAIRS else 2])
 def test_layers_get_the_inputs_of_the_encoders_own_forward_pass(model_type, monkeypatch):
     core = tiny_model(model_type, rotary_views="mean_angle").any2point
     entered, own = own_pass(core)

@@ -19,16 +19,21 @@ from tests.tiny_encoders import (
 )
 from tests.turns import ALL_PAIRS, by_turns, some
 
-# The scope orders tests by family, so that a model is built once for all of them.
-every_family = pytest.mark.parametrize("family", list(ENCODER_TYPES), scope="module")
-# One for each kind of position and of layer, for tests that do not depend on the family otherwise.
+# One for each kind of position and of layer, for tests that do not depend on the family otherwise. The scope orders
+# tests by family, so that a model is built once for all of them.
 SOME = (
     *("bert", "clip_text_model", "gpt2", "mpnet", "t5", "deberta-v2", "modernbert", "llama", "gemma3_text"),
     *("vit", "dinov2", "dinov3_vit", "beit", "audio-spectrogram-transformer", "whisper", "wav2vec2", "wavlm"),
 )
 some_families = pytest.mark.parametrize("family", SOME, scope="module")
-# Precisions change what layers compute, not which: each is tried with every other one of these.
-ONE_HALF, OTHER_HALF = (some(SOME, left_out=SOME[start::2]) for start in (1, 0))
+# Where only kinds of layers matter, each test has every third of these, and precisions, which change what layers
+# compute and not which, every sixth.
+THIRDS = [some(SOME, left_out=set(SOME) - set(SOME[start::3])) for start in range(3)]
+SIXTHS = [some(SOME, left_out=set(SOME) - set(SOME[start::6])) for start in range(6)]
+
+
+def tried_with(families):
+    return pytest.mark.parametrize("family", list(ENCODER_TYPES) if ALL_PAIRS else families, scope="module")
 
 
 def core_of(model):
@@ -45,8 +50,9 @@ def frozen_modules(model):
     return [m for name, m in core_of(model).encoder.named_modules() if "guided_adapter_" not in name]
 
 
+# tests/common/test_every_encoder.py teaches every encoder.
 @pytest.mark.slow
-@every_family
+@tried_with(SOME)
 def test_a_training_step_reaches_all_trained_parameters_and_not_the_encoder(family):
     model = adapted_model(family, large_logits=True)
     frozen = encoder_weights(model)
@@ -83,7 +89,7 @@ def test_encoder_stays_in_eval_mode_while_adapters_follow(family):
 
 @pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
-@(every_family if ALL_PAIRS else some_families)
+@tried_with(THIRDS[0])
 def test_reloaded_model_is_equal_without_the_encoder_in_its_file(family, tmp_path):
     model = tiny_model(family, large_logits=True)
     model.save_pretrained(tmp_path)
@@ -101,7 +107,7 @@ def test_reloaded_model_is_equal_without_the_encoder_in_its_file(family, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "dtype"),
-    by_turns(ENCODER_TYPES if ALL_PAIRS else ONE_HALF, [torch.bfloat16, torch.float16]),
+    by_turns(ENCODER_TYPES if ALL_PAIRS else SIXTHS[0], [torch.bfloat16, torch.float16]),
     scope="module",
 )
 def test_model_opens_in_half_precision_and_opens_in_it_again(family, dtype, tmp_path):
@@ -119,7 +125,7 @@ def test_model_opens_in_half_precision_and_opens_in_it_again(family, dtype, tmp_
 
 
 @pytest.mark.slow
-@(every_family if ALL_PAIRS else some_families)
+@tried_with(SOME[::2])
 def test_attention_implementations_agree(family):
     model = tiny_model(family, large_logits=True)
     if not model.any2point.encoder._supports_sdpa:
@@ -134,7 +140,7 @@ def test_attention_implementations_agree(family):
 
 
 @pytest.mark.slow
-@(every_family if ALL_PAIRS else pytest.mark.parametrize("family", OTHER_HALF, scope="module"))
+@tried_with(SIXTHS[1])
 def test_encoder_in_bfloat16_trains_adapters_in_float32(family):
     model = adapted_model(family, dtype=torch.bfloat16, large_logits=True)
     assert {p.dtype for p in encoder_weights(model).values() if p.is_floating_point()} == {torch.bfloat16}
@@ -148,7 +154,7 @@ def test_encoder_in_bfloat16_trains_adapters_in_float32(family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ONE_HALF, scope="module")
+@tried_with(SIXTHS[2])
 def test_autocast_trains_as_full_precision_does(family):
     model = adapted_model(family, head_dropout=0.0, head_widths=(), large_logits=True).train()
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -168,7 +174,7 @@ def test_autocast_trains_as_full_precision_does(family):
 
 
 @pytest.mark.slow
-@(every_family if ALL_PAIRS else some_families)
+@tried_with(THIRDS[1])
 def test_fewer_layers_of_the_encoder_can_be_used(family, tmp_path):
     model = tiny_model(family, num_layers=1, large_logits=True)
     core = model.any2point
@@ -185,7 +191,7 @@ def test_fewer_layers_of_the_encoder_can_be_used(family, tmp_path):
 
 
 @pytest.mark.slow
-@every_family
+@tried_with(SOME)
 def test_model_copies_class_token_and_final_norm_of_its_encoder(family):
     core = tiny_model(family, large_logits=True).any2point
     source = core.family

@@ -11,6 +11,7 @@ from hf_any3d.modeling.kernels.guided_aggregation.ensemble import view_voxel_cos
 from hf_any3d.modeling.point_ops.geometry import line_cells, plane_cells
 from tests.modeling.any2point.reference_case import ReferenceCase
 from tests.reference.fill import fill
+from tests.turns import ALL_PAIRS, some
 
 CASES = [
     "any2point_clip_scan",
@@ -22,30 +23,47 @@ CASES = [
     "any2point_imagebind_scan",
     "any2point_imagebind_modelnet",
 ]
+# The case whose model has all layers; of the others the first layer, which reads and writes all that they store but
+# the answers.
+WHOLE = "any2point_clip_scan"
+OF_ALL_LAYERS = ("features", "logits")
 
 
-@pytest.fixture(scope="module", params=CASES)
+# To find out how DINOv2 computes takes seconds for each of its cases; ImageBind's have a plane of positions too.
+@pytest.fixture(scope="module", params=some(CASES, left_out=[name for name in CASES if "dinov2" in name]))
 def run(request):
     """A case, and the tensors that it stores as computed by the model: `{key: tensor}`."""
-    case = ReferenceCase(request.param)
-    peft_model = case.build()
+    is_whole = ALL_PAIRS or request.param == WHOLE
+    case = ReferenceCase(request.param, None if is_whole else 1)
+    ours = stages_of(case, case.build())
+    for key in () if is_whole else OF_ALL_LAYERS:
+        del ours[key]
+    return case, ours
+
+
+def stages_of(case, peft_model):
+    """Return the tensors that a case stores as computed by the model."""
     model = peft_model.base_model.model
     base = model.any2point
     layer = base.family.layers_of(base.encoder)[0]
     ours, seen = {}, {}
 
     tokenizer = base.point_tokenizer.modules_to_save["default"]
-    for number in (1, 2):
+    hooks = [
         tokenizer.stages[number - 1].register_forward_hook(
             lambda module, args, out, key=f"stage{number}": ours.__setitem__(key, out)
         )
-    tokenizer.register_forward_hook(lambda module, args, out: seen.__setitem__("tokens", out))
-    layer.register_forward_pre_hook(lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True)
-    layer.base_layer.register_forward_hook(lambda module, args, out: seen.__setitem__("before", out))
-    layer.register_forward_hook(lambda module, args, out: seen.__setitem__("output", out))
-    model.classifier.modules_to_save["default"].register_forward_hook(
-        lambda module, args, out: ours.__setitem__("features", args[0])
-    )
+        for number in (1, 2)
+    ]
+    hooks += [
+        tokenizer.register_forward_hook(lambda module, args, out: seen.__setitem__("tokens", out)),
+        layer.register_forward_pre_hook(lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True),
+        layer.base_layer.register_forward_hook(lambda module, args, out: seen.__setitem__("before", out)),
+        layer.register_forward_hook(lambda module, args, out: seen.__setitem__("output", out)),
+        model.classifier.modules_to_save["default"].register_forward_hook(
+            lambda module, args, out: ours.__setitem__("features", args[0])
+        ),
+    ]
     expect_warning = pytest.warns(UserWarning, match="other clouds of a batch")
     with torch.no_grad(), expect_warning if base.config.batch_dependent_flags else nullcontext():
         ours["logits"] = peft_model(points=case.points).logits
@@ -73,7 +91,9 @@ def run(request):
         out = layer(batch_first(probe), attention_mask=None, is_causal=False, geometry=geometry)
         ours["probe_output"] = batch_first(out)
         ours["probe_cosine"] = cosine(layer, batch_first(seen["before"])[:, 1:], geometry)
-    return case, ours
+    for hook in hooks:
+        hook.remove()
+    return ours
 
 
 def view_embedding(centers, table, config):
@@ -120,32 +140,24 @@ def test_tokens_share_the_voxels_of_the_original(run):
         assert torch.equal(ours["voxel"][cloud][:, None] == ours["voxel"][cloud][None], same)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "key",
-    [
-        "stage1",
-        "stage2",
-        "tokens",
-        "view_position",
-        "view_embedding",
-        "position_embedding",
-        "block1_before_guidance",
-        "block1_cosine",
-        "block1_output",
-        "probe_output",
-        "probe_cosine",
-        "features",
-        "logits",
-    ],
+STAGES = (
+    *("stage1", "stage2", "tokens", "view_position", "view_embedding", "position_embedding"),
+    *("block1_before_guidance", "block1_cosine", "block1_output", "probe_output", "probe_cosine"),
+    *OF_ALL_LAYERS,
 )
-def test_every_stored_stage_agrees_to_one_in_ten_thousand(run, key):
+
+
+@pytest.mark.slow
+def test_every_stored_stage_agrees_to_one_in_ten_thousand(run):
     case, ours = run
-    expected = case.expected[key].float()
-    found = case.stored(key, ours[key])
-    assert found.shape == expected.shape
-    error = (found - expected).abs().max() / expected.abs().max()
-    assert error < 1e-4, f"{key}: largest difference is {error:.1e} of the largest value"
-    tolerance = case.manifest["tolerance"].get(key)
-    if isinstance(tolerance, float):
-        assert (found - expected).abs().max() <= tolerance
+    tried = [key for key in STAGES if key in ours]
+    assert len(tried) >= len(STAGES) - len(OF_ALL_LAYERS)
+    for key in tried:
+        expected = case.expected[key].float()
+        found = case.stored(key, ours[key])
+        assert found.shape == expected.shape
+        error = (found - expected).abs().max() / expected.abs().max()
+        assert error < 1e-4, f"{key}: largest difference is {error:.1e} of the largest value"
+        tolerance = case.manifest["tolerance"].get(key)
+        if isinstance(tolerance, float):
+            assert (found - expected).abs().max() <= tolerance, key

@@ -21,6 +21,7 @@ from hf_any3d.modeling.point_encoders.patches import PatchEncoder
 from hf_any3d.modeling.point_ops import neighbor_table
 from tests.errors import raises
 from tests.tiny_encoders import adapted_model, clouds
+from tests.turns import by_turns
 
 CLOUDS, VIEWS, TOKENS, CELLS, HIDDEN, WIDTH = 2, 3, 10, 7, 8, 4
 
@@ -157,7 +158,9 @@ def test_what_compilers_are_given_aggregates_as_the_plain_table(count_empty):
     weights = torch.arange(found[0].numel()).sin().view_as(found[0])
     gradients = [torch.autograd.grad(out, tensors, weights) for out, *_ in (found, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
-    assert torch.autograd.gradcheck(lambda *inputs: kernel.traced(*inputs, table, 0.3, 1e-5)[0], tensors)
+    assert torch.autograd.gradcheck(
+        lambda *inputs: kernel.traced(*inputs, table, 0.3, 1e-5)[0], tensors, fast_mode=True
+    )
 
 
 @pytest.mark.slow
@@ -166,7 +169,7 @@ def test_gradients_equal_finite_differences(name):
     tensors, arguments = CASES[name]
     if tensors:
         fused = kernels.TABLE[name].fused
-        assert torch.autograd.gradcheck(lambda *t: _first(name, fused(*arguments(*t))), tensors)
+        assert torch.autograd.gradcheck(lambda *t: _first(name, fused(*arguments(*t))), tensors, fast_mode=True)
 
 
 def _first(name: str, outputs: torch.Tensor | tuple) -> torch.Tensor:
@@ -225,8 +228,9 @@ def test_environment_variable_sets_the_default(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", ["auto", "accelerator"])
-@pytest.mark.parametrize("build", ["any2point", "any2point_checkpointed", "act_autoencoder"])
+@pytest.mark.parametrize(
+    ("build", "setting"), by_turns(["any2point", "any2point_checkpointed", "act_autoencoder"], ["auto", "accelerator"])
+)
 def test_whole_models_give_the_same_results_with_plain_operations(use_kernels, build, setting):
     model, inputs = globals()[build]()
     results = []

@@ -15,6 +15,7 @@ from tests.modeling.minigpt3d.conversations import training_batch
 from tests.modeling.minigpt3d.reference_case import ReferenceCase
 from tests.modeling.minigpt3d.released_model import QFORMER_LORA, TEXT_LORA, released_model
 from tests.reference.fill import points
+from tests.turns import some
 
 PUBLISHED = {1: 1_378_432, 2: 47_417_984, 3: 47_417_984, 4: 395_528}
 
@@ -63,7 +64,9 @@ class IdentityEncoder(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "stored"), [(1, "stage1"), (2, "stage2"), (4, "stage4")])
+@pytest.mark.parametrize(
+    ("stage", "stored"), some([(1, "stage1"), (2, "stage2"), (4, "stage4")], left_out=[(1, "stage1"), (4, "stage4")])
+)
 def test_first_losses_and_gradients_are_the_released_ones(stage, stored):
     changes, case = {}, ReferenceCase("train")
     if stage == 1:  # whose run had no LoRA in its Q-Former yet

@@ -45,7 +45,7 @@ def test_gradients_of_first_and_second_order_are_right(norm, rows, columns):
         return chamfer_distance(x, y, norm, reduction="none")
 
     assert torch.autograd.gradcheck(distance, inputs)
-    assert torch.autograd.gradgradcheck(distance, inputs)
+    assert torch.autograd.gradgradcheck(distance, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -61,7 +61,7 @@ def test_identical_clouds_have_distance_and_gradient_zero(norm, count):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("count", [32, 2000])
+@pytest.mark.parametrize("count", [32, 700])
 def test_small_distances_far_from_the_origin_keep_their_digits(norm, count):
     (x,) = clouds((2, count, 3))
     x = x + 1000

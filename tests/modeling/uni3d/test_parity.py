@@ -9,6 +9,7 @@ from hf_any3d.modeling.point_encoders.patches import group_patches
 from hf_any3d.modeling.point_ops import knn
 from hf_any3d.modeling.uni3d import Uni3DConfig, Uni3DModel
 from tests.modeling.aligned_case import AlignedCase, stages_of
+from tests.turns import some
 
 # Name -> settings that no tensor shows.
 CASES = {
@@ -20,7 +21,8 @@ RELEASED = {"sampling_min_squared_norm": 1e-3}
 TOLERANCE = 2e-5
 
 
-@pytest.fixture(scope="module", params=CASES)
+# The full size has the layers of the reduced ones.
+@pytest.fixture(scope="module", params=some(CASES, left_out=["uni3d_tiny"]))
 def run(request):
     case = AlignedCase(request.param)
     state, sizes = convert_uni3d_encoder(case.original, case.manifest["trunk"]["heads"])
