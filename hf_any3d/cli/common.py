@@ -32,6 +32,7 @@ from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, is_published, pub
 from hf_any3d.registry import MODEL_TYPES, TASKS, check_model_type, task_of_class
 from hf_any3d.tasks.chat.about import TASK as CHAT_TASK
 from hf_any3d.utils.atomic_files import read_json_object
+from hf_any3d.utils.devices import check_device
 from hf_any3d.utils.messages import error_lines, model_errors, one_line, print_line
 
 # Exit code of a command that could not use some of its files.
@@ -531,6 +532,7 @@ def open_pipeline(task: str, model: str, device: str | None) -> Any:
     """
     with status(f"loading {model}"):
         need_libraries()
+        check_device(device)
         from hf_any3d.tasks.direct import open_direct
 
         pipe = open_direct(task, model, device)
@@ -542,6 +544,7 @@ def open_pipeline(task: str, model: str, device: str | None) -> Any:
 def open_with_transformers(task: str, model: str, device: str | None, template: str | None = None) -> Any:
     """Open a directory or hub repository as a pipeline of transformers."""
     with status(f"loading {model}"):
+        check_device(device)
         load_libraries()
         from hf_any3d.integration import opening
 

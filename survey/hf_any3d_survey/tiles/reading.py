@@ -183,14 +183,14 @@ def digest_of(points: np.ndarray) -> str:
     """
     low, high = (ends.astype(np.float64) for ends in _bounds(points))
     step = max(float((high - low).max()), float(np.finfo(np.float32).tiny)) * _DIGEST_STEP
-    total = np.uint64(0)
+    total = 0
     for rows in row_blocks(len(points)):
         cells = np.rint((points[rows] - low) / step).astype(np.uint64)
         mixed = (cells * _MIXERS).sum(axis=1, dtype=np.uint64)
         mixed ^= mixed >> np.uint64(29)
-        # Of whole numbers that overflow, as hashes do
-        total += (mixed * _MIXERS[0]).sum(dtype=np.uint64)
-    return f"{len(points)}-{int(total):x}"
+        # Arrays overflow, as hashes do; a numpy scalar would warn of it.
+        total += int((mixed * _MIXERS[0]).sum(dtype=np.uint64))
+    return f"{len(points)}-{total % 2**64:x}"
 
 
 def _counted(labels: np.ndarray | None) -> Counter[int]:
