@@ -34,6 +34,7 @@ from hf_any3d.tasks.chat.about import TASK as CHAT_TASK
 from hf_any3d.utils.atomic_files import read_json_object
 from hf_any3d.utils.devices import check_device
 from hf_any3d.utils.messages import error_lines, model_errors, one_line, print_line
+from hf_any3d.utils.progress import progress_bar
 
 # Exit code of a command that could not use some of its files.
 SOME_FAILED = 2
@@ -320,7 +321,8 @@ def need_packages(extra: str, *packages: str) -> None:
     """Raise an ImportError that names the extra of the package which installs what is missing."""
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        raise ImportError(f"{', '.join(missing)} is not installed: pip install 'hf-any3d[{extra}]'")
+        verb = "is" if len(missing) == 1 else "are"
+        raise ImportError(f"{', '.join(missing)} {verb} not installed: pip install 'hf-any3d[{extra}]'")
 
 
 def in_options(text: str) -> str:
@@ -396,11 +398,8 @@ def hide_bars_of_datasets() -> None:
 
 
 def progress(total: int | None, unit: str, *, show: bool = True) -> Any:
-    """Return a tqdm bar on stderr that appears after two seconds; in a log file it adds a line every ten seconds."""
-    from tqdm import tqdm
-
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(total=total, unit=unit, delay=PATIENCE, mininterval=interval, disable=not show, leave=False)
+    """Return a bar that appears after two seconds."""
+    return progress_bar(hidden=not show, total=total, unit=unit, delay=PATIENCE, leave=False)
 
 
 @contextmanager

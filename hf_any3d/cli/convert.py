@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hf_any3d.cli.common import load_libraries, option, output_option, status
-from hf_any3d.hub.names import is_path_like, similar_path, skip_hub_if_offline
+from hf_any3d.hub.names import is_path_like, no_such, skip_hub_if_offline
 from hf_any3d.hub.published_table import SIZE_MARK, download_of
 from hf_any3d.registry import FORMATS, RECORDS
 from hf_any3d.utils.messages import print_line
@@ -109,7 +109,7 @@ def convert(
         repository = file.partition(SIZE_MARK)[0]
         # Of several files none can be a published name, each of which stands for a whole model.
         if not Path(file).exists() and (len(files) > 1 or is_path_like(repository, needs_owner=True)):
-            raise FileNotFoundError(f"{file}: no such file{similar_path(Path(file))}{download_of(Path(file))}")
+            raise FileNotFoundError(f"{no_such(file, 'file')}{download_of(Path(file))}")
     for file in map(Path, files):
         ending = file.suffix[1:].lower()
         if file.is_file() and ending in FORMATS and ending not in _AMBIGUOUS:

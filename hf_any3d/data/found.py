@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_any3d.hub.names import is_path_like, similar_path, skip_hub_if_offline
+from hf_any3d.hub.names import is_path_like, no_such, similar_path, skip_hub_if_offline
 from hf_any3d.registry import DATASETS, FORMATS, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
 
 # Files of boxes beside scans: this package's own, and those of Label Cloud, Datumaro (CVAT) and KITTI.
@@ -79,6 +79,8 @@ def find_dataset(name: str, option: str | None = None) -> FoundDataset:
             raise ValueError(f"{name}: {refusal}")
     # Whatever looks like a path is not looked for on the hub, whose answer would be about a repository.
     if path.is_file() or is_path_like(name, needs_owner=True):
+        if option is None and not path.is_file() and "://" in name:
+            raise FileNotFoundError(no_such(name))
         hint = _hint_for(name, path)
         if option is not None:
             raise FileNotFoundError(f"{option}: no dataset {name}{hint}")

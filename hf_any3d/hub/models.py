@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_any3d.extensions import EXTENSIONS
-from hf_any3d.hub.names import check_path, not_cached, offline_reason, similar_path, skip_hub_if_offline
+from hf_any3d.hub.names import check_path, no_such, not_cached, offline_reason, skip_hub_if_offline
 from hf_any3d.hub.published_table import find_published, is_published
 from hf_any3d.registry import FORMATS, TASKS
 
@@ -27,8 +27,8 @@ def find_model(name: str, revision: str | None = None) -> str:
         return str(path)
     elif path.exists() or path.suffix[1:].lower() in FORMATS:
         # A file of points in the place of the model, which is no name on the hub.
-        what = "a file" if path.exists() else f"no such file{similar_path(path)}"
-        raise FileNotFoundError(f"{name}: {what}; expected the directory or Hub name of a model")
+        what = f"{name}: a file" if path.exists() else no_such(name, "file")
+        raise FileNotFoundError(f"{what}; expected the directory or Hub name of a model")
     elif (packaged := packaged_model(name)) is not None:
         return packaged
     else:

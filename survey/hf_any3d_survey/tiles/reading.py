@@ -18,6 +18,7 @@ from hf_any3d.data.files.point_cloud import _bounds, row_blocks
 from hf_any3d.data.files.source import NoPointsError
 from hf_any3d.data.units import with_unit
 from hf_any3d.evaluation.labels import points_that_count
+from hf_any3d.hub.names import no_such
 from hf_any3d.registry import FORMATS
 from hf_any3d.utils.messages import printable
 from hf_any3d_survey.processor import RETURNS
@@ -90,7 +91,7 @@ def tile_files(paths: Sequence[str | os.PathLike], split: str = "train") -> list
         elif path.is_file():
             inside = [path]
         else:
-            raise FileNotFoundError(f"{path}: no such file or folder")
+            raise FileNotFoundError(no_such(path))
         # By the resolved path, so that a link to a tile is not a second one; shown as it was given.
         files |= {file.resolve(): file for file in inside}
     return list(files.values())
