@@ -292,6 +292,8 @@ class CommandLine(TyperGroup):
 
 def usage_error(error: Any) -> str:
     """Return what is wrong with a command line, by an error of typer."""
+    if getattr(error, "option_name", None) == "--version":
+        return "no such option --version; for the version of all commands, use hf-any3d --version"
     text = error.format_message().strip().rstrip(".")
     suggested = _SUGGESTED.search(text)
     if suggested is not None:

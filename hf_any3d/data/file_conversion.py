@@ -42,6 +42,8 @@ _NUMBERS = {"labels": "int64", **dict.fromkeys(MEASURED, "float32")}
 _TYPES |= _NUMBERS | {"offset": "float64"}
 _BYTES_AT_A_TIME = 16 * 2**20
 _TYPICAL_POINTS = 100_000
+# Share of the distance between points that rounding may move them by without a word.
+_MOST_ROUNDED = 1e-3
 
 
 def _each_split(function: Conversion) -> Conversion:
@@ -309,7 +311,10 @@ class CloudColumns:
             warnings.warn(text, stacklevel=2)
         if cloud.points.dtype != np.float32:
             most = np.abs(cloud.points - cloud.points.astype(np.float32)).max()
-            warnings.warn(f"points are rounded to float32, by up to {most:.1g}", stacklevel=2)
+            # Points of a surface are about this far apart. A small share of it changes no shape.
+            spacing = np.ptp(cloud.points, axis=0).max() / np.sqrt(len(cloud))
+            if most > _MOST_ROUNDED * spacing:
+                warnings.warn(f"points are rounded to float32, by up to {most:.1g}", stacklevel=2)
         for name in self.names:
             values = getattr(cloud, name)
             if name == "offset":

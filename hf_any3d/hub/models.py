@@ -11,6 +11,8 @@ from hf_any3d.registry import FORMATS, TASKS
 
 CONFIG = "config.json"
 """File with the configuration of a model."""
+ADAPTER = "adapter_config.json"
+"""File with the configuration of an adapter."""
 
 
 def find_model(name: str, revision: str | None = None) -> str:
@@ -48,7 +50,7 @@ def packaged_model(name: str) -> str | None:
 
 def is_model(folder: Path) -> bool:
     """Return whether a folder has a model or an adapter."""
-    return any((folder / file).is_file() for file in (CONFIG, "adapter_config.json"))
+    return any((folder / file).is_file() for file in (CONFIG, ADAPTER))
 
 
 def download_config(name: str, revision: str | None = None) -> Path:
