@@ -59,7 +59,8 @@ class ConvertCommand(ModelCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Say of a scan that it is one, before options that are for scans are refused."""
         try:
-            return super().parse_args(ctx, args)
+            # The parser takes words off the list that it is given.
+            return super().parse_args(ctx, [*args])
         except typer.Exit:
             raise
         except Exception as error:
