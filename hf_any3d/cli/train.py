@@ -24,7 +24,7 @@ from hf_any3d.cli.common import (
 )
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.train_options import TrainOptions
-from hf_any3d.hub.models import ADAPTER, CONFIG, is_model, packaged_model
+from hf_any3d.hub.models import is_model, packaged_model
 from hf_any3d.hub.names import skip_hub_if_offline
 from hf_any3d.training.sources import Task, Way, find_source
 from hf_any3d.utils.atomic_files import LOCK
@@ -186,7 +186,6 @@ def train(
         folder = output_of(request)
         if not (isinstance(request, TrainingTask) and _goes_on(request, overwrite=overwrite)):
             _refuse_to_replace(Path(folder), overwrite=overwrite)
-        replaced = _files_of_model(Path(folder))
         if isinstance(request, FilesRequest):
             learned = request.learn(source.files)
         else:
@@ -200,9 +199,6 @@ def train(
                     "such as 0, 1 and 12; --way features ignores them"
                 )
             learned = learn_scans(request, rows)
-    # Of a model of another kind files would be left, and opened in place of the new ones.
-    for path, _ in replaced.items() & _files_of_model(Path(folder)).items():
-        path.unlink()
     if Path(folder).is_dir():
         from hf_any3d.evaluation.model_facts import model_facts
         from hf_any3d.evaluation.stored_facts import store_facts
@@ -240,14 +236,6 @@ def _goes_on(request: TrainingTask, *, overwrite: bool) -> bool:
         training.resume_from_checkpoint = training.resume_from_checkpoint or "false"
     asked = training.resume_from_checkpoint
     return str(asked).lower() == "false" or checkpoint_to_resume(training.output_dir, asked) is not None
-
-
-def _files_of_model(folder: Path) -> dict[Path, int]:
-    """Return the files by which a model is opened, with the time of their last change."""
-    files: dict[Path, int] = {}
-    for pattern in (CONFIG, ADAPTER, "p*processor_config.json", "*.safetensors", "*.safetensors.index.json"):
-        files |= {path: path.stat().st_mtime_ns for path in folder.glob(pattern)}
-    return files
 
 
 @contextlib.contextmanager

@@ -239,7 +239,7 @@ def test_files_in_another_unit_and_near_duplicates_are_named(tmp_path):
     result = run("data", "check", tmp_path)
     assert result.out.splitlines() == [
         "21 files: 18 good, 3 doubtful, 0 bad; 31,500 points",
-        f"near-duplicates: {tmp_path}/19.npy and {tmp_path}/20.npy",
+        f"1 near-duplicates, such as {tmp_path}/19.npy and {tmp_path}/20.npy",
     ]
     named = [line.partition(":")[2].strip() for line in result.err.splitlines() if "another unit" in line]
     assert [line.partition(":")[0].rpartition("/")[2] for line in named] == ["03.npy", "09.npy", "14.npy"]
