@@ -34,6 +34,8 @@ def find_model(name: str, revision: str | None = None) -> str:
     elif (packaged := packaged_model(name)) is not None:
         return packaged
     else:
+        if "://" in name:
+            raise FileNotFoundError(f"{name}: a URL; expected a directory, or the name on the Hub, owner/name")
         check_path(name, revision, needs_owner=True)
     skip_hub_if_offline()
     return name
