@@ -323,8 +323,8 @@ def need_packages(extra: str, *packages: str) -> None:
     """Raise an ImportError that names the extra of the package which installs what is missing."""
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        raise ImportError(f"{', '.join(missing)} {verb} not installed: pip install 'hf-any3d[{extra}]'")
+        text = f"{' and '.join(missing)} is not installed: pip install 'hf-any3d[{extra}]'"
+        raise ImportError(text if len(missing) == 1 else text.replace(" is not ", " are not "))
 
 
 def in_options(text: str) -> str:
