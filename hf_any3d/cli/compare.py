@@ -94,7 +94,9 @@ def _read(runs: Sequence[str]) -> tuple[list[EvaluatedRun], int]:
 
     for run in runs:
         if not Path(run).exists():
-            raise FileNotFoundError(f"{no_such(run)}; to compare models on the Hub, add --on DATA")
+            raise FileNotFoundError(
+                f"{no_such(run, 'file or directory')}; to compare models on the Hub, add --on DATA"
+            )
     return [EvaluatedRun.read(Path(run)) for run in runs], 0
 
 
