@@ -375,3 +375,15 @@ def test_numbered_things_of_a_scan_have_colors_and_are_named(tmp_path):
     run("show", tmp_path / "plain.laz", "--output", tmp_path / "page.html")
     shown, _ = content((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert [coloring["name"] for coloring in shown["colorings"]] == ["label", "height"]
+
+
+def test_names_of_classes_that_a_training_refuses_are_told(tmp_path):
+    for name in ("Mug", "mug_large", "mug", "Mug Large"):
+        (tmp_path / "Case" / name).mkdir(parents=True)
+        points = np.random.default_rng(len(name)).normal(size=(100, 3))
+        np.save(tmp_path / "Case" / name / "a.npy", points)
+    told = run("data", "check", tmp_path / "Case").err
+    refused = run("train", tmp_path / "Case", "--output", tmp_path / "model")
+    text = "classes 'Mug' (1 scans) and 'mug' (1) differ only in case or spaces; use one name for both"
+    assert text in told and "'Mug Large' (1 scans) and 'mug_large' (1) differ" in told
+    assert refused.code == 1 and text.partition("'Mug'")[0] in refused.err
