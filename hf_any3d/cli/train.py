@@ -159,8 +159,9 @@ def train(
     use_writable_cache()
     source = find_source(data, dataset, task, words)
     output = options.output or (source.output if source.recipe is None else None)
-    # Further words, and checkpoints to go on from, are understood only once all is loaded.
-    if output is not None and not words and not any(output.glob("checkpoint-*")):
+    # What other options mean, and checkpoints to go on from, is known only once all is loaded.
+    is_plain = not words and way is None and options == TrainOptions(output=options.output)
+    if output is not None and is_plain and not any(output.glob("checkpoint-*")):
         _refuse_to_replace(output, overwrite=overwrite)
     # What names no model, or contradicts itself, is refused before torch is loaded.
     if source.files:
