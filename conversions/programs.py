@@ -136,6 +136,16 @@ def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:
     return first.program.convert, arguments
 
 
+def plan_with(files: Sequence[str | os.PathLike], options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Choose the conversion of files that belong together, see `plan`, where options may say which one it is."""
+    # Some options belong to one conversion alone, which is then known before a file is read.
+    named = next((name for name, converter in CONVERTERS.items() if converter.chosen_by in options), None)
+    if named is None or len(files) > 1:
+        # Several files are told apart by their tensors, whatever their order.
+        return plan(files)
+    return named, {"checkpoint": files[0]}
+
+
 def convert_files(
     files: Sequence[str | os.PathLike], output: str | os.PathLike, options: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -152,13 +162,7 @@ def convert_files(
     Raises:
         ValueError: Files of no program that is known, or an option that is not for them.
     """
-    # Some options belong to one conversion alone, which is then known before a file is read.
-    named = next((name for name, converter in CONVERTERS.items() if converter.chosen_by in options), None)
-    if named is None or len(files) > 1:
-        # Several files are told apart by their tensors, whatever their order.
-        name, arguments = plan(files)
-    else:
-        name, arguments = named, {"checkpoint": files[0]}
+    name, arguments = plan_with(files, options)
     # Each conversion takes options of its own; one without effect would be a silent mistake.
     allowed = CONVERTERS[name].takes.keys()
     if unused := sorted(options.keys() - allowed):

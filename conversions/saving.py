@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
-from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
@@ -23,6 +22,7 @@ from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.file_stamps import file_digest
 from hf_any3d.utils.atomic_files import new_directory
 from hf_any3d.utils.markdown import code
+from hf_any3d.utils.progress import progress_bar
 from hf_any3d.version import __version__
 
 CONVERTED = f"converted by hf_any3d {__version__}"
@@ -151,7 +151,7 @@ def save_weights(
     }
     split = split_torch_state_dict_into_shards(planned, max_shard_size=max_shard_size)
     files = split.filename_to_tensors.items()
-    for file, names in tqdm(files, desc="writing", unit="file", disable=None if split.is_sharded else True):
+    for file, names in progress_bar(files, hidden=not split.is_sharded, desc="writing", unit="file"):
         copies = {}
         for name in names:
             # A copy, since tensors that share memory cannot be stored.

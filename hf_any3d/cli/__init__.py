@@ -16,7 +16,7 @@ from hf_any3d.cli.ask import command_of
 from hf_any3d.cli.chat import chat
 from hf_any3d.cli.common import CommandLine, ModelCommand, with_groups
 from hf_any3d.cli.compare import compare
-from hf_any3d.cli.convert import convert
+from hf_any3d.cli.convert import ConvertCommand, convert
 from hf_any3d.cli.convert_clouds import convert_clouds
 from hf_any3d.cli.data import data, show
 from hf_any3d.cli.demo import demo
@@ -73,8 +73,9 @@ app.command(rich_help_panel=_LEARN)(show)
 app.command(cls=ModelCommand, rich_help_panel=_SHARE)(info)
 app.command(rich_help_panel=_SHARE)(encoder)
 app.command(rich_help_panel=_SHARE)(push)
-for command in (export, space, convert):
+for command in (export, space):
     app.command(cls=ModelCommand, rich_help_panel=_SHARE)(command)
+app.command(cls=ConvertCommand, rich_help_panel=_SHARE)(convert)
 check_outputs_of(app)
 
 

@@ -32,7 +32,9 @@ from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, is_published, pub
 from hf_any3d.registry import MODEL_TYPES, TASKS, check_model_type, task_of_class
 from hf_any3d.tasks.chat.about import TASK as CHAT_TASK
 from hf_any3d.utils.atomic_files import read_json_object
+from hf_any3d.utils.devices import check_device
 from hf_any3d.utils.messages import error_lines, model_errors, one_line, print_line
+from hf_any3d.utils.progress import progress_bar
 
 # Exit code of a command that could not use some of its files.
 SOME_FAILED = 2
@@ -290,6 +292,8 @@ class CommandLine(TyperGroup):
 
 def usage_error(error: Any) -> str:
     """Return what is wrong with a command line, by an error of typer."""
+    if getattr(error, "option_name", None) == "--version":
+        return "no such option --version; for the version of all commands, use hf-any3d --version"
     text = error.format_message().strip().rstrip(".")
     suggested = _SUGGESTED.search(text)
     if suggested is not None:
@@ -319,7 +323,8 @@ def need_packages(extra: str, *packages: str) -> None:
     """Raise an ImportError that names the extra of the package which installs what is missing."""
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        raise ImportError(f"{', '.join(missing)} is not installed: pip install 'hf-any3d[{extra}]'")
+        text = f"{' and '.join(missing)} is not installed: pip install 'hf-any3d[{extra}]'"
+        raise ImportError(text if len(missing) == 1 else text.replace(" is not ", " are not "))
 
 
 def in_options(text: str) -> str:
@@ -395,11 +400,8 @@ def hide_bars_of_datasets() -> None:
 
 
 def progress(total: int | None, unit: str, *, show: bool = True) -> Any:
-    """Return a tqdm bar on stderr that appears after two seconds; in a log file it adds a line every ten seconds."""
-    from tqdm import tqdm
-
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(total=total, unit=unit, delay=PATIENCE, mininterval=interval, disable=not show, leave=False)
+    """Return a bar that appears after two seconds."""
+    return progress_bar(hidden=not show, total=total, unit=unit, delay=PATIENCE, leave=False)
 
 
 @contextmanager
@@ -531,6 +533,7 @@ def open_pipeline(task: str, model: str, device: str | None) -> Any:
     """
     with status(f"loading {model}"):
         need_libraries()
+        check_device(device)
         from hf_any3d.tasks.direct import open_direct
 
         pipe = open_direct(task, model, device)
@@ -542,6 +545,7 @@ def open_pipeline(task: str, model: str, device: str | None) -> Any:
 def open_with_transformers(task: str, model: str, device: str | None, template: str | None = None) -> Any:
     """Open a directory or hub repository as a pipeline of transformers."""
     with status(f"loading {model}"):
+        check_device(device)
         load_libraries()
         from hf_any3d.integration import opening
 

@@ -15,7 +15,7 @@ import typer
 from hf_any3d.cli.common import AsCsv, AsJson, option, output_option
 from hf_any3d.cli.evaluate import evaluate
 from hf_any3d.cli.outputs import DATA, check_output, write_results
-from hf_any3d.hub.names import similar_path
+from hf_any3d.hub.names import no_such
 from hf_any3d.utils.atomic_files import temporary_folder, write_text
 from hf_any3d.utils.messages import counted, print_line
 from hf_any3d.utils.metric_names import metric_name
@@ -90,7 +90,7 @@ def _read(runs: Sequence[str]) -> tuple[list[EvaluatedRun], int]:
     for run in runs:
         if not Path(run).exists():
             raise FileNotFoundError(
-                f"{run}: no such file or directory{similar_path(run)}; to compare models on the Hub, add --on DATA"
+                f"{no_such(run, 'file or directory')}; to compare models on the Hub, add --on DATA"
             )
     return [EvaluatedRun.read(Path(run)) for run in runs], 0
 

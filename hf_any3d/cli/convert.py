@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import load_libraries, option, output_option, status
-from hf_any3d.hub.names import is_path_like, similar_path, skip_hub_if_offline
+from hf_any3d.cli.common import ModelCommand, load_libraries, option, output_option, status
+from hf_any3d.hub.names import is_path_like, no_such, skip_hub_if_offline
 from hf_any3d.hub.published_table import SIZE_MARK, download_of
 from hf_any3d.registry import FORMATS, RECORDS
 from hf_any3d.utils.messages import print_line
@@ -40,6 +41,32 @@ def _class_names(text: str) -> tuple[str, ...]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"--classes names {twice!r} twice; expected a name of its own for each class")
     return names
+
+
+def _refuse_scans(files: Sequence[str]) -> None:
+    for file in map(Path, files):
+        ending = file.suffix[1:].lower()
+        if file.is_file() and ending in FORMATS and ending not in _AMBIGUOUS:
+            raise ValueError(
+                f"{file} is a scan, but convert takes model checkpoints; to convert scans, use: hf-any3d data convert "
+                f"{file} --to FORMAT --output FOLDER"
+            )
+
+
+class ConvertCommand(ModelCommand):
+    """The command `convert`, which is easily taken for `data convert`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Say of a scan that it is one, before options that are for scans are refused."""
+        try:
+            # The parser takes words off the list that it is given.
+            return super().parse_args(ctx, [*args])
+        except typer.Exit:
+            raise
+        except Exception as error:
+            if type(error).__name__ == "NoSuchOption":
+                _refuse_scans(args)
+            raise
 
 
 def convert(
@@ -109,21 +136,20 @@ def convert(
         repository = file.partition(SIZE_MARK)[0]
         # Of several files none can be a published name, each of which stands for a whole model.
         if not Path(file).exists() and (len(files) > 1 or is_path_like(repository, needs_owner=True)):
-            raise FileNotFoundError(f"{file}: no such file{similar_path(Path(file))}{download_of(Path(file))}")
-    for file in map(Path, files):
-        ending = file.suffix[1:].lower()
-        if file.is_file() and ending in FORMATS and ending not in _AMBIGUOUS:
-            raise ValueError(
-                f"{file} is a scan, but convert takes model checkpoints; to convert scans, use: hf-any3d data convert "
-                f"{file} --to FORMAT --output FOLDER"
-            )
+            raise FileNotFoundError(f"{no_such(file, 'file')}{download_of(Path(file))}")
+    _refuse_scans(files)
     # No file of this name: it can only be a published checkpoint.
     is_published = not Path(files[0]).exists()
     if is_published:
         skip_hub_if_offline()
-    elif output is None:
-        raise ValueError(f"{files[0]}: give the directory to create with --output")
     load_libraries()
+    if output is None and not is_published:
+        from hf_any3d.conversions.programs import plan_with
+
+        # What cannot be converted needs no directory either.
+        with status("looking at the files"):
+            plan_with(files, options)
+        raise ValueError(f"{files[0]}: give the directory to create with --output")
     with status("converting"):
         if output is None or is_published:
             from hf_any3d.published import published_directory

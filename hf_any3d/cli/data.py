@@ -49,8 +49,6 @@ Data = Annotated[
     ),
 ]
 Options = Annotated[str | None, option('JSON object with dataset options, such as {"variant": "obj_bg"}.')]
-# Near-duplicates that are named.
-_MOST_PAIRS = 20
 
 
 def _load(name: str, data_dir: str | None, options: str | None, **further: Any) -> Any:
@@ -156,7 +154,7 @@ def check(
     files without labels. For scans with a known unit, it shows point density and overlaps. It also lists attributes
     that only some files have.
     """
-    from hf_any3d.data.checks import Checks, describe_classes, empty_folders
+    from hf_any3d.data.checks import Checks, classes_of_folder, describe_classes, empty_folders, names_for_one_class
     from hf_any3d.data.units import TAKEN_FOR_METERS
 
     inputs = find_inputs(files, options.file_type, label_field)
@@ -169,13 +167,16 @@ def check(
     rows = list(for_each_file(everything, checks.answer))
     for text in checks.compare_sizes(rows):
         print_note(f"warning: {text}")
+    classes = {}
+    if len(files) == 1 and Path(files[0]).is_dir():
+        classes = classes_of_folder(Path(files[0]), [row["file"] for row in rows if "error" not in row])
+    for text in names_for_one_class(classes):
+        print_note(f"warning: {files[0]}: {text}, as train refuses them")
     write_rows(rows, _cells, output, options)
     if not options.as_json and not options.as_csv:
         _print_summary(rows, checks)
-        if len(files) == 1 and Path(files[0]).is_dir():
-            classes = describe_classes(Path(files[0]), [row["file"] for row in rows if "error" not in row])
-            if classes is not None:
-                print_line(classes)
+        if classes:
+            print_line(describe_classes(classes))
     elif checks.any_taken_for_meters:
         print_note(f"warning: {TAKEN_FOR_METERS}")
     finish(rows)
@@ -191,9 +192,11 @@ def _print_summary(rows: list[dict[str, Any]], checks: Checks) -> None:
     print_line(f"{counted(len(rows), 'file')}: {shown}; {total:,} points")
     for line in describe_tiles(checks.tiles):
         print_line(line)
-    pairs = [f"{first} and {second}" for first, second in checks.near_duplicates()]
+    pairs = checks.near_duplicates()
     if pairs:
-        print_line(f"near-duplicates: {listed(pairs, _MOST_PAIRS, '; ')}")
+        from hf_any3d.data.near_duplicates import copies_in_words
+
+        print_line(copies_in_words(len(pairs), pairs))
 
 
 def _cells(row: Row) -> Iterator[Row]:

@@ -65,7 +65,8 @@ def demo(
     shapes = ExampleShapes(examples)
     hosts = Hosts(host, allowed_host or ())
     listen(host, port).close()  # before the model is loaded
-    print_line(f"loading {model}; the first time, its weights are downloaded …")
+    is_here = Path(model).is_dir()
+    print_line(f"loading {model} …" if is_here else f"loading {model}; the first time, its weights are downloaded …")
     task_name, pipe = open_any_model(model, device, template, command=task)
     print_line(f"{len(shapes.names)} shapes to choose from; opening the page …")
     from hf_any3d.demo.conversation import Conversation

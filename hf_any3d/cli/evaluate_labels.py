@@ -63,7 +63,18 @@ class LabelsCommand(TyperCommand):
                 words.append("--merge")
             follows = word == "--merge" or is_class
             words.append(word)
-        return super().parse_args(ctx, words)
+        try:
+            return super().parse_args(ctx, words)
+        except typer.Exit:
+            raise
+        except Exception as error:
+            is_alone = type(error).__name__ == "MissingParameter" and args and not args[0].startswith("-")
+            if is_alone:
+                ctx.fail(
+                    f"{args[0]} is data, not a model; expected MODEL {args[0]}, or PREDICTED TRUTH to compare labels "
+                    "of points"
+                )
+            raise
 
 
 def evaluate_labels(

@@ -28,7 +28,7 @@ from hf_any3d.cli.common import (
 from hf_any3d.data.input_files import Cloud, InputFile, point_files
 from hf_any3d.extensions import missing_package
 from hf_any3d.hub.models import is_model
-from hf_any3d.hub.names import similar_path
+from hf_any3d.hub.names import no_such
 from hf_any3d.many_files.work import Answer, answer_files
 from hf_any3d.registry import FORMATS
 from hf_any3d.utils.messages import listed, one_line
@@ -137,7 +137,8 @@ def find_inputs(
     _NOTES_AFTER_READING.clear()
     files: list[InputFile] = []
     are_many = len(words) > 1
-    for path in map(Path, words):
+    for given in words:
+        path = Path(given)
         word = os.fspath(path)
         if word == "-":
             # A list of files is many inputs, a cloud one.
@@ -154,7 +155,7 @@ def find_inputs(
             are_many = True
             names = sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
         if not names:
-            raise FileNotFoundError(f"{word}: no such file or folder{similar_path(path)}")
+            raise FileNotFoundError(no_such(given))
         files += [InputFile(name, file_type=file_type) for name in names]
     if label_field is not None:
         files = [replace(file, label_field=label_field) for file in files]

@@ -29,7 +29,7 @@ from hf_any3d.cli.common import (
 from hf_any3d.cli.outputs import write_results
 from hf_any3d.evaluation.stored_facts import store_facts, stored_facts
 from hf_any3d.hub.models import find_model
-from hf_any3d.hub.names import similar_path, skip_hub_if_offline
+from hf_any3d.hub.names import is_folder_name, no_such, skip_hub_if_offline
 from hf_any3d.registry import TASKS
 from hf_any3d.utils.messages import model_errors, print_json, print_line
 
@@ -195,8 +195,10 @@ def push(
     """
     from hf_any3d.hub.pushing import kind_of_folder
 
+    if is_folder_name(repository):
+        raise ValueError(f"{repository}: a path; expected the name of a repository on the Hub, owner/name")
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such directory{similar_path(folder)}")
+        raise FileNotFoundError(no_such(folder, "directory"))
     kind = kind_of_folder(folder)
     if kind == "model":
         # With the slash it is a path, never a name on the hub.

@@ -6,13 +6,14 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hf_any3d.cli.common import (
     ModelCommand,
     hide_bars_of_datasets,
+    kind_of_model,
     load_libraries,
     option,
     print_note,
@@ -23,10 +24,14 @@ from hf_any3d.cli.common import (
 )
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.train_options import TrainOptions
-from hf_any3d.hub.models import packaged_model
+from hf_any3d.hub.models import is_model, packaged_model
 from hf_any3d.hub.names import skip_hub_if_offline
 from hf_any3d.training.sources import Task, Way, find_source
-from hf_any3d.utils.messages import print_line, printable
+from hf_any3d.utils.atomic_files import LOCK
+from hf_any3d.utils.messages import listed, print_line, printable
+
+if TYPE_CHECKING:
+    from hf_any3d.training.program import TrainingTask
 
 
 class TrainCommand(ModelCommand):
@@ -124,6 +129,9 @@ def train(
         ),
     ] = None,
     options: TrainOptions,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the model that the output directory holds, if it has one.")
+    ] = False,
     all_options: Annotated[
         bool, typer.Option("--help-all", help="Show all options, including those of the trainer, and exit.")
     ] = False,
@@ -150,6 +158,11 @@ def train(
     skip_hub_if_offline()
     use_writable_cache()
     source = find_source(data, dataset, task, words)
+    output = options.output or (source.output if source.recipe is None else None)
+    # What other options mean, and checkpoints to go on from, is known only once all is loaded.
+    is_plain = not words and way is None and options == TrainOptions(output=options.output)
+    if output is not None and is_plain and not any(output.glob("checkpoint-*")):
+        _refuse_to_replace(output, overwrite=overwrite)
     # What names no model, or contradicts itself, is refused before torch is loaded.
     if source.files:
         source.check_way(way, options.earlier)
@@ -165,11 +178,15 @@ def train(
     # The arguments of trainings are classes on top of torch, so that they are read only now.
     from hf_any3d.training.asked import build_request, output_of
     from hf_any3d.training.few_scans.training import learn_scans
+    from hf_any3d.training.program import TrainingTask
     from hf_any3d.training.requests import FilesRequest
 
     # The bars of a network that is trained tell more; features of few scans have none.
     with status("training"), _output_on_stderr() as left_out:
         request, rows = build_request(source, options.settings(), words, way, read_model_config)
+        folder = output_of(request)
+        if not (isinstance(request, TrainingTask) and _goes_on(request, overwrite=overwrite)):
+            _refuse_to_replace(Path(folder), overwrite=overwrite)
         if isinstance(request, FilesRequest):
             learned = request.learn(source.files)
         else:
@@ -183,7 +200,6 @@ def train(
                     "such as 0, 1 and 12; --way features ignores them"
                 )
             learned = learn_scans(request, rows)
-    folder = output_of(request)
     if Path(folder).is_dir():
         from hf_any3d.evaluation.model_facts import model_facts
         from hf_any3d.evaluation.stored_facts import store_facts
@@ -196,6 +212,31 @@ def train(
         print_line(printable(line))
     print_line(f"{folder}: model, card and metrics.json; try: hf-any3d {command} FILE --model {folder}")
     left_out.finish()
+
+
+def _refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
+    """Raise an error if a directory holds a whole model; without the mark of a run that was killed, it is whole."""
+    if overwrite or not is_model(folder) or (folder / LOCK).exists():
+        return
+    config = read_model_config(str(folder))
+    what, _ = kind_of_model(config) or ("a model", "")
+    classes = [str(name) for name in (config.get("id2label") or {}).values()]
+    if classes:
+        what += f" of {listed(classes, 4)}"
+    raise FileExistsError(
+        f"{folder} holds {what}; add --overwrite to replace it, or give another directory as --output"
+    )
+
+
+def _goes_on(request: TrainingTask, *, overwrite: bool) -> bool:
+    """Return whether a training goes on from a checkpoint in its directory, or is told to start again there."""
+    from hf_any3d.training.checkpoints import checkpoint_to_resume
+
+    training = request.training
+    if overwrite:
+        training.resume_from_checkpoint = training.resume_from_checkpoint or "false"
+    asked = training.resume_from_checkpoint
+    return str(asked).lower() == "false" or checkpoint_to_resume(training.output_dir, asked) is not None
 
 
 @contextlib.contextmanager

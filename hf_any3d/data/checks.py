@@ -77,6 +77,7 @@ class Checks:
         self.compare = compare
         self.clouds: list[CheckedCloud] = []
         self._first_of: dict[str, str] = {}
+        self._equal: list[tuple[str, str]] = []
         self._samples: dict[str, torch.Tensor] = {}
 
     @property
@@ -144,6 +145,7 @@ class Checks:
         digest = hashlib.sha256(np.ascontiguousarray(points).tobytes()).hexdigest()
         if (first := self._first_of.setdefault(digest, name)) != name:
             doubts.append(f"the same points as {first}")
+            self._equal.append((first, name))
         elif self.compare:
             from hf_any3d.data.near_duplicates import sample_of
 
@@ -163,17 +165,29 @@ class Checks:
         return checked
 
     def near_duplicates(self) -> list[tuple[str, str]]:
-        """Return the names of clouds that are two samples of one thing, among the first 3,000."""
-        if len(self._samples) < 2:
+        """Return the clouds that are near-duplicates of an earlier one, as a training counts them.
+
+        Two samples of one thing are found among the first 3,000 clouds, equal points among all.
+
+        Returns:
+            The names of the first one of them and of each other one.
+        """
+        names = list(dict.fromkeys([*self._first_of.values(), *(name for _, name in self._equal)]))
+        place = {name: number for number, name in enumerate(names)}
+        ties = [(place[first], place[other]) for first, other in self._equal]
+        if len(names) < 2 or not self.compare:
             return []
         import torch
 
-        from hf_any3d.data.near_duplicates import MOST_COMPARED, near_duplicates
+        from hf_any3d.data.near_duplicates import MOST_COMPARED, groups_of, near_duplicates
 
         # Each pair is compared, so that more of them would take minutes.
-        names = list(self._samples)[:MOST_COMPARED]
-        pairs = near_duplicates(torch.stack([self._samples[name] for name in names]))
-        return [(names[first], names[second]) for first, second in pairs]
+        sampled = list(self._samples)[:MOST_COMPARED]
+        if len(sampled) > 1:
+            found = near_duplicates(torch.stack([self._samples[name] for name in sampled]))
+            ties += [(place[sampled[first]], place[sampled[other]]) for first, other in found]
+        groups = groups_of(len(names), ties)
+        return [(names[group], names[number]) for number, group in enumerate(groups) if group != number]
 
     def other_units(self) -> Iterator[tuple[int, str]]:
         """Find clouds whose extent differs from the usual one of all by about the factor of a unit.
@@ -250,8 +264,8 @@ def doubts_about(cloud: PointCloudData) -> list[str]:
     return doubts
 
 
-def describe_classes(folder: Path, files: Sequence[str]) -> str | None:
-    """Say which classes of a folder need more scans; None if its files are in no folders of classes."""
+def classes_of_folder(folder: Path, files: Sequence[str]) -> Counter[str]:
+    """Return how many files of a folder each class has; empty if they are in no folders of classes."""
     from hf_any3d.data.catalog.folder_layout import SPLIT_NAMES
 
     # The class is the folder nearest to a file that is not that of a split.
@@ -259,8 +273,23 @@ def describe_classes(folder: Path, files: Sequence[str]) -> str | None:
     owned = [[name for name in parts if name.lower() not in SPLIT_NAMES] for parts in folders]
     counts = Counter(names[-1] for names in owned if names)
     # Files of a single folder are not sorted by class.
-    if len(counts) < 2:
-        return None
+    return counts if len(counts) > 1 else Counter()
+
+
+def names_for_one_class(counts: Mapping[str, int]) -> Iterator[str]:
+    """Yield what is doubtful about the names of classes: those that differ only in case or spaces."""
+    first_names: dict[str, str] = {}
+    for name in counts:
+        other = first_names.setdefault(" ".join(name.casefold().replace("_", " ").split()), name)
+        if other != name:
+            yield (
+                f"classes {other!r} ({counts[other]} scans) and {name!r} ({counts[name]}) differ only in case or "
+                "spaces; use one name for both"
+            )
+
+
+def describe_classes(counts: Mapping[str, int]) -> str:
+    """Say which classes need more scans, by how many each has."""
     usual = float(np.median(list(counts.values())))
     # Few in number, or few beside the others: less than half of what is usual here.
     scarce = sorted(

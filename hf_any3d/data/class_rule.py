@@ -45,12 +45,16 @@ class ClassRule:
             name, _, codes = text.partition("=")
             name = name.strip()
             codes, colon, code = codes.partition(":")
-            merged[name] = _codes(codes, f"--merge {text!r}")
+            merged[name] = _codes(codes)
+            # One code is written, so that two are as wrong as none.
+            of_files = _codes(code)
+            if not name or not merged[name] or (colon and len(of_files) != 1):
+                raise ValueError(
+                    f"--merge {text!r}; expected NAME=CODES, such as vegetation=3,5, or NAME=CODES:CODE for the code "
+                    "in files"
+                )
             if colon:
-                # One code, so that two are as wrong as none
-                (written[name],) = _codes(code, f"--merge {text!r}", most=1)
-            if not name:
-                raise ValueError(f"--merge {text!r}; expected a name and codes, such as vegetation=3,4,5")
+                written[name] = of_files[0]
         every = [code for codes in merged.values() for code in codes]
         # A point cannot be of two classes.
         twice = sorted({code for code in every if every.count(code) > 1})
@@ -58,11 +62,24 @@ class ClassRule:
             raise ValueError(f"--merge has code {twice[0]} in two classes; expected each code once")
         if ignore is None:
             return cls(None, merged, written)
-        ignored = frozenset(() if ignore.strip() == NO_CODES else _codes(ignore, f"--ignore {ignore!r}"))
+        ignored = frozenset(_codes(ignore))
+        if not ignored and ignore.strip() != NO_CODES:
+            raise ValueError(f"--ignore {ignore!r}; expected codes of classes, such as 0,1, or {NO_CODES}")
         both = sorted(ignored & {*every})
         if both:
             raise ValueError(f"--ignore and --merge both have code {both[0]}; leave it out of one of them")
         return cls(ignored, merged, written)
+
+    def check_in_files(self, present: Collection[int]) -> None:
+        """Raise a ValueError if a code to merge is none of those that the points of all files have."""
+        for name, codes in self.merged.items():
+            absent = [str(code) for code in codes if code not in present]
+            if absent:
+                codes_of_files = ", ".join(map(str, sorted(present)))
+                raise ValueError(
+                    f"--merge {name}={','.join(map(str, codes))}: no file has class {' or '.join(absent)}; expected "
+                    f"some of {codes_of_files}"
+                )
 
     def is_ignored(self, code: int, table: str | None) -> bool:
         """Return whether points of a code are left out."""
@@ -207,8 +224,9 @@ def _free(written: Mapping[str, int]) -> int:
     return next(code for code in range(64, 256) if code not in written.values())
 
 
-def _codes(text: str, option: str, most: int | None = None) -> tuple[int, ...]:
-    words = [word for word in text.replace(",", " ").split() if word]
-    if not words or not all(word.lstrip("-").isdecimal() for word in words) or (most and len(words) > most):
-        raise ValueError(f"{option}; expected codes of classes, such as 3,4,5")
+def _codes(text: str) -> tuple[int, ...]:
+    """Return the codes in a text, none if something else is among them."""
+    words = text.replace(",", " ").split()
+    if not all(word.removeprefix("-").isdecimal() for word in words):
+        return ()
     return tuple(map(int, words))

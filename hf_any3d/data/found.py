@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_any3d.hub.names import is_path_like, similar_path, skip_hub_if_offline
+from hf_any3d.hub.models import ADAPTER, CONFIG
+from hf_any3d.hub.names import is_path_like, no_such, similar_path, skip_hub_if_offline
 from hf_any3d.registry import DATASETS, FORMATS, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
+from hf_any3d.utils.atomic_files import read_json_object
 
 # Files of boxes beside scans: this package's own, and those of Label Cloud, Datumaro (CVAT) and KITTI.
 _BOXES = ("boxes.json", "boxes.parquet", "labels/*.json", "annotations/*.json", "*/ann/*.json", "label_2/*.txt")
 _BOXES += ("tracklet_labels.xml",)
 # Files of a folder among which one has to have labels of points, for the folder to be one of labeled points.
 _LOOKED_AT = 8
+# Keys of what config.json says of a model.
+_OF_MODELS = {"model_type", "architectures"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,13 @@ def find_dataset(name: str, option: str | None = None) -> FoundDataset:
     """Find out what a name of data is, without the hub; errors name the option that has it, if any."""
     path = Path(name).expanduser()
     if path.is_dir():
+        # A folder of scans may have a file of this name, too.
+        is_adapter = (path / ADAPTER).is_file()
+        if is_adapter or not read_json_object(path / CONFIG).keys().isdisjoint(_OF_MODELS):
+            raise ValueError(
+                f"{name}: the directory of a model, not of data; expected a folder of scans, a .parquet file or a "
+                "dataset"
+            )
         return FoundDataset(_kind_of_folder(path), folder=path)
     if path.is_file() and path.suffix.lower() == ".parquet":
         return FoundDataset("parquet", file=path)
@@ -79,6 +90,8 @@ def find_dataset(name: str, option: str | None = None) -> FoundDataset:
             raise ValueError(f"{name}: {refusal}")
     # Whatever looks like a path is not looked for on the hub, whose answer would be about a repository.
     if path.is_file() or is_path_like(name, needs_owner=True):
+        if option is None and not path.is_file() and "://" in name:
+            raise FileNotFoundError(no_such(name))
         hint = _hint_for(name, path)
         if option is not None:
             raise FileNotFoundError(f"{option}: no dataset {name}{hint}")

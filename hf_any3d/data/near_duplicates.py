@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
+from hf_any3d.utils.messages import listed
 
 # Points of each half of a cloud by which near-duplicates are found, and how much farther apart than two halves of one
 # cloud they may be. Among 433 embedded shapes, whose near-duplicates are known, 1.05 finds 58 pairs, none of two
@@ -18,6 +21,7 @@ MOST_COMPARED = 3000
 """Scans above which only equal ones are found: every pair would be looked at."""
 # Radii and extents of clouds in the unit sphere that differ by more are not compared point by point.
 _UNLIKE = 0.12
+_MOST_SHOWN = 3
 
 
 def sample_of(cloud: PointCloudData) -> torch.Tensor | None:
@@ -34,6 +38,30 @@ def sample_of(cloud: PointCloudData) -> torch.Tensor | None:
     radius = max(np.linalg.norm(points - center, axis=1).max(), 1e-30)
     points = points[generator.choice(len(points), SAMPLE, replace=False)]
     return torch.from_numpy((points - center) / radius).float()
+
+
+def groups_of(count: int, ties: Iterable[tuple[int, int]]) -> list[int]:
+    """Return a number for each of `count` things: the lowest of those that ties connect it with."""
+    parent = list(range(count))
+
+    def root(number: int) -> int:
+        while parent[number] != number:
+            number = parent[number]
+        return number
+
+    # The smaller number wins, so that groups do not depend on the order of the ties.
+    for first, second in ties:
+        low, high = sorted((root(first), root(second)))
+        parent[high] = low
+    return [root(number) for number in range(count)]
+
+
+def copies_in_words(count: int, pairs: Sequence[tuple[str, str]]) -> str:
+    """Return how many scans are near-duplicates of another one, with the names of some."""
+    text = f"{count} near-duplicates"
+    if pairs:
+        text += f", such as {listed([' and '.join(pair) for pair in pairs[:_MOST_SHOWN]], separator='; ')}"
+    return text
 
 
 def near_duplicates(clouds: torch.Tensor) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.units import length_of_unit
+from hf_any3d.extensions import missing_package
 
 ROOM_HEIGHT, ROOM_WIDTH = (1.8, 6.0), 2.2
 """Meters, smallest and largest height and smallest side of what may be a whole room."""
@@ -19,6 +20,9 @@ LARGEST_OBJECT = 4.0
 """Meters, largest extent of a single object for models of which nobody knows how large their things are."""
 LARGER = 2.0
 """How many times as large as the largest scan of the training a thing of the same kind may be."""
+
+WIDE = 20.0
+"""Meters, extent from which on a LAS file is taken for a scan of a site."""
 
 
 class NoObjectWarning(UserWarning):
@@ -79,8 +83,11 @@ def why_too_large(cloud: PointCloudData, config: Any = None) -> str | None:
     if extent <= limit:
         return None
     shown = f"{extent:.0f}" if extent >= 10 else f"{extent:.2g}"
+    steps = "label its points (hf-any3d segment) or crop one object"
+    # Most LAS files of this size are airborne scans, for which no model has to be found.
+    if cloud.label_codes is not None and extent >= WIDE:
+        package = missing_package("inventory")
+        of_package = "" if package is None else f", of {package}"
+        steps = f"number its trees and buildings (hf-any3d inventory{of_package}), {steps}"
     # With the limit, by which a wrong unit of the file or the training can be seen
-    return (
-        f"spans {shown} m, too large for the objects this model was trained on (up to {limit:.2g} m); label its "
-        "points (hf-any3d segment) or crop one object"
-    )
+    return f"spans {shown} m, too large for the objects this model was trained on (up to {limit:.2g} m); {steps}"

@@ -7,7 +7,6 @@ import torch
 
 from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.data.numpy_rows import near_origin
-from hf_any3d.data.options import one_of
 
 
 def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarray:
@@ -19,7 +18,11 @@ def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarra
     """
     columns: list[np.ndarray] = []
     for name in ("points", *extra_columns):
-        one_of("column", name, row)
+        if name not in row:
+            raise ValueError(
+                f"no column {name!r} in the rows, which have {', '.join(row)}; rename the one that holds it: "
+                f'dataset.rename_column("NAME", {name!r})'
+            )
         values = np.asarray(row[name])
         if name == "points":
             values = near_origin({name: values})[0][name]

@@ -21,6 +21,7 @@ from hf_any3d.evaluation.question_answering import (
     read_results,
 )
 from hf_any3d.utils.atomic_files import Claim, claim, write_json
+from hf_any3d.utils.devices import check_device
 
 TASK, TEMPLATE = "point-cloud-text-to-text", "evaluation"
 
@@ -33,6 +34,7 @@ def open_model(name: str, revision: str | None = None, device: Any = None) -> tu
 
     # `pipeline` knows the task only then.
     register()
+    check_device(device)
     open_task: Any = pipeline  # typed for tasks of transformers alone
     pipe = open_task(TASK, model=name, revision=revision, device=device)
 

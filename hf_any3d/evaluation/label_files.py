@@ -14,6 +14,7 @@ from hf_any3d.data.files.label_words import NO_LABEL, renumbered
 from hf_any3d.data.input_files import Cloud, InputFile
 from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, FAMILIES, UNCLASSIFIED, class_name, names_object
 from hf_any3d.evaluation.labels import LabelComparison, match_points, points_that_count
+from hf_any3d.hub.names import no_such
 from hf_any3d.utils.messages import listed
 
 
@@ -52,7 +53,7 @@ def pair_files(
     """
     for place in (predicted, truth):
         if not place.exists():
-            raise FileNotFoundError(f"{place}: no such file or folder")
+            raise FileNotFoundError(no_such(place))
     # Both have to be files, or both folders, whose files are matched by name.
     if predicted.is_file() != truth.is_file():
         raise ValueError(f"{predicted} and {truth}: a file and a folder; expected two files or two folders")

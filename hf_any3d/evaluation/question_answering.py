@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from tqdm.auto import tqdm
 
 from hf_any3d.data.catalog.pointllm_annotations import CAPTION_QUESTION, CLASSIFICATION_QUESTIONS
 from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.processing.chat_messages import released_answer, released_evaluation_answer
 from hf_any3d.tasks.chat.generation import PUBLISHED_GENERATION
 from hf_any3d.utils.atomic_files import write_json
+from hf_any3d.utils.progress import progress_bar
 
 KINDS = ("class", "same", "caption")
 _CLOUD = "cloud_sha256"
@@ -144,7 +144,7 @@ def answer_question(
     # The same list, to which the loop adds
     stored = header | {"results": results}
     starts = range(len(results), len(items), batch_size)
-    for start in tqdm(starts, desc=protocol.name, unit="batch", disable=not starts):
+    for start in progress_bar(starts, hidden=not starts, desc=protocol.name, unit="batch"):
         batch = items[start : start + batch_size]
         # Seeded for each batch, so that a resumed run gives the same answers as one in a single piece.
         torch.manual_seed(seed + start)

@@ -5,12 +5,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer
 
 from hf_any3d.data.options import at_least
 from hf_any3d.evaluation.classification import Judgment, by_name, compute_classification_metrics, confusion_of
 from hf_any3d.evaluation.confusion import class_accuracies
+from hf_any3d.utils.progress import progress_bar
 
 
 class AugmentedRows(Protocol):
@@ -33,7 +33,7 @@ def vote_logits(trainer: Trainer, rows: AugmentedRows, votes: int) -> tuple[np.n
     before = rows.epoch
     quiet = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
     # Each vote sets the epoch of the rows, which are augmented differently in every epoch.
-    for rows.epoch in tqdm(range(votes), desc="votes", unit="vote", disable=quiet):
+    for rows.epoch in progress_bar(range(votes), hidden=quiet, desc="votes", unit="vote"):
         output: Any = trainer.predict(rows, metric_key_prefix="vote")  # pyright: ignore[reportArgumentType] a protocol
         # In double precision, where the rounding of a sum of few numbers does not matter.
         total = total + output.predictions.astype(np.float64)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer
 
 from hf_any3d.evaluation.classification import Judgment, by_name, refuse_nan
@@ -21,6 +20,7 @@ from hf_any3d.evaluation.confusion import (
 )
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.modes import evaluation_mode
+from hf_any3d.utils.progress import progress_bar
 
 # Up to this many classes, all permutations of their names are tried; otherwise random ones.
 _ALL_ORDERS = 7
@@ -140,7 +140,7 @@ def compare_with_names(
     texts = model.encode_labels(names, templates).float()  # (classes, width)
     found: list[np.ndarray] = []
     labels: list[int] = []
-    for start in tqdm(range(0, len(rows), batch_size), desc="clouds", leave=False):
+    for start in progress_bar(range(0, len(rows), batch_size), desc="clouds", leave=False):
         batch = rows.__getitems__(list(range(start, min(start + batch_size, len(rows)))))
         points = torch.from_numpy(np.stack([row["points"] for row in batch])).to(model.device)
         with evaluation_mode(model):

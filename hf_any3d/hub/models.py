@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_any3d.extensions import EXTENSIONS
-from hf_any3d.hub.names import check_path, not_cached, offline_reason, similar_path, skip_hub_if_offline
+from hf_any3d.hub.names import check_path, no_such, not_cached, offline_reason, skip_hub_if_offline
 from hf_any3d.hub.published_table import find_published, is_published
 from hf_any3d.registry import FORMATS, TASKS
 
 CONFIG = "config.json"
 """File with the configuration of a model."""
+ADAPTER = "adapter_config.json"
+"""File with the configuration of an adapter."""
 
 
 def find_model(name: str, revision: str | None = None) -> str:
@@ -27,11 +29,13 @@ def find_model(name: str, revision: str | None = None) -> str:
         return str(path)
     elif path.exists() or path.suffix[1:].lower() in FORMATS:
         # A file of points in the place of the model, which is no name on the hub.
-        what = "a file" if path.exists() else f"no such file{similar_path(path)}"
-        raise FileNotFoundError(f"{name}: {what}; expected the directory or Hub name of a model")
+        what = f"{name}: a file" if path.exists() else no_such(name, "file")
+        raise FileNotFoundError(f"{what}; expected the directory or Hub name of a model")
     elif (packaged := packaged_model(name)) is not None:
         return packaged
     else:
+        if "://" in name:
+            raise FileNotFoundError(f"{name}: a URL; expected a directory, or the name on the Hub, owner/name")
         check_path(name, revision, needs_owner=True)
     skip_hub_if_offline()
     return name
@@ -48,7 +52,7 @@ def packaged_model(name: str) -> str | None:
 
 def is_model(folder: Path) -> bool:
     """Return whether a folder has a model or an adapter."""
-    return any((folder / file).is_file() for file in (CONFIG, "adapter_config.json"))
+    return any((folder / file).is_file() for file in (CONFIG, ADAPTER))
 
 
 def download_config(name: str, revision: str | None = None) -> Path:

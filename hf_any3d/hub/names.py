@@ -25,6 +25,9 @@ _LOCAL_FOLDERS = ("checkpoints", "output", "outputs", "runs")
 # Endings, without dots, of what is a file and no name on the hub.
 _FILE_ENDINGS = {*"bin ckpt h5 hdf5 json jsonl onnx parquet pkl pt pth safetensors yaml yml zip".split(), *FORMATS}
 
+# A drive of Windows is a single letter.
+_SCHEME = re.compile(r"^([A-Za-z][\w+.-]+):[/\\]+")
+
 
 def check_name(
     name: str | os.PathLike | None, arguments: Mapping[str, Any] = MappingProxyType({}), kind: str = "model"
@@ -142,6 +145,12 @@ def is_path_like(name: str, needs_owner: bool = False) -> bool:
     return bool(similar_path(name, whole=True))
 
 
+def is_folder_name(name: str) -> bool:
+    """Return whether a name can be no repository on the hub, as it names a folder of this machine."""
+    first, *others = name.split("/")
+    return first in ("", ".", "..", "~") or "\\" in name or len(others) > 1 or bool(others and first in _LOCAL_FOLDERS)
+
+
 def _is_owner_and_name(name: str) -> bool:
     """Return whether a name has the form of a repository's on the hub, and nothing but its owner may be a folder."""
     owner, _, rest = name.partition("/")
@@ -154,6 +163,21 @@ def _is_owner_and_name(name: str) -> bool:
 
 def _is_file_name(name: str) -> bool:
     return Path(name).suffix[1:].lower() in _FILE_ENDINGS
+
+
+def no_such(name: str | os.PathLike, what: str = "file or folder") -> str:
+    """Return the text of an error about a path where nothing is, with what may have been meant."""
+    text = os.fspath(name)
+    # As a path, a URL has lost one of its slashes.
+    shown = _SCHEME.sub(r"\1://", text)
+    return f"{shown}: {why_absent(name, what)}"
+
+
+def why_absent(name: str | os.PathLike, what: str = "file or folder") -> str:
+    """Return the text of `no_such` without the name."""
+    if _SCHEME.match(os.fspath(name)):
+        return "a URL; download the file and pass its path"
+    return f"no such {what}{similar_path(name)}"
 
 
 def similar_path(name: str | os.PathLike, whole: bool = False) -> str:
@@ -169,6 +193,10 @@ def similar_path(name: str | os.PathLike, whole: bool = False) -> str:
         names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError:
         return ""
+    # Of a name with blanks, a shell passes each word by itself.
+    longer = sorted(entry for entry in names if entry.startswith(f"{missing[-1].name} "))
+    if longer and len(missing) == 1 and not whole:
+        return f'; put a name with blanks in quotes, such as "{folder / longer[0]}"'
     matches = difflib.get_close_matches(missing[-1].name, names, n=3)
     inner = [folder / match / path.relative_to(missing[-1]) for match in matches]
     above = folder / matches[0] if matches and not whole else None

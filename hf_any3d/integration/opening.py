@@ -10,6 +10,7 @@ from transformers import pipeline
 from hf_any3d.hub.names import check_name
 from hf_any3d.integration.registration import register
 from hf_any3d.utils.atomic_files import read_json_object
+from hf_any3d.utils.devices import check_device
 from hf_any3d.utils.messages import model_errors
 
 
@@ -18,10 +19,11 @@ def open_pipeline(task: str, model: str, device: Any) -> Any:
 
     Raises:
         FileNotFoundError: If the name looks like a path, and nothing is there.
-        ValueError: If the processor of a directory does not name its class.
+        ValueError: If there is no such device, or the processor of a directory does not name its class.
     """
     # `pipeline` finds only tasks and classes that are registered.
     register()
+    check_device(device)
     check_name(model)
     file = Path(model, "preprocessor_config.json")
     settings = read_json_object(file) if file.is_file() else {}

@@ -22,6 +22,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from hf_any3d.many_files.work import Shard, Work
+from hf_any3d.utils.devices import check_device
 from hf_any3d.utils.messages import one_line, without_remarks
 from hf_any3d.utils.threads import available_processors
 
@@ -129,6 +130,7 @@ class LocalExecutor:
 
     def placed(self, device: str | None) -> tuple[LocalExecutor, str | None]:
         """Return the executor for work with a model, and the device of the model; None is the fastest one."""
+        check_device(device)
         return self, device
 
     def count(self, shards: int | None = None) -> int:

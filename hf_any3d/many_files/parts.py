@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from tqdm.auto import tqdm
-
 from hf_any3d.data.feature import local_path
 from hf_any3d.data.file_conversion import rows_at_a_time
 from hf_any3d.data.input_files import InputFile
@@ -29,6 +27,7 @@ from hf_any3d.many_files.work import OPEN, Shard, cut
 from hf_any3d.model_card.run_report import peak_memory
 from hf_any3d.utils.atomic_files import atomic_write, claim, remove_temporaries
 from hf_any3d.utils.messages import as_text
+from hf_any3d.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -106,7 +105,7 @@ def to_parquet(
         shards = cut(left, files_per_part, first=1 + max(parts.numbers(), default=-1))
         # Without the names of all files, which each process would get.
         writer = PartWriter(replace(rows, files=()), str(parts.local or folder), "cuda" if gpus else "cpu")
-        with tqdm(total=len(left), unit=" files", desc=str(folder), disable=None) as bar:
+        with progress_bar(total=len(left), unit=" files", desc=str(folder)) as bar:
             for part in executor.run(writer, shards):
                 processes.add(part["process"])
                 bar.update(part["rows"])

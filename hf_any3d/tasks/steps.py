@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.no_object import NoObjectWarning, why_too_large
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.utils.progress import progress_bar
 
 PROGRESS_FROM = 100
 """Number of clouds from which on a progress bar is shown."""
@@ -75,7 +75,7 @@ class PointCloudSteps:
         # Short calls in notebooks and scripts stay quiet.
         hidden = len(clouds) < PROGRESS_FROM if progress is None else not progress
         # list() would call len(), which counts blocks if a cloud is processed in several.
-        return [result for result in tqdm(results, total=len(clouds), unit="cloud", disable=hidden)]
+        return [result for result in progress_bar(results, hidden=hidden, total=len(clouds), unit="cloud")]
 
     def preprocess(
         self, cloud: Any, up_axis: str | None = None, estimate_normals: bool | None = None

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from hf_any3d.data.fingerprints import is_saved_model, path_fingerprint
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.training.recipes import FILE_TYPES, read_settings
 from hf_any3d.utils.atomic_files import read_json, write_json
+from hf_any3d.utils.progress import progress_bar
 
 SUMMARY = "few_shot.json"
 _WORDS, _INPUTS = "arguments.json", "inputs.json"
@@ -70,7 +70,7 @@ def run_folds(
     # Each fold has a folder of its own, in which it can be continued.
     reports = [
         run_once(run, [*words, *fold_words(fold)], root / f"fold_{fold}")
-        for fold in tqdm(range(folds), desc="folds", unit="fold")
+        for fold in progress_bar(range(folds), desc="folds", unit="fold")
     ]
     metrics = [report.metrics for report in reports]
     result = {"arguments": list(words), "folds": metrics, "summary": summarize(metrics)}

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, NamedSplit
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import (
     AutoModelForPreTraining,
     PreTrainedModel,
@@ -30,6 +29,7 @@ from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, a
 from hf_any3d.training.protocol import select_on_test
 from hf_any3d.training.rows import ProcessedDataset, class_names, evaluation_rows, training_transform
 from hf_any3d.training.trainer import PointTrainer
+from hf_any3d.utils.progress import progress_bar
 
 ACCURACY = "probe_accuracy"
 
@@ -79,8 +79,8 @@ class LinearProbe:
         device = next(model.parameters()).device
         # The processor's seed makes these rows the same in each call.
         prepared = evaluation_rows(rows, self.processor)
-        starts = tqdm(
-            range(0, len(prepared), self.batch_size), desc=f"features of {split}", disable=quiet, leave=False
+        starts = progress_bar(
+            range(0, len(prepared), self.batch_size), hidden=quiet, desc=f"features of {split}", leave=False
         )
         pieces = []
         # So that a run gives the same result however often the probe is evaluated.

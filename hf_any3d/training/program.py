@@ -39,7 +39,7 @@ from hf_any3d.training.rows import EpochCallback
 from hf_any3d.training.schedules import HeadFirstCallback
 from hf_any3d.training.splits import divide, load_rows, with_estimated_normals
 from hf_any3d.training.trainer import PointTrainer
-from hf_any3d.utils.atomic_files import claim, release_claims, remove_temporaries
+from hf_any3d.utils.atomic_files import LOCK, claim, release_claims, remove_temporaries
 from hf_any3d.utils.messages import error_lines, shown_path
 from hf_any3d.visualization.run_results import write_run_results
 
@@ -107,7 +107,7 @@ def claim_output(folder: Path) -> None:
     if folder.is_symlink():
         logger.warning("%s is a symbolic link; the run is written to %s", folder, folder.resolve())
     # Files that start with an underscore are not pushed to the hub.
-    claim(folder / "_lock", folder)
+    claim(folder / LOCK, folder)
     remove_temporaries(folder)
 
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 from scipy.spatial.transform import Rotation
-from tqdm.auto import tqdm
 
 from hf_any3d.data.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt
 from hf_any3d.data.inputs import ATTRIBUTES, first_channel
@@ -30,6 +29,7 @@ from hf_any3d.training.saved_models import EvaluationSettings, classifier_traine
 from hf_any3d.utils.atomic_files import atomic_write, read_json, write_json, write_text
 from hf_any3d.utils.markdown import inline
 from hf_any3d.utils.messages import percent
+from hf_any3d.utils.progress import progress_bar
 from hf_any3d.visualization.figures import new_figure
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def robustness_report(
     for condition in conditions(processor):
         if (condition.family, condition.name, condition.level) not in done:
             todo.append(condition)
-    for condition in tqdm(todo, desc=NAME, unit="condition"):
+    for condition in progress_bar(todo, desc=NAME, unit="condition"):
         rows = ConditionRows(dataset, processor, condition, seed)
         predicted: Any = trainer.predict(rows, metric_key_prefix=NAME).metrics
         metrics = {name: float(predicted[f"{NAME}_{name}"]) for name in _METRICS}

@@ -406,6 +406,10 @@ def remove_temporaries(folder: Path) -> None:
             _remove(path)
 
 
+LOCK = "_lock"
+"""Lock file in the output folder of a training; that of a killed one stays."""
+
+
 class Claim:
     """A lock file held while this process writes somewhere; see `claim`."""
 

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from hf_any3d.utils.progress import bars_put_aside
+
 _MAX_REASON = 500
 _MAX_MESSAGE = 1200
 _WIDTH = 100
@@ -151,7 +153,9 @@ def print_line(text: object = "", is_error: bool = False) -> None:
     stream = sys.stderr if is_error else sys.stdout
     line = printable(text)
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(line.encode(encoding, errors="backslashreplace").decode(encoding), file=stream, flush=True)
+    shown = line.encode(encoding, errors="backslashreplace").decode(encoding)
+    with bars_put_aside(stream):
+        print(shown, file=stream, flush=True)
 
 
 def print_json(value: Any) -> None:

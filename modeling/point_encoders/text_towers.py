@@ -216,7 +216,7 @@ def own_projection(config: PreTrainedConfig) -> torch.Tensor | None:
 def embed_texts(tower: TextTower, texts: Sequence[str]) -> np.ndarray:
     """Embed many texts as unit vectors `(texts, width)`, with a progress bar."""
     starts = range(0, len(texts), _TEXTS_PER_STEP)
-    bar = logging.tqdm(starts, desc="texts", disable=len(starts) < 2)
+    bar = logging.tqdm(starts, desc="texts", disable=len(starts) < 2 or None)
     return np.concatenate([tower.embed(texts[start : start + _TEXTS_PER_STEP]).numpy() for start in bar])
 
 

@@ -239,7 +239,7 @@ def test_files_in_another_unit_and_near_duplicates_are_named(tmp_path):
     result = run("data", "check", tmp_path)
     assert result.out.splitlines() == [
         "21 files: 18 good, 3 doubtful, 0 bad; 31,500 points",
-        f"near-duplicates: {tmp_path}/19.npy and {tmp_path}/20.npy",
+        f"1 near-duplicates, such as {tmp_path}/19.npy and {tmp_path}/20.npy",
     ]
     named = [line.partition(":")[2].strip() for line in result.err.splitlines() if "another unit" in line]
     assert [line.partition(":")[0].rpartition("/")[2] for line in named] == ["03.npy", "09.npy", "14.npy"]
@@ -373,3 +373,15 @@ def test_numbered_things_of_a_scan_have_colors_and_are_named(tmp_path):
     run("show", tmp_path / "plain.laz", "--output", tmp_path / "page.html")
     shown, _ = content((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert [coloring["name"] for coloring in shown["colorings"]] == ["label", "height"]
+
+
+def test_names_of_classes_that_a_training_refuses_are_told(tmp_path):
+    for name in ("Mug", "mug_large", "mug", "Mug Large"):
+        (tmp_path / "Case" / name).mkdir(parents=True)
+        points = np.random.default_rng(len(name)).normal(size=(100, 3))
+        np.save(tmp_path / "Case" / name / "a.npy", points)
+    told = run("data", "check", tmp_path / "Case").err
+    refused = run("train", tmp_path / "Case", "--output", tmp_path / "model")
+    text = "classes 'Mug' (1 scans) and 'mug' (1) differ only in case or spaces; use one name for both"
+    assert text in told and "'Mug Large' (1 scans) and 'mug_large' (1) differ" in told
+    assert refused.code == 1 and text.partition("'Mug'")[0] in refused.err

@@ -200,6 +200,61 @@ def test_wrong_arguments_are_one_line(words, text):
     assert text in error_of(*words)
 
 
+_DOORS = [
+    ("predict", "{}"),
+    ("show", "{}"),
+    ("data", "check", "{}"),
+    ("data", "describe", "{}"),
+    ("train", "{}"),
+    ("compare", "{}", "b"),
+    ("evaluate", "labels", "{}", "b"),
+    ("convert", "{}", "--output", "out"),
+]
+
+
+@pytest.mark.parametrize("words", _DOORS)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("https://example.org/IMG 1.ply", "https://example.org/IMG 1.ply: a URL; download the file and pass its path"),
+        ("scans/mug/IMG", 'put a name with blanks in quotes, such as "scans/mug/IMG 0042.ply"'),
+        ("scans/gone/a.ply", "scans/gone/a.ply: no such "),
+    ],
+)
+def test_a_path_that_is_not_there_is_understood_at_every_door(words, name, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scans" / "mug").mkdir(parents=True)
+    (tmp_path / "scans" / "mug" / "IMG 0042.ply").write_text("")
+    assert text in error_of(*(word.format(name) for word in words))
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("info", "--version"), "for the version of all commands, use hf-any3d --version"),
+        (("convert", FILES / "chair.ply", "--to", "txt"), "chair.ply is a scan, but convert takes model checkpoints"),
+        (("train", MODEL), "default_model: the directory of a model, not of data"),
+        (("push", MODEL, "./folder"), "./folder: a path; expected the name of a repository on the Hub"),
+        (("evaluate", FILES / "chair.ply"), "is data, not a model; expected MODEL"),
+        (("predict", FILES / "chair.ply", "--device", "gpu"), "device gpu: there is none here; expected one of cpu"),
+    ],
+)
+def test_a_first_guess_is_told_the_way(words, text):
+    # The note about the bundled model may stand before the error.
+    code, out, err = run(*words)
+    assert code in (1, 2) and out == "" and text in err.splitlines()[-1], err
+
+
+@pytest.mark.parametrize("name", ["photo.png", "model"])
+def test_what_cannot_be_converted_is_named_before_a_missing_output(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photo.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    Path("model").mkdir()
+    Path("model", "config.json").write_text('{"model_type": "bert"}')
+    error = error_of("convert", name)
+    assert error.startswith(f"{name}: ") and "--output" not in error
+
+
 def test_debug_prints_the_traceback_wherever_it_stands():
     for words in (("--debug", "info", "typo"), ("info", "typo", "--debug"), ("info", "--debug", "typo")):
         code, _, err = run(*words)

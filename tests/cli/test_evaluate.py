@@ -56,7 +56,8 @@ def evaluate(model, folder, *words):
 @pytest.mark.slow
 def test_parts_get_the_ious_of_their_predictions(models, data):
     code, out, err = evaluate(models("parts"), data(CATEGORIES, PARTS), "--json")
-    assert code == 0, err
+    # Nothing of Trainer stands before the answer.
+    assert code == 0 and err == "", err
     facts = json.loads(out)
     model = AutoModelForPointCloudSegmentation.from_pretrained(models("parts"))
     processor = PointCloudProcessor.from_pretrained(models("parts"))

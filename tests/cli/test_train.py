@@ -49,7 +49,7 @@ def test_help_shows_few_options_and_help_all_the_others():
     shown = [word for line in short.out.splitlines() for word in line.split() if word.startswith("--")]
     names = list(dict.fromkeys(word.strip("`.,;()") for word in shown))
     assert set(names) - {"--help", "--help-all", "--peft", "--max_steps"} == {
-        f"--{name}" for name in (*OPTIONS, "up-axis")
+        f"--{name}" for name in (*OPTIONS, "up-axis", "overwrite")
     }
     assert short.code == long.code == 0 and "--lr_scheduler_type" not in short.out
     for name in ("--lr_scheduler_type", "--peft", "--voting", "--gradient_accumulation_steps"):

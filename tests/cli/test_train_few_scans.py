@@ -271,7 +271,13 @@ def test_a_model_stays_until_that_of_both_ways_is_learned(tmp_path):
     # The scans are right, and so is the config of the encoder; its weights are found damaged when they are loaded.
     tiny_config("bert").save_pretrained(tmp_path / "cut")
     (tmp_path / "cut" / "model.safetensors").write_bytes(b"")
-    code, out, err = run("train", "scans", "--way", "both", *FASTEST, "--strength", 3, "--encoder", "cut")
+    asked = ("train", "scans", *FASTEST, "--strength", 3, "--encoder", "cut", "--way", "both")
+    # Whatever would be learned, a model is not replaced without a word.
+    for words in (("train", "scans"), ("train", "scans", "--output", "outputs/scans", *FASTEST), asked):
+        code, out, err = run(*words)
+        assert code == 1 and out == "" and err.startswith("error: outputs/scans holds a classifier of ball, stick")
+        assert "--overwrite" in err
+    code, out, err = run(*asked, "--overwrite")
     assert code == 1 and out == "" and "cut/model.safetensors: the weights cannot be used" in err
     after = {file.name: file.read_bytes() for file in (tmp_path / "outputs" / "scans").iterdir() if file.is_file()}
     assert after == before
@@ -285,7 +291,7 @@ def test_a_wrap_with_an_adapter_gives_features_and_a_damaged_one_is_one_line(tmp
     code, out, err = run("train", "scans", *words)
     assert code == 0 and "frozen wrap features" in out, err
     (tmp_path / "adapted" / "adapter_model.safetensors").unlink()
-    code, out, err = run("train", "scans", *words)
+    code, out, err = run("train", "scans", "--overwrite", *words)
     assert code == 1 and out == "" and err.count("\n") == 1 and "adapted" in err
 
 

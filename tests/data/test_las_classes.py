@@ -69,9 +69,21 @@ def test_numbers_outside_of_las_are_those_of_the_user():
     named = ClassRule.parse("0", ["ground=2,8"])
     assert not named.is_ignored(8, LEGACY) and not named.is_ignored(12, LEGACY) and named.is_ignored(0, LEGACY)
     assert not ClassRule.parse("none", None).is_ignored(0, LEGACY)
-    for words in (("8", ["ground=2,8"]), (None, ["a=2:3,4"]), (None, ["a=2:"]), (None, ["=2"])):
-        with pytest.raises(ValueError):
-            ClassRule.parse(*words)
+    with pytest.raises(ValueError):
+        ClassRule.parse("8", ["ground=2,8"])
+
+
+@pytest.mark.parametrize("words", ["3,5", "3,5,77", "vegetation:3,5", "a=2:3,4", "a=2:", "=2", "a=", "a=x", "a", ""])
+def test_a_merge_in_another_form_is_told_the_form(words):
+    with pytest.raises(ValueError, match=f"^--merge '{words}'; expected NAME=CODES, such as vegetation=3,5"):
+        ClassRule.parse(None, [words])
+
+
+def test_codes_to_merge_that_no_file_has_are_named():
+    rule = ClassRule.parse(None, ["hard=6", "vegetation=3,99"])
+    rule.check_in_files({2, 3, 6, 99})
+    with pytest.raises(ValueError, match="--merge vegetation=3,99: no file has class 99; expected some of 2, 3, 6"):
+        rule.check_in_files({2, 3, 6})
 
 
 # Simulations of people without one kind of cone, of linear RGB. Source: Machado, Oliveira and Fernandes, "A

@@ -49,6 +49,13 @@ def test_a_street_of_a_file_in_meters_is_told_by_command_and_pipeline(length, to
     assert why_no_object(PointCloudData(street(length)[:, :3]), "z") is None
 
 
+def test_an_airborne_scan_is_told_of_the_inventory():
+    for codes, size, is_told in (("asprs", 150, True), ("asprs", 12, False), (None, 150, False)):
+        cloud = box_of((size, 10, size), share=0)
+        cloud.meters_per_unit, cloud.label_codes = 1.0, codes
+        assert ("hf-any3d inventory" in str(why_no_object(cloud, "z"))) is is_told
+
+
 def model_of(**settings):
     """What a model stores of the scans that it has learned."""
     return PointFeaturesConfig(features=["descriptors"], **settings)

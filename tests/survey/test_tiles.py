@@ -11,6 +11,7 @@ from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d_survey.processor import LocalFeaturesProcessor
 from hf_any3d_survey.tiles import training
 from hf_any3d_survey.tiles.confidence import TilesEstimate
+from hf_any3d_survey.tiles.reading import digest_of
 from tests.cli.conftest import run
 from tests.training.generated_tiles import draw_tile
 
@@ -318,3 +319,9 @@ def test_a_card_and_a_line_name_what_wrong_points_are_predicted_as():
     rows = [line.split(" | ") for line in estimate.section().splitlines()[4:]]
     assert [row[-1] for row in rows] == ["wood (10 %) |", "none |", "none |"]
     assert [line.partition(", mostly predicted as ")[2] for line in estimate.lines()[1:]] == ["wood (10 %)", "", ""]
+
+
+def test_the_checksum_of_a_tile_of_any_size_depends_on_no_order_and_gives_no_warning():
+    points = np.random.default_rng(0).random((70_000, 3), dtype=np.float32)
+    with np.errstate(over="raise"):
+        assert digest_of(points) == digest_of(points[::-1]) != digest_of(points[1:])

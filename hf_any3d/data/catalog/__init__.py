@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from hf_any3d.data.options import one_of
 from hf_any3d.hub.names import check_name
 from hf_any3d.registry import DATASETS, GENERATED
+from hf_any3d.utils.messages import one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
@@ -86,7 +87,12 @@ def load_point_dataset(
         from datasets import load_dataset
 
         check_name(name, {"revision": options.get("revision")}, kind="dataset")
-        splits = load_dataset(name, data_dir=None if data_dir is None else os.fspath(data_dir), **options)
+        try:
+            splits = load_dataset(name, data_dir=None if data_dir is None else os.fspath(data_dir), **options)
+        except (FileNotFoundError, ConnectionError) as error:
+            # A mistyped folder has the form of a name on the hub, too.
+            text = f"{name}: no such folder, and not loaded from the Hub: {one_line(error)}"
+            raise FileNotFoundError(text) from error
     else:
         module = dataset_module(one_of("name", name, [*sorted(DATASETS), "owner/name on the Hub"]))
         splits = module.load(data_dir, **options)

@@ -20,6 +20,7 @@ from hf_any3d.data.files.contents import instead_of_clouds
 from hf_any3d.data.files.folder_arrays import OF_POINTS, arrays_beside_points, photos
 from hf_any3d.data.files.text import is_prose
 from hf_any3d.data.small_tables import delimiter_of, lines_before_names, plain_name, read_text
+from hf_any3d.hub.names import no_such
 from hf_any3d.registry import PACKED
 from hf_any3d.utils.messages import listed
 
@@ -109,6 +110,8 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
     for reason, names in left_out.items():
         if names:
             logger.warning("%s: left out %s: %s", root, listed(names), reason)
+    if not root.exists():
+        raise FileNotFoundError(no_such(root, "folder"))
     if not found:
         raise FileNotFoundError(f"{root}: no folder with point clouds; {instead_of_clouds(places)}")
     return Tree(found, dict(tree.others), leaves)

@@ -48,6 +48,7 @@ _UNPACK = "unpack it first"
 _ARRAYS = "save its arrays as .npz"
 _TABLE = "save its rows as .csv"
 _RASTER = "convert it to points first"
+_SCANS = "expected a file of points, such as .las, .laz or .ply"
 _EXPORT = "export it as .ply, .las, .obj or .glb"
 _NO_POINTS = "expected a file of points or a mesh"
 
@@ -69,7 +70,7 @@ _FOREIGN = tuple(
         (rb"\x89PNG\r\n", "a PNG image", _NO_POINTS),
         (rb"\xff\xd8\xff[\xc0-\xfe]", "a JPEG image", _NO_POINTS),
         (rb"GIF8[79]a", "a GIF image", _NO_POINTS),
-        (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "a TIFF image", _NO_POINTS),
+        (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "a TIFF image, a raster without points", _SCANS),
         (rb"BM.{4}\0{4}", "a BMP image", _NO_POINTS),
         (rb"RIFF.{4}WEBP", "a WebP image", _NO_POINTS),
         (rb"8BPS", "a Photoshop image", _NO_POINTS),
@@ -228,7 +229,7 @@ _ENDINGS: dict[str, Foreign] = {
         ("lcc", "splats of XGRIDS", _SPLATS),
         ("splatv rad", "Gaussian splats for another viewer", _SPLATS),
         # Maps
-        ("tif tiff geotiff img dem hgt bil flt vrt", "a raster", _RASTER),
+        ("tif tiff geotiff img dem hgt bil flt vrt", "a raster without points", _SCANS),
         ("shp shx dbf gpkg geojson kml kmz gdb gml", "a vector map", _NO_POINTS),
         # Data
         ("h5 hdf5 hdf", "HDF5", _ARRAYS),

@@ -131,7 +131,7 @@ def _only(cloud: PointCloudData, fields: Collection[str]) -> PointCloudData:
     if "faces" in left_out:
         left_out |= {"face_colors": None, "face_labels": None}
     if not {"labels", "face_labels"} & {*fields}:
-        left_out |= {"label_names": None, "label_codes": None}
+        left_out["label_names"] = None
     for name, nothing in left_out.items():
         setattr(cloud, name, nothing)
     return cloud

@@ -12,6 +12,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
+from hf_any3d.hub.names import why_absent
 from hf_any3d.utils.messages import cut, cut_middle, listed, printable
 
 
@@ -356,9 +357,9 @@ def open_source(
         if path is not None:
             # A device or pipe could be endless.
             if not path.is_file():
-                if "://" in name:
-                    raise PointCloudError("a URL; download the file and pass its path")
-                raise PointCloudError("a directory or device; pass a file" if path.exists() else "no such file")
+                if path.exists():
+                    raise PointCloudError("a directory or device; pass a file")
+                raise PointCloudError(why_absent(path, "file"))
         kind = (file_type or os.path.splitext(name)[1]).lower().removeprefix(".")
         # The type is looked for in the content only where neither caller nor name tells it.
         look = None if file_type or kind in allowed else find_type

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from datasets import Dataset, DatasetDict, Features, IterableDatasetDict, NamedSplit, concatenate_datasets, config
 from datasets.exceptions import DatasetGenerationError
-from tqdm.auto import tqdm
 
 from hf_any3d.data.file_conversion import rows_at_a_time
 from hf_any3d.data.files import PointCloudError, file_errors
@@ -22,6 +21,7 @@ from hf_any3d.data.parquet.reading import read_lines
 from hf_any3d.data.parquet.rows import checked_row
 from hf_any3d.modeling.file_stamps import file_stamp, sha256_of
 from hf_any3d.utils.messages import cut
+from hf_any3d.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ def _verify_checksums(root: Path, sources: Iterable[SplitSource]) -> None:
         sums[(root / match[2]).resolve()] = match[1].lower()
     files = {file for source in sources for file in source.files}
     listed = [file for file in sorted(files) if file.resolve() in sums]
-    for file in tqdm(listed, desc="Checking sums", unit=" files", disable=None):
+    for file in progress_bar(listed, desc="Checking sums", unit=" files"):
         seen = sha256_of(file)
         expected = sums[file.resolve()]
         if seen != expected:

@@ -12,7 +12,6 @@ import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, List
 from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
-from tqdm.auto import tqdm
 
 from hf_any3d.data.file_conversion import add_preview
 from hf_any3d.data.numpy_rows import numpy_rows
@@ -20,6 +19,7 @@ from hf_any3d.data.parquet.published_dataset import OPEN_LICENSES
 from hf_any3d.utils.atomic_files import atomic_write, write_json, write_text
 from hf_any3d.utils.markdown import code, inline, literal, one_line, paragraphs
 from hf_any3d.utils.messages import printable
+from hf_any3d.utils.progress import progress_bar
 
 _TEXT = """\
 # {title}
@@ -181,7 +181,7 @@ def split_statistics(split: str, rows: Dataset) -> dict:
     # Other columns may be files, which would be opened for nothing.
     columns = [name for name in ("points", "label") if name in rows.column_names]
     plain = cast("Iterable[dict[str, Any]]", numpy_rows(rows.select_columns(columns)))
-    for row in tqdm(plain, desc=f"Statistics of {split}", unit=" clouds", disable=None):
+    for row in progress_bar(plain, desc=f"Statistics of {split}", unit=" clouds"):
         points = np.asarray(row["points"])[:, :3]  # (points, 3)
         sizes.append(len(points))
         lower = np.minimum(lower, points.min(axis=0))

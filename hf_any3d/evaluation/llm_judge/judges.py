@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_any3d.data.fingerprints import model_fingerprint
+from hf_any3d.utils.devices import check_device
 from hf_any3d.utils.messages import cut
 
 _CLASS_NAMES_VERSION = "1"
@@ -119,6 +120,7 @@ class LanguageModelJudge:
     ):
         self.name = name
         self.seed = seed
+        check_device(device)
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self.model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype).eval()
         self.model.to(device or torch.accelerator.current_accelerator() or "cpu")

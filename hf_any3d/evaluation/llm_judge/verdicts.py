@@ -12,11 +12,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from hf_any3d.evaluation.llm_judge.judges import Judge, replace_lone_surrogates
 from hf_any3d.evaluation.question_answering import read_earlier_results, read_results
 from hf_any3d.utils.atomic_files import write_json
+from hf_any3d.utils.progress import progress_bar
 
 JUDGE_PROMPTS = {
     "same": """Two sentences describe 3D objects. Decide whether they speak of the same kind of object. Only what the \
@@ -174,7 +173,9 @@ def judge_answers(
     last_save = time.monotonic()
     with ThreadPoolExecutor(judge.at_once) as threads:
         try:
-            for start in tqdm(range(0, len(waiting), judge.at_once), desc=f"judge {path.stem}", disable=not waiting):
+            for start in progress_bar(
+                range(0, len(waiting), judge.at_once), hidden=not waiting, desc=f"judge {path.stem}"
+            ):
                 # In batches, so that what is there is saved now and then, and an error ends the run soon
                 batch = [threads.submit(judge_one, number) for number in waiting[start : start + judge.at_once]]
                 wait(batch)  # all replies, which cost money, are kept, whichever of them fails

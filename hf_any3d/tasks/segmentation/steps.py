@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.blocks import bounds_of, split_into_blocks
@@ -37,6 +36,7 @@ from hf_any3d.tasks.steps import (
     without_none,
 )
 from hf_any3d.utils.atomic_files import write_text
+from hf_any3d.utils.progress import progress_bar
 from hf_any3d.visualization.viewer import CloudView, colors_of, viewer_page
 
 # Points sampled on a mesh, in multiples of the points that the model processes at a time.
@@ -208,7 +208,7 @@ class SegmentationSteps(PointCloudSteps):
         merged = _Merge(len(scene.part), self.sums_in_memory)
         since = 0
         hidden = len(blocks) < PROGRESS_FROM if self._bar is None else not self._bar
-        with tqdm(total=len(blocks), unit="block", disable=hidden, delay=2, leave=False) as bar:
+        with progress_bar(hidden=hidden, total=len(blocks), unit="block", delay=2, leave=False) as bar:
             for start in range(0, len(blocks), self._batch):
                 batch = blocks[start : start + self._batch]
                 prepared = [self._block(scene, index) for index in batch]

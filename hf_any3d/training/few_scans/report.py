@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_any3d.data.near_duplicates import copies_in_words
 from hf_any3d.evaluation.classification import by_name
 from hf_any3d.evaluation.confusion import class_accuracies, confusion_matrix, mean_class_accuracy, overall_accuracy
 from hf_any3d.evaluation.scan_scores import ScanScores, probabilities, save_scan_scores
@@ -265,10 +266,8 @@ def lines_of(
     by_count = sorted((number, name) for name, number in labeled.counts.items())
     (least, rarest), (most, commonest) = by_count[0], by_count[-1]
     counts = f"{least} ({rarest}) to {most} ({commonest})" if least < most else f"{most} each"
-    copies = f"{labeled.num_copies} near-duplicates"
-    if labeled.twins:
-        first, second = labeled.twins[0]
-        copies += f", such as {labeled.names[first]} and {labeled.names[second]}"
+    pairs = [(labeled.names[first], labeled.names[second]) for first, second in labeled.twins]
+    copies = copies_in_words(labeled.num_copies, pairs)
     seen = f"{len(labeled.labels)} scans of {len(labeled.classes)} classes, {counts}; {copies}"
     lines = [f"{scans.origin}: {seen}; up axis {config.up_axis}"]
     # Said where it changes what the user does next, right behind the axis that was assumed.

@@ -20,10 +20,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hf_any3d.data.catalog import up_axis_of
+from hf_any3d.data.checks import names_for_one_class
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.learned_scans import STORE, checksum_of_points
-from hf_any3d.data.near_duplicates import MOST_COMPARED, SAMPLE, near_duplicates
+from hf_any3d.data.near_duplicates import MOST_COMPARED, SAMPLE, groups_of, near_duplicates
 from hf_any3d.data.numpy_rows import numpy_rows
+from hf_any3d.data.options import one_of
 from hf_any3d.evaluation.scan_scores import file_names
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments
@@ -71,16 +73,7 @@ class LabeledScans:
         """
         if len(self.classes) == 1:
             raise ValueError(f"{origin}: all scans are in one class, {self.classes[0]!r}; add scans of a second class")
-        doubts = []
-        counts = self.counts
-        first_names: dict[str, str] = {}
-        for name in self.classes:
-            other = first_names.setdefault(" ".join(name.casefold().replace("_", " ").split()), name)
-            if other != name:
-                doubts.append(
-                    f"classes {other!r} ({counts[other]} scans) and {name!r} ({counts[name]}) differ only in case "
-                    "or spaces; use one name for both"
-                )
+        doubts = [*names_for_one_class(self.counts)]
         for first, second in equal(self.digests):
             label, other_label = (self.classes[self.labels[number]] for number in (first, second))
             if label != other_label:
@@ -255,6 +248,8 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Labe
                 warnings.simplefilter("ignore", UserWarning)
                 clouds.append(processor([row], return_tensors="pt")["points"][0])
     ties = equal(digests) + (near_duplicates(torch.stack(clouds)) if clouds else [])
+    if group_column is not None:
+        one_of("group_column", group_column, rows.column_names)
     column = group_column or ("group" if "group" in rows.column_names else None)
     if column is not None:
         ties += equal(plain[column][:])
@@ -262,7 +257,7 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Labe
         classes=[names[number] for number in present],
         # Numbers of the classes that have scans, without gaps.
         labels=np.searchsorted(present, labels),
-        groups=_joined(len(rows), ties),
+        groups=np.array(groups_of(len(rows), ties), dtype=np.int64),
         digests=digests,
         names=file_names(rows),
     )
@@ -302,19 +297,3 @@ def implied_up_axis(data: DataArguments, rows: Dataset) -> str | None:
     are_aerial = all(Path(name).suffix.lower() in (".las", ".laz") for name in file_names(rows))
     # A dataset of the catalog says its axis itself.
     return up_axis_of(data.dataset_name) or ("z" if are_aerial else None)
-
-
-def _joined(count: int, ties: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Return a number for each of `count` scans, (count,): equal for those that ties connect."""
-    parent = list(range(count))
-
-    def root(number: int) -> int:
-        while parent[number] != number:
-            number = parent[number]
-        return number
-
-    # The smaller number wins, so that groups do not depend on the order of the ties.
-    for first, second in ties:
-        low, high = sorted((root(first), root(second)))
-        parent[high] = low
-    return np.array([root(number) for number in range(count)], dtype=np.int64)

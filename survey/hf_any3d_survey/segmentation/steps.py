@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from hf_any3d.data.far_points import FarPoints
 from hf_any3d.data.files import PointCloudData
@@ -21,6 +20,7 @@ from hf_any3d.registry import NOISE, NONE_OF_THESE
 from hf_any3d.tasks.segmentation.steps import SegmentationSteps, _Merge
 from hf_any3d.tasks.steps import refuse_non_finite, return_free_memory, without_none
 from hf_any3d.utils.messages import counted, percent, printable, spaced_percents
+from hf_any3d.utils.progress import progress_bar
 from hf_any3d_survey.local_features.network import LEAST_ADAPTED, PointLabels
 from hf_any3d_survey.local_features.sparse_boxes import SparseVoxels
 from hf_any3d_survey.processor import DescribedScan, LocalFeaturesProcessor, with_marks
@@ -206,7 +206,7 @@ class LocalFeaturesSteps(SegmentationSteps):
         answers = _Answers(len(cloud), count, self.gives_unknown)
         hidden = self._bar is False or (self._bar is None and count < 2 * self.part_points)
         model = self.model
-        with tqdm(total=len(cloud) * (1 + adapt), unit="point", disable=hidden, delay=2, leave=False) as bar:
+        with progress_bar(hidden=hidden, total=len(cloud) * (1 + adapt), unit="point", delay=2, leave=False) as bar:
             if adapt:
                 model = self._adapted(scan, bar)
             for labeled in self._label_parts(scan, answers, model):
@@ -282,7 +282,7 @@ class LocalFeaturesSteps(SegmentationSteps):
         config = self.model.config
         return config.smoothing_edge if scan.spacing <= config.smoothed_below else 0.0
 
-    def _adapted(self, scan: DescribedScan, bar: tqdm) -> PointLabels:
+    def _adapted(self, scan: DescribedScan, bar: Any) -> PointLabels:
         """Return the model as it is after it has learned once more, from points drawn in all parts of a scan."""
         from hf_any3d_survey.local_features.fitting import adapted  # of models of transformers, which take seconds
 

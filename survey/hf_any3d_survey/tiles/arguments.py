@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hf_any3d.data.class_rule import ClassRule
 from hf_any3d.data.files.column_names import is_label_name
 from hf_any3d.data.options import one_of
 from hf_any3d.data.units import LENGTHS
@@ -69,6 +70,7 @@ class TilesArguments:
     license: str | None = argument(None, help="License identifier for the model card, as on the Hub.")
 
     def __post_init__(self):
+        ClassRule.parse(self.ignore, self.merge)
         check_settings(self, {"unit": (None, *LENGTHS, "diagonal"), "up_axis": (None, "x", "y", "z")})
         self.features = [name.strip() for text in self.features or () for name in text.split(",") if name.strip()]
         for name in self.features:

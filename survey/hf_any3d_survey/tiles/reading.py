@@ -18,6 +18,7 @@ from hf_any3d.data.files.point_cloud import _bounds, row_blocks
 from hf_any3d.data.files.source import NoPointsError
 from hf_any3d.data.units import with_unit
 from hf_any3d.evaluation.labels import points_that_count
+from hf_any3d.hub.names import no_such
 from hf_any3d.registry import FORMATS
 from hf_any3d.utils.messages import printable
 from hf_any3d_survey.processor import RETURNS
@@ -90,7 +91,7 @@ def tile_files(paths: Sequence[str | os.PathLike], split: str = "train") -> list
         elif path.is_file():
             inside = [path]
         else:
-            raise FileNotFoundError(f"{path}: no such file or folder")
+            raise FileNotFoundError(no_such(path))
         # By the resolved path, so that a link to a tile is not a second one; shown as it was given.
         files |= {file.resolve(): file for file in inside}
     return list(files.values())
@@ -183,14 +184,14 @@ def digest_of(points: np.ndarray) -> str:
     """
     low, high = (ends.astype(np.float64) for ends in _bounds(points))
     step = max(float((high - low).max()), float(np.finfo(np.float32).tiny)) * _DIGEST_STEP
-    total = np.uint64(0)
+    total = 0
     for rows in row_blocks(len(points)):
         cells = np.rint((points[rows] - low) / step).astype(np.uint64)
         mixed = (cells * _MIXERS).sum(axis=1, dtype=np.uint64)
         mixed ^= mixed >> np.uint64(29)
-        # Of whole numbers that overflow, as hashes do
-        total += (mixed * _MIXERS[0]).sum(dtype=np.uint64)
-    return f"{len(points)}-{int(total):x}"
+        # Arrays overflow, as hashes do; a numpy scalar would warn of it.
+        total += int((mixed * _MIXERS[0]).sum(dtype=np.uint64))
+    return f"{len(points)}-{total % 2**64:x}"
 
 
 def _counted(labels: np.ndarray | None) -> Counter[int]:

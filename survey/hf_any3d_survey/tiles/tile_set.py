@@ -77,6 +77,8 @@ class TileSet:
         labels_of = what_is_labeled(found)
         found, more = with_one_table([with_codes_of(tile, labels_of) for tile in with_common_words(found)])
         notes += more
+        # Before codes are left out: a class without points may be meant for one that has some.
+        rule.check_in_files({code for tile in found for code in tile.codes})
         tiles: list[TileFacts] = []
         for tile in with_learned_codes(found, rule):
             # Codes such as 0 and 1 of LAS say that nobody has classified a point.
@@ -253,10 +255,12 @@ class TileSet:
                 shown = listed(holders, 3)
                 differences.append(f"classes differ: {name} is in {len(holders)} of {len(self)} files ({shown})")
         # Some surveys put all vegetation into one class, others into three by height.
-        heights = {"low vegetation", "medium vegetation", "high vegetation"} & {*self.classes.names}
+        heights = {3: "low vegetation", 4: "medium vegetation", 5: "high vegetation"}
+        heights = [str(code) for code, name in heights.items() if name in self.classes.names]
         if len(heights) > 1 and any("vegetation" in remark for remark in differences):
             differences.append(
-                "classes: some tiles do not split vegetation by height; merge it with --merge vegetation=3,4,5"
+                "classes: some tiles do not split vegetation by height; merge it with --merge "
+                f"vegetation={','.join(heights)}"
             )
         return remarks + differences
 

@@ -5,6 +5,9 @@ import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from hf_any3d import PointCloudProcessor
+from hf_any3d.data.checks import Checks
+from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.splits import validation_split
 from hf_any3d.training.few_scans.scans import Examples, joined, look_at, near_duplicates
 from tests.errors import raises
 
@@ -38,6 +41,26 @@ def test_counts_groups_and_names_are_seen():
     # Another sample of the second shape, and the same points as the third.
     assert scans.groups.tolist() == [0, 1, 2, 3, 1, 2] and scans.num_copies == 2
     scans.check("scans")
+
+
+def test_a_check_counts_copies_as_a_training_does():
+    clouds = [shape(kind, kind) for kind in range(4)] + [shape(1, 98), shape(1, 99)]
+    clouds += [clouds[2], clouds[4]]
+    checks = Checks()
+    for number, cloud in enumerate(clouds):
+        checks.add(f"{number}.npy", PointCloudData(cloud))
+    scans = look_at(rows_of(clouds, [0] * 8, file=[f"{number}.npy" for number in range(8)]), "scans")
+    named = [(scans.names[first], scans.names[other]) for first, other in scans.twins]
+    assert sorted(checks.near_duplicates()) == sorted(named) and len(named) == scans.num_copies == 4
+
+
+def test_a_column_of_groups_that_is_not_there_is_named_with_those_that_are():
+    rows = rows_of([shape(kind, kind) for kind in range(4)], [0, 0, 1, 1])
+    expected = "group_column is 'nothing'; expected one of points, label"
+    with raises(ValueError, naming=expected):
+        look_at(rows, "scans", "nothing")
+    with raises(ValueError, naming=expected):
+        validation_split(rows, 0.5, group_column="nothing")
 
 
 def test_a_column_of_groups_joins_scans():

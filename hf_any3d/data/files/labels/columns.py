@@ -116,12 +116,17 @@ class Column:
     def check_fits(self, kind: Any, what: str, *, is_plain: bool = True) -> None:
         """Check that something that is in the file, such as a dimension, takes the column in its type."""
         if self.is_new:
-            raise PointCloudError(f"has a {what} {self.name!r} already; choose another name")
+            raise PointCloudError(taken(what, self.name))
         if not is_plain or not self.fits(kind):
             raise PointCloudError(
                 f"{what} {self.name!r} of type {np.dtype(kind).name} cannot hold {self.least:g} to {self.most:g} "
                 "for each point; choose another one (field=NAME, --field NAME)"
             )
+
+
+def taken(what: str, name: str | None) -> str:
+    """Return the words for a new column whose name the file has already, as that of an earlier answer."""
+    return f"has a {what} {name!r} already, which is never overwritten; pass the file without it"
 
 
 def class_column(

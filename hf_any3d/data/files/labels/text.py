@@ -20,6 +20,7 @@ from hf_any3d.data.files.labels.columns import (
     finite_rows,
     is_same,
     number_texts,
+    taken,
 )
 from hf_any3d.data.files.point_cloud import leave_out_invalid_points
 from hf_any3d.data.files.source import PointCloudError
@@ -152,7 +153,7 @@ class TextCopy:
             wanted = (fields_of(of_numbers).get("labels") or [new])[0]
         place = self.names.index(wanted) if wanted in self.names else None
         if column.is_new and place is not None:
-            raise PointCloudError(f"has a column {wanted!r} already; choose another name")
+            raise PointCloudError(taken("column", wanted))
         if column.name is not None and column.is_class:
             has_decimals = place is not None and bool((table[:, place] != np.floor(table[:, place])).any())
             check_field(wanted, self.names, has_decimals=has_decimals)

@@ -12,8 +12,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from hf_any3d.data.files.contents import Look, type_under_other_ending
 from hf_any3d.data.files.labels.columns import Column, class_column, further_columns
 from hf_any3d.data.files.source import ArgumentError, PointCloudFileError, file_errors
+from hf_any3d.registry import FORMATS
 from hf_any3d.utils.atomic_files import atomic_write
 from hf_any3d.utils.messages import printable
 
@@ -174,6 +176,11 @@ def _opened(
     new_kind = kind if is_stream else _ending(path)
     target = name if is_stream else printable(os.fspath(path))
     if kind not in _WRITERS:
+        if kind not in FORMATS and os.path.isfile(source):
+            # What is no file of points has no place for labels either.
+            _, refusal = type_under_other_ending(Look.into(source), name)
+            if refusal:
+                raise ValueError(f"{name}: {refusal}")
         known = ", ".join(f".{ending}" for ending in _WRITERS)
         reason = _REASONS.get(kind, _SWEEPS if kind in ("bin", "kitti", "nuscenes") else f"expected {known}")
         raise ValueError(f"{name}: cannot write labels to a .{kind} file: {reason}")
