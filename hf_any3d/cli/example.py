@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import filecmp
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import hide_bars_of_datasets, output_option, use_writable_cache
+from hf_any3d.cli.common import hide_bars_of_datasets, output_option, print_note, use_writable_cache
 from hf_any3d.utils.atomic_files import write_bytes
 from hf_any3d.utils.messages import print_line
 from hf_any3d.utils.shipped import ASSETS, RECIPES
@@ -29,7 +32,7 @@ def example(
     """Write example files: meshes, a folder of labeled scans, labeled tiles, a room, accelerate configs.
 
     Meshes, scans and configs come with the package; tiles and the room are generated. Existing files and folders are
-    not overwritten.
+    kept, with a note if they differ from the example.
     """
     from hf_any3d.data.generated.examples import OF_DATASETS, WRITERS
 
@@ -41,8 +44,6 @@ def example(
     for name in examples:
         if name not in available:
             raise ValueError(f"NAME: {name}; expected one of {', '.join(available)}")
-        if (output / name).exists():
-            raise FileExistsError(f"{output / name} exists; give a new name, or another folder as --output")
     if not examples:
         for name in available:
             print_line(name)
@@ -50,10 +51,31 @@ def example(
     use_writable_cache()
     output.mkdir(parents=True, exist_ok=True)
     for name in examples:
-        if name in WRITERS:
-            if name in OF_DATASETS:
-                hide_bars_of_datasets()
-            print_line(WRITERS[name](output / name))
-        else:
-            write_bytes(output / name, files[name].read_bytes())
-            print_line(str(output / name))
+        if name in OF_DATASETS:
+            hide_bars_of_datasets()
+        write = WRITERS.get(name) or partial(_copy, files[name])
+        path = output / name
+        if not path.exists():
+            print_line(write(path))
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            example = Path(folder) / name
+            what = write(example).removeprefix(str(example))
+            if _are_same(path, example):
+                print_note(f"{path}: kept, it is there already")
+                print_line(f"{path}{what}")
+            else:
+                print_note(f"warning: {path}: kept, it differs from the example; --output FOLDER writes that elsewhere")
+
+
+def _copy(file: Path, path: Path) -> str:
+    write_bytes(path, file.read_bytes())
+    return str(path)
+
+
+def _are_same(path: Path, other: Path) -> bool:
+    """Return whether two files, or two folders with all that is in them, have the same contents."""
+    if not (path.is_dir() and other.is_dir()):
+        return path.is_file() and other.is_file() and filecmp.cmp(path, other, shallow=False)
+    names, others = ({file.relative_to(place) for file in place.rglob("*")} for place in (path, other))
+    return names == others and all(_are_same(path / name, other / name) for name in names)

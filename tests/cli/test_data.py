@@ -346,9 +346,9 @@ def test_numbered_things_of_a_scan_have_colors_and_are_named(tmp_path):
     laspy = pytest.importorskip("laspy")
     header = laspy.LasHeader(point_format=6, version="1.4")
     header.scales = [0.001] * 3
-    header.add_extra_dims(
-        [laspy.ExtraBytesParams("HeightAboveGround", "f4"), laspy.ExtraBytesParams("PredInstance", "i4")]
-    )
+    # Those that an inventory adds; none is told to be left out.
+    columns = {"HeightAboveGround": "f4", "PredInstance": "i4", "PredScore": "f4"}
+    header.add_extra_dims([laspy.ExtraBytesParams(*column) for column in columns.items()])
     scan = laspy.LasData(header)
     scan.x, scan.y, scan.z = np.random.default_rng(0).uniform(0, 20, (3, 60))
     scan.classification = np.repeat([2, 5, 6], 20)
