@@ -1,6 +1,7 @@
 """All blocks of README and guides run from the installed wheel in an empty folder, and print what the pages show.
 
-The blocks of a page are one program. One that needs more than the package says so in its first line. Of those, blocks
+README and the pages that it links to run once more in one folder, as a reader goes on from page to page. The blocks of
+a page are one program. One that needs more than the package says so in its first line. Of those, blocks
 with `# needs a network` run where the hub's stand-in has what they name, those with an extra where it is installed.
 `docs/tools/snippets.py` has the rules, `walk.py` runs the blocks.
 """
@@ -33,6 +34,10 @@ NAMED = (
 )
 _EXTRA = re.compile(r"pip install 'hf-any3d\[(\w+)\]'$")
 PAGES = {name: found for name, text in pages().items() if (found := blocks(text))}
+# Who reads these types their blocks, and compares all that comes, letter by letter.
+TYPED = ("README.md", "docs/first_minute.md")
+TOGETHER = "together"
+"""Folder in which README and the pages that it links to run one after the other."""
 
 
 def runs(block: Block) -> bool:
@@ -46,21 +51,37 @@ def wants_an_extra(name: str) -> bool:
     return any(_EXTRA.match(block.needs) and runs(block) for block in PAGES[name])
 
 
+def own_folder(name: str) -> str:
+    """The folder in which a page runs that finds nothing there."""
+    return name.replace("/", "_")
+
+
+def readme_and_its_pages() -> list[str]:
+    """README and the pages that it links to, in their order."""
+    linked = re.findall(r"\]\((docs/[\w/]+\.md)", pages()["README.md"])
+    return ["README.md", *(name for name in dict.fromkeys(linked) if any(map(runs, PAGES.get(name, ()))))]
+
+
+def job_of(name: str, folder: str) -> dict[str, Any]:
+    """A page as `walk.py` runs it in a folder."""
+    found = []
+    for block in filter(runs, PAGES[name]):
+        facts = {"network": block.needs.startswith("a network"), "in_order": name in TYPED}
+        found.append(asdict(block) | facts)
+    return {"name": name, "folder": folder, "blocks": found}
+
+
 @pytest.fixture(scope="module")
-def walked(installed, installed_alone, tmp_path_factory) -> dict[tuple[str, int], dict[str, Any]]:
-    """What each block did, by its page and line."""
+def walked(installed, installed_alone, tmp_path_factory) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """What each block did, by its folder, page and line."""
     folder = tmp_path_factory.mktemp("pages")
     done = {}
     with named_models(folder / "named") as address:
         for python, extras in ((installed_alone, False), (installed, True)):
-            job = {"folder": str(folder / python.parts[-3]), "hub": int(address.rpartition(":")[2]), "pages": {}}
-            for name, found in PAGES.items():
-                if wants_an_extra(name) == extras:
-                    job["pages"][name] = [
-                        {**asdict(block), "network": block.needs.startswith("a network")}
-                        for block in found
-                        if runs(block)
-                    ]
+            jobs = [job_of(name, own_folder(name)) for name in PAGES if wants_an_extra(name) == extras]
+            if extras:
+                jobs += [job_of(name, TOGETHER) for name in readme_and_its_pages()]
+            job = {"folder": str(folder / python.parts[-3]), "hub": int(address.rpartition(":")[2]), "pages": jobs}
             shell = Shell(tmp_path_factory.mktemp("walk"), python, address)
             (shell.folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
             results = shell.folder / "results"
@@ -69,7 +90,7 @@ def walked(installed, installed_alone, tmp_path_factory) -> dict[tuple[str, int]
             print(shell(command, seconds=1000, OMP_NUM_THREADS="1", **caches).out)
             for line in results.read_text(encoding="utf-8").splitlines():
                 result = json.loads(line)
-                done[result["page"], result["line"]] = result
+                done[result["folder"], result["page"], result["line"]] = result
     return done
 
 
@@ -78,18 +99,27 @@ def walked(installed, installed_alone, tmp_path_factory) -> dict[tuple[str, int]
 def test_the_blocks_of_a_page_run_and_print_what_it_shows(name, walked):
     for block in filter(runs, PAGES[name]):
         place = f"{name}, line {block.line}"
-        assert (name, block.line) in walked, f"{place}: the process ended before"
-        result = walked[name, block.line]
+        key = own_folder(name), name, block.line
+        assert key in walked, f"{place}: the process ended before"
+        result = walked[key]
         assert not result["error"], f"{place}: {result['error']}"
         if block.printed:
             texts = result["printed"], result["printed"] + result.get("remarks", "")
-            # Who reads the first page types it.
-            is_first = name == "README.md"
-            assert any(same(block.printed, text, is_first) for text in texts), f"{place} printed\n{texts[1]}"
+            is_exact = name in TYPED
+            assert any(same(block.printed, text, is_exact) for text in texts), f"{place} printed\n{texts[1]}"
         lines = block.text.splitlines()
         for end, printed in result["statements"].items():
             shown = re.match(r"print\(.*\)  # (.+)$", lines[int(end) - 1])
             assert not shown or same(shown[1], printed), f"{place}: {shown[1]}, printed {printed}"
+
+
+@pytest.mark.slow
+def test_readme_and_then_its_pages_run_in_one_folder(walked):
+    for name in readme_and_its_pages():
+        for block in filter(runs, PAGES[name]):
+            place = f"{name}, line {block.line}, in the folder of README and the pages before it"
+            assert (TOGETHER, name, block.line) in walked, f"{place}: the process ended before"
+            assert not walked[TOGETHER, name, block.line]["error"], f"{place}: {walked[TOGETHER, name, block.line]['error']}"
 
 
 def test_a_block_says_what_it_needs_in_the_words_that_the_pages_explain():
