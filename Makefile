@@ -34,8 +34,8 @@ TOOL_TESTS := $(addprefix tests/,fuzz faults many_files cli/test_written_files.p
 # Tests of what pages and notebooks show, the programs in examples/ that guides run among them, and of pages in a
 # browser: a fourth of all.
 PAGE_TESTS := $(wildcard tests/examples/test_run_*.py) $(addprefix tests/,doors/test_pages.py \
-	doors/test_command_line_page.py doors/test_demo.py docs/test_programs.py demo/test_page_in_browser.py \
-	demo/test_task_pages.py)
+	doors/test_command_line_page.py doors/test_demo.py docs/test_programs.py docs/test_pictures.py \
+	demo/test_page_in_browser.py demo/test_task_pages.py)
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -46,7 +46,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: build/source help install doctor browser encoder donors quickstart release-check demo test test-fast test-pages test-tools test-versions gpu-check fuzz faults lint format docs search bench clean
+.PHONY: build/source help install doctor browser encoder donors quickstart release-check demo test test-fast test-pages test-tools test-versions gpu-check fuzz faults lint format docs pictures search bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -141,6 +141,9 @@ docs: $(INSTALLED) build/source ## Build the documentation in build/site; a warn
 	$(BIN)/python -m docs.tools.snippets build/snippets
 	$(BIN)/pyright --pythonpath $(BIN)/python build/snippets
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+pictures: $(INSTALLED) ## Draw pictures of pages again whose answers have changed
+	@$(BIN)/python -m docs.tools.pictures --stale
 
 search: docs ## Ask the search of the built site what people type; Node is needed
 	@$(BIN)/python -m docs.tools.search

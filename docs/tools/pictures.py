@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from base64 import b64decode
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -60,18 +61,20 @@ def demo_texts() -> list[str]:
 
 def draw_demo(path: Path, is_phone: bool) -> None:
     """Take a screenshot of the demo with the packaged chair; a phone's is dark."""
+    from hf_any3d.data.example_shapes import ExampleShapes
     from hf_any3d.demo.task_pages import TaskPage
     from tests.visualization.browser import headless_browser
     from tests.visualization.test_pages_in_browser import emulated
 
     answers = demo_answers()
-    page = TaskPage("the classifier of household objects of hf-any3d", answers.shapes, answers).open()
+    page = TaskPage("the classifier of household objects of hf-any3d", ExampleShapes(), answers).open()
     size: dict[str, Any] = {"width": 390 if is_phone else 1100, "height": 900, "deviceScaleFactor": 1}
-    with tempfile.TemporaryDirectory() as profile, headless_browser(Path(profile)) as browser:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, headless_browser(Path(profile)) as browser:
         with emulated(browser, phone={**size, "mobile": is_phone}, dark=is_phone):
             browser.open(page.local_url)
-            browser.wait(lambda: "98" in browser.text("#result"))
-            browser.driver.save_screenshot(str(path))
+            browser.wait(lambda: demo_texts()[1] in browser.text("#answer") and browser.painted("#view iframe"))
+            whole = browser.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": is_phone})
+            path.write_bytes(b64decode(whole["data"]))
     page.close()
 
 

@@ -1,7 +1,7 @@
 """All blocks of README and guides run from the installed wheel in an empty folder, and print what the pages show.
 
-README and the pages that it links to run once more in one folder, as a reader goes on from page to page. The blocks of
-a page are one program. One that needs more than the package says so in its first line. Of those, blocks
+What commands of README and of the pages that it links to write runs once more in one folder, as a reader goes on from
+page to page. The blocks of a page are one program. One that needs more than the package says so in its first line. Of those, blocks
 with `# needs a network` run where the hub's stand-in has what they name, those with an extra where it is installed.
 `docs/tools/snippets.py` has the rules, `walk.py` runs the blocks.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,31 +57,46 @@ def own_folder(name: str) -> str:
     return name.replace("/", "_")
 
 
-def readme_and_its_pages() -> list[str]:
-    """README and the pages that it links to, in their order."""
+def blocks_together() -> dict[str, list[Block]]:
+    """Blocks of README and of the pages that it links to, in their order, that a reader may type in one folder.
+
+    Of README those of bash, of the others those that write examples, as what all of them want to write has one name.
+    """
     linked = re.findall(r"\]\((docs/[\w/]+\.md)", pages()["README.md"])
-    return ["README.md", *(name for name in dict.fromkeys(linked) if any(map(runs, PAGES.get(name, ()))))]
+    found = {}
+    for name in dict.fromkeys(["README.md", *linked]):
+        needed = "" if name == "README.md" else "hf-any3d data example"
+        found[name] = [
+            block
+            for block in filter(runs, PAGES.get(name, ()))
+            if block.language == "bash" and needed in block.text and "a network" not in block.needs
+        ]
+    return {name: chosen for name, chosen in found.items() if chosen}
 
 
-def job_of(name: str, folder: str) -> dict[str, Any]:
-    """A page as `walk.py` runs it in a folder."""
-    found = []
-    for block in filter(runs, PAGES[name]):
-        facts = {"network": block.needs.startswith("a network"), "in_order": name in TYPED}
-        found.append(asdict(block) | facts)
-    return {"name": name, "folder": folder, "blocks": found}
+def job_of(name: str, folder: str, found: Iterable[Block]) -> dict[str, Any]:
+    """Blocks of a page as `walk.py` runs them in a folder."""
+    facts = [(block, {"network": block.needs.startswith("a network"), "in_order": name in TYPED}) for block in found]
+    return {"name": name, "folder": folder, "blocks": [asdict(block) | more for block, more in facts]}
 
 
 @pytest.fixture(scope="module")
-def walked(installed, installed_alone, tmp_path_factory) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """What each block did, by its folder, page and line."""
+def walked(request, installed, installed_alone, tmp_path_factory) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """What each block did, by its folder, page and line; of pages whose tests were asked for."""
     folder = tmp_path_factory.mktemp("pages")
     done = {}
+    tests = [item for item in request.session.items if item.path == Path(__file__)]
+    asked = {value for item in tests if hasattr(item, "callspec") for value in item.callspec.params.values()}
     with named_models(folder / "named") as address:
         for python, extras in ((installed_alone, False), (installed, True)):
-            jobs = [job_of(name, own_folder(name)) for name in PAGES if wants_an_extra(name) == extras]
-            if extras:
-                jobs += [job_of(name, TOGETHER) for name in readme_and_its_pages()]
+            jobs = []
+            for name in PAGES:
+                if name in asked and wants_an_extra(name) == extras:
+                    jobs.append(job_of(name, own_folder(name), filter(runs, PAGES[name])))
+            if extras and TOGETHER in asked:
+                jobs += [job_of(name, TOGETHER, found) for name, found in blocks_together().items()]
+            if not jobs:
+                continue
             job = {"folder": str(folder / python.parts[-3]), "hub": int(address.rpartition(":")[2]), "pages": jobs}
             shell = Shell(tmp_path_factory.mktemp("walk"), python, address)
             (shell.folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
@@ -114,12 +130,15 @@ def test_the_blocks_of_a_page_run_and_print_what_it_shows(name, walked):
 
 
 @pytest.mark.slow
-def test_readme_and_then_its_pages_run_in_one_folder(walked):
-    for name in readme_and_its_pages():
-        for block in filter(runs, PAGES[name]):
-            place = f"{name}, line {block.line}, in the folder of README and the pages before it"
-            assert (TOGETHER, name, block.line) in walked, f"{place}: the process ended before"
-            assert not walked[TOGETHER, name, block.line]["error"], f"{place}: {walked[TOGETHER, name, block.line]['error']}"
+@pytest.mark.parametrize("folder", [TOGETHER])
+def test_blocks_of_readme_and_then_of_its_pages_run_in_one_folder(folder, walked):
+    found = blocks_together()
+    assert len(found) > 5
+    for name, typed in found.items():
+        for block in typed:
+            place = f"{name}, line {block.line}, after README and the pages before it"
+            assert (folder, name, block.line) in walked, f"{place}: the process ended before"
+            assert not walked[folder, name, block.line]["error"], f"{place}: {walked[folder, name, block.line]['error']}"
 
 
 def test_a_block_says_what_it_needs_in_the_words_that_the_pages_explain():
