@@ -69,12 +69,14 @@ def draw_demo(path: Path, is_phone: bool) -> None:
     answers = demo_answers()
     page = TaskPage("the classifier of household objects of hf-any3d", ExampleShapes(), answers).open()
     size: dict[str, Any] = {"width": 390 if is_phone else 1100, "height": 900, "deviceScaleFactor": 1}
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, headless_browser(Path(profile)) as browser:
-        with emulated(browser, phone={**size, "mobile": is_phone}, dark=is_phone):
-            browser.open(page.local_url)
-            browser.wait(lambda: demo_texts()[1] in browser.text("#answer") and browser.painted("#view iframe"))
-            whole = browser.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": is_phone})
-            path.write_bytes(b64decode(whole["data"]))
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+        headless_browser(Path(profile)) as browser,
+    ):
+        browser.open(page.local_url)
+        browser.wait(lambda: demo_texts()[1] in browser.text("#answer") and browser.painted("#view iframe"))
+        whole = browser.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": is_phone})
+        path.write_bytes(b64decode(whole["data"]))
     page.close()
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import filecmp
-import tempfile
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -34,11 +32,11 @@ def example(
     Meshes, scans and configs come with the package; tiles and the room are generated. Existing files and folders are
     kept, with a note if they differ from the example.
     """
-    from hf_any3d.data.generated.examples import OF_DATASETS, WRITERS
+    from hf_any3d.data.generated.examples import GENERATED, OF_DATASETS, Example
 
     launched = {path.name: path for path in sorted((RECIPES / "accelerate").glob("*.yaml"))}
     files = {path.name: path for path in sorted(ASSETS.glob("*.ply"))} | launched
-    available = [*files, *WRITERS]
+    available = [*files, *GENERATED]
     examples = list(dict.fromkeys(examples or ()))
     # All names are checked before the first is written.
     for name in examples:
@@ -53,29 +51,29 @@ def example(
     for name in examples:
         if name in OF_DATASETS:
             hide_bars_of_datasets()
-        write = WRITERS.get(name) or partial(_copy, files[name])
+        example = GENERATED[name]() if name in GENERATED else Example({"": files[name].read_bytes()})
         path = output / name
         if not path.exists():
-            print_line(write(path))
+            for inner, content in example.files.items():
+                (path / inner).parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(path / inner, content)
+        elif _is_same(path, example.files):
+            print_note(f"{path}: kept, it is there already")
+        else:
+            print_note(f"warning: {path}: kept, it differs from the example; --output FOLDER writes that elsewhere")
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            example = Path(folder) / name
-            what = write(example).removeprefix(str(example))
-            if _are_same(path, example):
-                print_note(f"{path}: kept, it is there already")
-                print_line(f"{path}{what}")
-            else:
-                print_note(f"warning: {path}: kept, it differs from the example; --output FOLDER writes that elsewhere")
+        print_line(f"{path}: {example.what}" if example.what else path)
 
 
-def _copy(file: Path, path: Path) -> str:
-    write_bytes(path, file.read_bytes())
-    return str(path)
-
-
-def _are_same(path: Path, other: Path) -> bool:
-    """Return whether two files, or two folders with all that is in them, have the same contents."""
-    if not (path.is_dir() and other.is_dir()):
-        return path.is_file() and other.is_file() and filecmp.cmp(path, other, shallow=False)
-    names, others = ({file.relative_to(place) for file in place.rglob("*")} for place in (path, other))
-    return names == others and all(_are_same(path / name, other / name) for name in names)
+def _is_same(path: Path, files: Mapping[str, bytes]) -> bool:
+    """Return whether a file, or a folder, has the contents of an example and no other files."""
+    found = {"": path}
+    if path.is_dir():
+        found = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if not file.is_dir()}
+    if found.keys() != files.keys():
+        return False
+    # The own file of a user may be large.
+    sizes = {name: file.stat().st_size if file.is_file() else None for name, file in found.items()}
+    if sizes != {name: len(content) for name, content in files.items()}:
+        return False
+    return all(found[name].read_bytes() == content for name, content in files.items())

@@ -1,8 +1,8 @@
 """All blocks of README and guides run from the installed wheel in an empty folder, and print what the pages show.
 
-What commands of README and of the pages that it links to write runs once more in one folder, as a reader goes on from
-page to page. The blocks of a page are one program. One that needs more than the package says so in its first line. Of those, blocks
-with `# needs a network` run where the hub's stand-in has what they name, those with an extra where it is installed.
+Commands of README and of the pages that it links to run once more in one folder, as a reader goes on from page to
+page. The blocks of a page are one program. One that needs more than the package says so in its first line. Of those,
+blocks with `# needs a network` run where the hub's stand-in has what they name, those with an extra where it is installed.
 `docs/tools/snippets.py` has the rules, `walk.py` runs the blocks.
 """
 
@@ -138,7 +138,9 @@ def test_blocks_of_readme_and_then_of_its_pages_run_in_one_folder(folder, walked
         for block in typed:
             place = f"{name}, line {block.line}, after README and the pages before it"
             assert (folder, name, block.line) in walked, f"{place}: the process ended before"
-            assert not walked[folder, name, block.line]["error"], f"{place}: {walked[folder, name, block.line]['error']}"
+            assert not walked[folder, name, block.line]["error"], (
+                f"{place}: {walked[folder, name, block.line]['error']}"
+            )
 
 
 def test_a_block_says_what_it_needs_in_the_words_that_the_pages_explain():

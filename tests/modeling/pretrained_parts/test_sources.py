@@ -166,8 +166,8 @@ def test_extras_that_errors_name_bring_the_package():
     setup = ConfigParser()
     setup.read(Path(__file__).parents[3] / "setup.cfg", encoding="utf-8")
     extras = setup["options.extras_require"]
-    named = [package for package in OFFLINE_PACKAGES.values() if package.extra]
-    assert named and all(package.requirement in extras[package.extra] for package in named)
+    named = [(package.requirement, package.extra) for package in OFFLINE_PACKAGES.values() if package.extra]
+    assert named and all(requirement in extras[extra] for requirement, extra in named)
 
 
 def test_facts_about_an_encoder_are_those_of_the_package_without_the_hub(no_hub, package):
