@@ -85,10 +85,11 @@ def stairs(folder: Path) -> View:
 def tile(folder: Path) -> View:
     """Take an inventory of a tile."""
     import hf_any3d
+    from hf_any3d.visualization.things import COLUMNS
 
     run(folder, "data", "example", "new.las")
     run(folder, "inventory", "new.las", "--output", "numbered.las")
-    labeled = hf_any3d.read_point_cloud(folder / "numbered.las", columns=["PredInstance"])
+    labeled = hf_any3d.read_point_cloud(folder / "numbered.las", columns=COLUMNS)
     numbers = labeled.further["PredInstance"].astype(int)
     points = labeled.points - labeled.points.mean(axis=0)
     colors = np.array([rgb(CLASSES[int(code)]) for code in labeled.labels])

@@ -72,6 +72,7 @@ def draw_demo(path: Path, is_phone: bool) -> None:
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
         headless_browser(Path(profile)) as browser,
+        emulated(browser, phone={**size, "mobile": is_phone}, dark=is_phone),
     ):
         browser.open(page.local_url)
         browser.wait(lambda: demo_texts()[1] in browser.text("#answer") and browser.painted("#view iframe"))

@@ -2,8 +2,8 @@
 
 Commands of README and of the pages that it links to run once more in one folder, as a reader goes on from page to
 page. The blocks of a page are one program. One that needs more than the package says so in its first line. Of those,
-blocks with `# needs a network` run where the hub's stand-in has what they name, those with an extra where it is installed.
-`docs/tools/snippets.py` has the rules, `walk.py` runs the blocks.
+blocks with `# needs a network` run where the hub's stand-in has what they name, those with an extra where it is
+installed. `docs/tools/snippets.py` has the rules, `walk.py` runs the blocks.
 """
 
 from __future__ import annotations
