@@ -31,8 +31,8 @@ TOOL_TESTS := $(addprefix tests/,fuzz faults many_files cli/test_written_files.p
 	docs/test_search.py examples/test_train_default_model.py examples/test_unknown_things.py examples/test_make_cut.py \
 	examples/test_published_tables.py test_gpu_check.py test_packaging.py studies \
 	$(addprefix conversions/test_,released_checkpoints.py act_released.py minigpt3d_released.py minigpt3d_published.py))
-# Tests of what pages, their pictures and notebooks show, the programs in examples/ that guides run among them, and of pages in a
-# browser: a fourth of all.
+# Tests of what pages, their pictures and notebooks show, the programs in examples/ that guides run among them, and of
+# pages in a browser: a fourth of all.
 PAGE_TESTS := $(wildcard tests/examples/test_run_*.py) $(addprefix tests/,doors/test_pages.py \
 	doors/test_command_line_page.py doors/test_demo.py docs/test_programs.py docs/test_pictures.py docs/test_figures.py \
 	demo/test_page_in_browser.py demo/test_task_pages.py)
