@@ -27,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: build/source help install doctor browser encoder donors quickstart release-check demo test test-fast test-pages test-tools test-versions nightly gpu-check fuzz faults lint format docs search bench clean
+.PHONY: build/source help install doctor browser encoder donors quickstart release-check demo test test-fast test-pages test-tools test-versions nightly gpu-check fuzz faults lint format docs pictures search bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -124,6 +124,9 @@ docs: $(INSTALLED) build/source ## Build the documentation in build/site; a warn
 	$(BIN)/python -m docs.tools.snippets build/snippets
 	$(BIN)/pyright --pythonpath $(BIN)/python build/snippets
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+pictures: $(INSTALLED) ## Draw pictures of pages again whose answers have changed
+	@$(BIN)/python -m docs.tools.pictures --stale
 
 search: docs ## Ask the search of the built site what people type; Node is needed
 	@$(BIN)/python -m docs.tools.search

@@ -101,7 +101,7 @@ STAGES = {
     "pages": Stage(
         "pages",
         ("doors/test_command_line_page.py", "docs/test_programs.py", "doors/test_pages.py")
-        + ("published/test_scene_docs.py",),
+        + ("published/test_scene_docs.py", "docs/test_pictures.py", "docs/test_figures.py"),
         ("README.md", "docs", "examples", "hf_any3d/cli", "hf_any3d/pipelines", "hf_any3d/data", "hf_any3d/training")
         + ("survey", "tests/doors"),
     ),

@@ -1,4 +1,4 @@
-"""The picture on top of README: `python -m docs.tools.first_picture` draws docs/first.png.
+"""The picture on top of README: `python -m docs.tools.pictures first` draws docs/first.png.
 
 Four commands about files that `hf-any3d data example` writes, and their answers: the class of a scan, the numbered
 trees and buildings of a tile, a classifier trained on twenty scans, and "none of these" for stairs. Text is large
@@ -8,17 +8,15 @@ enough to be read on a phone.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from docs.tools.site import ROOT
-
-OUTPUT = ROOT / "docs" / "first.png"
 SIZE, DPI = (12, 8.4), 150  # inches, dots an inch
 PAPER, CARD, INK, QUIET, ACCENT = "#0b1020", "#121a30", "#f4f7ff", "#9fb0d0", "#7ee0c3"
 CLASSES = {1: "#9fb0d0", 2: "#d2b48c", 3: "#7ccf6a", 4: "#7ccf6a", 5: "#2f9e6b", 6: "#e6550d"}  # brighter, on black
@@ -49,7 +47,10 @@ class View(NamedTuple):
 
 def run(folder: Path, *words: str) -> None:
     """Run a command of the package in a folder."""
-    subprocess.run([sys.executable, "-m", "hf_any3d", *words], cwd=folder, check=True, capture_output=True)
+    from hf_any3d.cli import app
+
+    with chdir(folder), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        app(words, standalone_mode=False)
 
 
 def scan() -> View:
@@ -84,10 +85,11 @@ def stairs(folder: Path) -> View:
 def tile(folder: Path) -> View:
     """Take an inventory of a tile."""
     import hf_any3d
+    from hf_any3d.visualization.things import COLUMNS
 
     run(folder, "data", "example", "new.las")
     run(folder, "inventory", "new.las", "--output", "numbered.las")
-    labeled = hf_any3d.read_point_cloud(folder / "numbered.las", columns=["PredInstance"])
+    labeled = hf_any3d.read_point_cloud(folder / "numbered.las", columns=COLUMNS)
     numbers = labeled.further["PredInstance"].astype(int)
     points = labeled.points - labeled.points.mean(axis=0)
     colors = np.array([rgb(CLASSES[int(code)]) for code in labeled.labels])
@@ -174,19 +176,28 @@ def draw(axes: Any, view: View) -> None:
     axes.text(0.03, 0.195, view.command, color=ACCENT, fontsize=22, family="monospace", linespacing=1.15, **style)
 
 
-def main() -> None:
+@cache
+def views() -> list[View]:
+    """Run the four commands and return what the panels show."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [scan(), tile(Path(folder)), scans(Path(folder)), stairs(Path(folder))]
+
+
+def texts() -> list[str]:
+    """Return what the picture says: commands and their answers."""
+    return [text for view in views() for text in (view.command, view.answer)]
+
+
+def draw_all(path: Path) -> None:
     """Draw the picture."""
     import matplotlib
-    from PIL import Image
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.patches import FancyBboxPatch
 
-    with tempfile.TemporaryDirectory() as folder:
-        views = [scan(), tile(Path(folder)), scans(Path(folder)), stairs(Path(folder))]
     figure = pyplot.figure(figsize=SIZE, dpi=DPI, facecolor=PAPER)
-    for number, view in enumerate(views):
+    for number, view in enumerate(views()):
         left, bottom = 0.012 + 0.494 * (number % 2), 0.506 - 0.494 * (number // 2)
         box = (left, bottom, 0.482, 0.482)
         card = FancyBboxPatch(
@@ -200,11 +211,5 @@ def main() -> None:
         )
         figure.add_artist(card)
         draw(figure.add_axes(box), view)
-    figure.savefig(OUTPUT, facecolor=PAPER)
-    # A palette takes a third of the bytes, and the difference cannot be seen.
-    Image.open(OUTPUT).convert("RGB").quantize(160).save(OUTPUT, optimize=True)
-    print(OUTPUT.relative_to(ROOT))
-
-
-if __name__ == "__main__":
-    main()
+    figure.savefig(path, facecolor=PAPER)
+    pyplot.close(figure)

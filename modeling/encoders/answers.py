@@ -1,9 +1,10 @@
 """Facts about a checkpoint's encoders from its configuration alone."""
 
-from transformers import CONFIG_MAPPING, AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from hf_any3d.modeling.encoders.registry import UnsupportedEncoder, find_family, select_tower, towers_of
 from hf_any3d.modeling.hooks import hooks
+from hf_any3d.modeling.pretrained_parts.sources import EncoderUnavailableError
 
 
 def encoder_facts(checkpoint: str, tower: str | None = None, revision: str | None = None) -> list[dict[str, str]]:
@@ -15,14 +16,9 @@ def encoder_facts(checkpoint: str, tower: str | None = None, revision: str | Non
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        OSError: The configuration is neither on the hub nor in the cache.
+        OSError: The configuration is neither on the hub, nor in the cache or an installed package.
     """
-    if checkpoint in CONFIG_MAPPING:
-        config = CONFIG_MAPPING[checkpoint]()
-    else:
-        loading = {} if revision is None else {"revision": revision}
-        hooks().check_name(checkpoint, loading)
-        config = AutoConfig.from_pretrained(checkpoint, **loading)
+    config = CONFIG_MAPPING[checkpoint]() if checkpoint in CONFIG_MAPPING else _config_of(checkpoint, revision)
     towers: list[str | None] = list(towers_of(config)) or [None]
     if tower is not None:
         towers = [tower]
@@ -40,3 +36,19 @@ def encoder_facts(checkpoint: str, tower: str | None = None, revision: str | Non
         row |= {"width": str(inner.hidden_size), "positions": family.kind, "branch": family.branch}
         rows.append(row)
     return rows
+
+
+def _config_of(checkpoint: str, revision: str | None) -> PreTrainedConfig:
+    loading = {} if revision is None else {"revision": revision}
+    try:
+        hooks().check_name(checkpoint, loading)
+        return AutoConfig.from_pretrained(checkpoint, **loading)
+    except OSError as error:
+        # Where models are built from it, an installed package may have it.
+        try:
+            directory, _ = hooks().find_weights(checkpoint, revision)
+        except EncoderUnavailableError as unavailable:
+            raise unavailable from None
+        except OSError:
+            raise error from None
+    return AutoConfig.from_pretrained(directory)

@@ -142,6 +142,27 @@ def test_the_room_to_try_stands_upright(tmp_path):
     assert content((tmp_path / "room.html").read_text())[0]["panels"][0]["up"] == "z"
 
 
+def test_examples_that_are_there_are_kept_and_the_others_written(tmp_path):
+    names = ("chair.ply", "stairs.ply", "tiles")
+    first = run("data", "example", *names, "--output", tmp_path)
+    again = run("data", "example", *names, "new.las", "--output", tmp_path)
+    assert (again.code, again.out.startswith(first.out)) == (0, True) and (tmp_path / "new.las").exists()
+    assert again.err.splitlines() == [f"{tmp_path / name}: kept, it is there already" for name in names]
+    # What a user has under the name of an example, more or other than that.
+    others = {"chair.ply": b"mine", "tiles/4.las": b"mine"}
+    for name, own in others.items():
+        (tmp_path / name).write_bytes(own)
+    (tmp_path / "stairs.ply").unlink()
+    (tmp_path / "stairs.ply").mkdir()
+    mixed = run("data", "example", *names, "lamp.ply", "--output", tmp_path)
+    assert (mixed.code, mixed.out) == (0, f"{tmp_path / 'lamp.ply'}\n")
+    assert [line.split(": ")[1:3] for line in mixed.err.splitlines()] == [
+        [str(tmp_path / name), "kept, it differs from the example; --output FOLDER writes that elsewhere"]
+        for name in names
+    ]
+    assert all((tmp_path / name).read_bytes() == own for name, own in others.items())
+
+
 @pytest.mark.slow
 def test_files_are_shown_on_a_page_and_bad_ones_are_reported(scans, tmp_path):
     code, out, err = run("show", scans, "--output", tmp_path / "a.html")
@@ -346,9 +367,9 @@ def test_numbered_things_of_a_scan_have_colors_and_are_named(tmp_path):
     laspy = pytest.importorskip("laspy")
     header = laspy.LasHeader(point_format=6, version="1.4")
     header.scales = [0.001] * 3
-    header.add_extra_dims(
-        [laspy.ExtraBytesParams("HeightAboveGround", "f4"), laspy.ExtraBytesParams("PredInstance", "i4")]
-    )
+    # Those that an inventory adds; none is told to be left out.
+    columns = {"HeightAboveGround": "f4", "PredInstance": "i4", "PredScore": "f4"}
+    header.add_extra_dims([laspy.ExtraBytesParams(*column) for column in columns.items()])
     scan = laspy.LasData(header)
     scan.x, scan.y, scan.z = np.random.default_rng(0).uniform(0, 20, (3, 60))
     scan.classification = np.repeat([2, 5, 6], 20)

@@ -8,13 +8,16 @@ import re
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
-def same(shown: str, printed: str, all_digits: bool = False) -> bool:
-    """Return whether a text was printed as it is shown; with `all_digits`, no number has fewer of them than printed.
+def same(shown: str, printed: str, exact: bool = False) -> bool:
+    """Return whether a text was printed as it is shown; `…` stands for anything, also for several lines.
 
-    `…` stands for anything, also for several lines. Whole numbers are equal; others are near, as digits are left out
-    and machines differ: by 2 %, or by one and a half of the last digit shown. The size of a tensor may be shown as a
-    tuple; spaces and empty lines do not count.
+    If not `exact`, only whole numbers are equal; others are near, as digits are left out and machines differ: by 2 %,
+    or by one and a half of the last digit shown. The size of a tensor may be shown as a tuple; spaces and empty lines
+    do not count.
     """
+    if exact:
+        pattern = r"(?:.|\n)*?".join(map(re.escape, shown.rstrip("\n").split("…")))
+        return re.fullmatch(pattern, on_screen(printed).rstrip("\n")) is not None
     shown, printed = _plain(shown), _plain(printed)
     numbers: list[str] = []
     pattern = ""
@@ -27,9 +30,18 @@ def same(shown: str, printed: str, all_digits: bool = False) -> bool:
         else:
             pattern += re.escape(piece)
     match = re.fullmatch(pattern, printed)
-    if match is None or not all(map(_near, numbers, match.groups())):
-        return False
-    return not all_digits or all(map(_has_as_many_digits, numbers, match.groups()))
+    return match is not None and all(map(_near, numbers, match.groups()))
+
+
+def on_screen(text: str) -> str:
+    """Return the lines of a text as a terminal shows them, where progress bars write over themselves."""
+    lines = []
+    for line in text.split("\n"):
+        shown = ""
+        for piece in line.split("\r"):
+            shown = piece + shown[len(piece) :]
+        lines.append(shown.rstrip())
+    return "\n".join(lines)
 
 
 def _plain(text: str) -> str:
@@ -46,7 +58,3 @@ def _near(shown: str, printed: str) -> bool:
     exponent = int(shown.partition("e")[2] or 0)
     one, other = (float(text.replace(",", "")) for text in (shown, printed))
     return math.isclose(one, other, rel_tol=0.02, abs_tol=1.5 * 10 ** (exponent - digits))
-
-
-def _has_as_many_digits(shown: str, printed: str) -> bool:
-    return len(shown.partition(".")[2]) >= len(printed.partition(".")[2])

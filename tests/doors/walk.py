@@ -1,12 +1,14 @@
 """Run the blocks of pages as a reader does: `python walk.py JOB RESULTS`, with the Python of an environment.
 
-Each page runs in a new folder and a process of its own, from top to bottom: Python in one namespace, bash in a shell.
+Each page runs in a process of its own, from top to bottom: Python in one namespace, bash in a shell.
 Every process is a fork of this one, which has imported torch and the libraries of Hugging Face but not the package: a
 command then takes a fifth of the time that it takes in a new interpreter, most of which are these imports. The shells
 find a program `hf-any3d` that asks this process for such a fork.
 
-JOB is a JSON file: `pages`, for each name its blocks with `line`, `language`, `text` and `network`; `folder`, a new
-one; `hub`, the port that is reached by blocks with `network` alone. RESULTS gets a line of JSON for each block.
+JOB is a JSON file: `pages`, each with its `name`, the `folder` in which it runs, perhaps with pages before it, and
+`blocks` with `line`, `language`, `text`, `network` and `in_order`, which asks for one text of both outputs as they
+come; `folder`, a new one; `hub`, the port that is reached by blocks with `network` alone. RESULTS gets a line of JSON
+for each block.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from contextlib import redirect_stdout
@@ -62,18 +65,19 @@ def main(job: dict[str, Any], results: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
-        for name, blocks in job["pages"].items():
+        for page, following in zip(job["pages"], [*job["pages"][1:], None], strict=True):
             # What another page has fetched is not there.
             shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
-            place = folder / name.replace("/", "_")
-            place.mkdir()
+            place = folder / page["folder"]
+            place.mkdir(exist_ok=True)
             child = os.fork()
             if child == 0:
                 server.close()
                 os.chdir(place)
-                leave(run_page, name, blocks, results)
+                leave(run_page, page, results)
             serve(server, child)
-            shutil.rmtree(place)
+            if following is None or following["folder"] != page["folder"]:
+                shutil.rmtree(place)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     own = resource.getrusage(resource.RUSAGE_SELF)
     print(f"{used.ru_utime + used.ru_stime + own.ru_utime + own.ru_stime:.0f} s of processor time")
@@ -167,6 +171,8 @@ def answer(connection: socket.socket) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    # Both outputs may be one.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     code: Any = 0
     try:
         if words[0] == "python":
@@ -188,52 +194,68 @@ def answer(connection: socket.socket) -> None:
     connection.sendall(str(code).encode())
 
 
-def run_page(page: str, blocks: list[dict[str, Any]], results: Path) -> None:
+def run_page(page: dict[str, Any], results: Path) -> None:
     """Run the blocks of a page, and write what they printed."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     with open(results, "a", encoding="utf-8") as file:
-        for block in blocks:
+        for block in page["blocks"]:
             os.environ.pop(NETWORK, None)
             if block["network"]:
                 os.environ[NETWORK] = "1"
             start = time.monotonic()
             run = run_python if block["language"] == "python" else run_bash
-            done = run(block["text"], f"{page}, line {block['line']}", block["line"], namespace)
-            told = {"page": page, "line": block["line"], "seconds": round(time.monotonic() - start, 2), **done}
+            done = run(block["text"], f"{page['name']}, line {block['line']}", namespace, block["in_order"])
+            told = {"page": page["name"], "folder": page["folder"], "line": block["line"], **done}
+            told["seconds"] = round(time.monotonic() - start, 2)
             file.write(json.dumps(told) + "\n")
             file.flush()
 
 
-def run_python(text: str, name: str, line: int, namespace: dict[str, Any]) -> dict[str, Any]:
+def run_python(text: str, name: str, namespace: dict[str, Any], in_order: bool) -> dict[str, Any]:
     """Run the statements of a block one by one, and keep what each printed, by its last line."""
     printed: dict[int, str] = {}
+    seen, told = "", 0
     error = ""
-    try:
-        for statement in ast.parse(text, name).body:
-            out = io.StringIO()
-            try:
-                with redirect_stdout(out):
-                    exec(compile(ast.Module([statement], []), name, "exec"), namespace)
-            finally:
-                printed[statement.end_lineno or 0] = out.getvalue()
-    except BaseException:
-        error = traceback.format_exc()
-    return {"error": error, "printed": "".join(printed.values()), "statements": printed}
+    with tempfile.TemporaryFile() as remarks:
+        usual = os.dup(2)
+        if in_order:
+            os.dup2(remarks.fileno(), 2)
+        try:
+            for statement in ast.parse(text, name).body:
+                out = io.StringIO()
+                try:
+                    with redirect_stdout(out):
+                        exec(compile(ast.Module([statement], []), name, "exec"), namespace)
+                finally:
+                    printed[statement.end_lineno or 0] = out.getvalue()
+                    sys.stderr.flush()
+                    seen += os.pread(remarks.fileno(), 1 << 20, told).decode() + out.getvalue()
+                    told = os.fstat(remarks.fileno()).st_size
+        except BaseException:
+            error = traceback.format_exc()
+        os.dup2(usual, 2)
+        os.close(usual)
+    return {"error": error, "printed": seen if in_order else "".join(printed.values()), "statements": printed}
 
 
-def run_bash(text: str, name: str, line: int, namespace: dict[str, Any]) -> dict[str, Any]:
+def run_bash(text: str, name: str, namespace: dict[str, Any], in_order: bool) -> dict[str, Any]:
     """Run a block in a shell that stops at the first command that fails."""
     shell = subprocess.Popen(
-        ["bash", "-ec", text], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ["bash", "-ec", text],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if in_order else subprocess.PIPE,
+        text=True,
     )
     try:
         out, remarks = shell.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
         shell.kill()
         out, remarks = shell.communicate()
+    remarks = remarks or ""
     error = f"exit code {shell.returncode}\n{out[-2000:]}\n{remarks[-4000:]}" if shell.returncode else ""
-    if "Traceback" in remarks:
-        error = remarks[-5000:]
+    if "Traceback" in out + remarks:
+        error = (out + remarks)[-5000:]
     return {"error": error, "printed": out, "remarks": remarks, "statements": {}}
 
 

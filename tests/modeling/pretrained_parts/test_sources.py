@@ -2,7 +2,9 @@
 
 import json
 import sys
+from configparser import ConfigParser
 from importlib.util import find_spec
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -11,6 +13,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedConfig
 
 from hf_any3d.hub.weights import OFFLINE_PACKAGES, OfflinePackage
+from hf_any3d.modeling.encoders.answers import encoder_facts
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
@@ -149,11 +152,27 @@ def test_changed_package_is_refused(no_hub, package):
         resolve_encoder("me/packaged")
 
 
-def test_error_without_any_source_names_the_package_to_install(no_hub, monkeypatch):
-    absent = OfflinePackage("a_package_that_is_not_installed", "files", "sha256:0", "carrier==1.0")
+def test_error_without_any_source_names_the_extra_to_install(no_hub, monkeypatch):
+    absent = OfflinePackage("a_package_that_is_not_installed", "files", "sha256:0", "carrier==1.0", "carried")
     monkeypatch.setitem(OFFLINE_PACKAGES, "me/nowhere", absent)
-    with raises(EncoderUnavailableError, naming="--no-deps"):
-        resolve_encoder("me/nowhere")
+    for ask in (resolve_encoder, encoder_facts):
+        with raises(EncoderUnavailableError, naming="pip install 'hf-any3d[carried]'") as caught:
+            ask("me/nowhere")
+        # A notebook shows every error of a chain; those of the client only repeat that there is no network.
+        assert caught.value.__suppress_context__
+
+
+def test_extras_that_errors_name_bring_the_package():
+    setup = ConfigParser()
+    setup.read(Path(__file__).parents[3] / "setup.cfg", encoding="utf-8")
+    extras = setup["options.extras_require"]
+    named = [(package.requirement, package.extra) for package in OFFLINE_PACKAGES.values() if package.extra]
+    assert named and all(requirement in extras[extra] for requirement, extra in named)
+
+
+def test_facts_about_an_encoder_are_those_of_the_package_without_the_hub(no_hub, package):
+    (row,) = encoder_facts("me/packaged")
+    assert (row["encoder"], row["type"], row["works"]) == ("me/packaged", "bert", "yes")
 
 
 def test_missing_repository_and_revision_raise_the_errors_of_the_hub(hub, bert):
