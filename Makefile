@@ -25,11 +25,12 @@ PYTEST = -m pytest -n $(or $(PYTEST_WORKERS),$(shell expr $(CORES) + $(MORE))) -
 # Tests of what is run now and then: fuzzing, interruptions, releases, benchmarks, studies, what the package
 # was made with, published tables, checks of GPUs and of published files, conversions of released checkpoints in full
 # size; the largest sweeps: all outputs on full disks and under odd names, all contents of repositories, programs
-# of other libraries with and without the import.
+# of other libraries with and without the import, all models compiled and exported.
 TOOL_TESTS := $(addprefix tests/,fuzz faults many_files cli/test_written_files.py hub/test_contents.py \
 	integration/test_plain_programs.py docs/test_upstream.py published/test_check_published.py test_extending.py \
 	docs/test_search.py examples/test_train_default_model.py examples/test_unknown_things.py examples/test_make_cut.py \
 	examples/test_published_tables.py test_gpu_check.py test_packaging.py studies \
+	common/test_compiled_models.py common/test_export.py \
 	$(addprefix conversions/test_,released_checkpoints.py act_released.py minigpt3d_released.py minigpt3d_published.py))
 # Tests of what pages and notebooks show, the programs in examples/ that guides run among them, and of pages in a
 # browser: a fourth of all.
