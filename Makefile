@@ -32,11 +32,11 @@ TOOL_TESTS := $(addprefix tests/,fuzz faults many_files cli/test_written_files.p
 	examples/test_published_tables.py test_gpu_check.py test_packaging.py studies \
 	common/test_compiled_models.py common/test_export.py \
 	$(addprefix conversions/test_,released_checkpoints.py act_released.py minigpt3d_released.py minigpt3d_published.py))
-# Tests of what pages and notebooks show, the programs in examples/ that guides run among them, and of pages in a
+# Tests of what pages, docstrings and notebooks show, the programs in examples/ that guides run among them, and of pages in a
 # browser: a fourth of all.
 PAGE_TESTS := $(wildcard tests/examples/test_run_*.py) $(addprefix tests/,doors/test_pages.py \
 	doors/test_command_line_page.py doors/test_demo.py docs/test_programs.py demo/test_page_in_browser.py \
-	demo/test_task_pages.py)
+	demo/test_task_pages.py common/test_examples.py)
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
