@@ -46,7 +46,8 @@ _SIZES: dict[Any, str] = {
     33: "max_position_embeddings max_source_positions n_positions",
     40: "image_size",
     56: "max_length",
-    64: "vocab_size decoder_vocab_size vocab_size_per_layer_input max_2d_position_embeddings",
+    64: "vocab_size decoder_vocab_size vocab_size_per_layer_input max_2d_position_embeddings entity_vocab_size "
+    "pronunciation_vocab_size shape_vocab_size",
 }
 _OFTEN_NONE = ("head_dim", "n_shared_experts", "num_key_value_heads", "num_experts_per_tok")
 _OF_EACH_LAYER = (

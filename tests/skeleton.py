@@ -194,7 +194,8 @@ def main() -> int:
     except (ValueError, FileExistsError) as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{folder.relative_to(Path.cwd())}: registered; try: python -m pytest tests/common -k {class_name_of(name)}")
+    tests = f"HF_ANY3D_ALL_PAIRS=1 python -m pytest tests/common -k {class_name_of(name)}"
+    print(f"{folder.relative_to(Path.cwd())}: registered; try: {tests}")
     return 0
 
 

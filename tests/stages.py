@@ -81,6 +81,7 @@ STAGES = {
     "compiled": Stage(
         "tools",
         ("training/test_compiled_layers.py", "modeling/any2point/test_compiled.py")
+        + ("common/test_compiled_models.py", "common/test_export.py")
         + tuple(f"export/test_{name}.py" for name in ("detectors", "onnx_files", "onnx_models", "programs")),
         ("hf_any3d/export", "hf_any3d/training/faster_steps.py", "modeling"),
     ),
@@ -101,7 +102,7 @@ STAGES = {
     "pages": Stage(
         "pages",
         ("doors/test_command_line_page.py", "docs/test_programs.py", "doors/test_pages.py")
-        + ("published/test_scene_docs.py", "docs/test_pictures.py", "docs/test_figures.py"),
+        + ("published/test_scene_docs.py", "docs/test_pictures.py", "docs/test_figures.py", "common/test_examples.py"),
         ("README.md", "docs", "examples", "hf_any3d/cli", "hf_any3d/pipelines", "hf_any3d/data", "hf_any3d/training")
         + ("survey", "tests/doors"),
     ),

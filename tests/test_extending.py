@@ -446,12 +446,13 @@ def test_a_name_that_is_there_or_is_none_is_refused_in_a_line(copy):
 
 
 def test_a_new_model_does_what_the_common_suites_ask_of_all(copy):
-    suites = [f"tests/common/test_{name}.py" for name in ("models", "gradients", "problem_types", "export")]
-    suites.append("tests/common/test_quantization.py")
+    names = ("models", "gradients", "problem_types", "compiled_models", "export", "quantization")
+    suites = [f"tests/common/test_{name}.py" for name in names]
     words = [*suites, "-k", "PosPool or MyModel or DeepSets", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     # A head with other base classes needs a line in tests/common/models.py.
     replace(copy.folder / "modeling/any2point/about.py", ' "Any2PointForPointCloudRegression"', "")
-    done = copy.run(f"import pytest\nassert pytest.main({words}) == 0\n")
+    whole = "import os, pytest\nos.environ['HF_ANY3D_ALL_PAIRS'] = '1'\n"
+    done = copy.run(f"{whole}assert pytest.main({words}) == 0\n")
     assert done.returncode == 0, f"{done.stdout[-5000:]}{done.stderr[-2000:]}"
     assert done.stdout.count(".") > 180
 

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -9,8 +10,29 @@ from transformers import PreTrainedModel
 
 from tests.common.models import CASES, Case
 from tests.copies import Copies
+from tests.turns import ALL_PAIRS
 
 over_cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def one_of_each(turn: int, cases: Sequence[Case] = CASES) -> list[Case]:
+    """Return one class of each config, for what layers decide rather than heads, or all with HF_ANY3D_ALL_PAIRS=1.
+
+    Args:
+        turn: Which of its classes; another one for each property, so that every class is tried with some.
+        cases: Classes to choose from.
+    """
+    if ALL_PAIRS:
+        return list(cases)
+    kinds: dict[type, list[Case]] = {}
+    for case in cases:
+        kinds.setdefault(case.model_class.config_class, []).append(case)
+    return [kind[turn % len(kind)] for kind in kinds.values()]
+
+
+def over_one_of_each(turn: int, cases: Sequence[Case] = CASES) -> pytest.MarkDecorator:
+    """Parametrize over one class of each config."""
+    return pytest.mark.parametrize("case", one_of_each(turn, cases), ids=lambda case: case.name)
 
 
 @functools.cache
@@ -50,11 +72,19 @@ def gradients_of(case: Case, model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@functools.cache
+def plain_gradients(name: str) -> dict[str, torch.Tensor]:
+    """Return those of the case's model."""
+    case = next(case for case in CASES if case.name == name)
+    return gradients_of(case, fresh(case))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_models():
     """Free the models after each module that imports this fixture."""
     yield
     built.cache_clear()
     _copies.cache_clear()
+    plain_gradients.cache_clear()
     torch.compiler.reset()
     gc.collect()

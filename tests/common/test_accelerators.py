@@ -18,6 +18,7 @@ from hf_any3d.modeling import deferred_errors
 from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.kernels.dispatch import IMPLEMENTATIONS
 from hf_any3d.modeling.layers.constants import constant
+from tests.common.built import over_one_of_each
 from tests.common.models import CASES, Case, registered_classes
 from tests.common.refusals import check_refusal
 from tests.errors import raises
@@ -126,7 +127,7 @@ def is_tried(case: Case) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("case", list(filter(is_tried, CASES)), ids=lambda case: case.name)
+@over_one_of_each(2, list(filter(is_tried, CASES)))
 def test_a_training_step_never_waits(case: Case):
     model = case.build().to("meta").train()
     inputs = case.labeled() if case.labels else case.batch()

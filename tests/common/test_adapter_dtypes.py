@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, Trainer
 from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.pretrained_parts.mixin import opens_from_adapter
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
+from tests.common.built import one_of_each
 from tests.common.models import Case, case_of, first_of_configs
 from tests.common.test_training_arguments import losses, trainer_of
 from tests.common.test_tuners import PAIRS, SEQUENCE, fits, pair
@@ -35,13 +36,12 @@ from tests.common.tuners import (
     step,
 )
 from tests.errors import raises
-from tests.turns import ALL_PAIRS, by_turns, some
+from tests.turns import ALL_PAIRS, by_turns
 
 FITTING = [case for case in ADAPTED if fits(case, "LORA")]
 FIRST = first_of_configs(FITTING)
-ON_FIRST = pytest.mark.parametrize("case", FIRST, ids=name_of)
-# What is done to the weights from outside is tried with every other one of these.
-SOME_FIRST, OTHER_FIRST = (some(FIRST, left_out=FIRST[start::2]) for start in (1, 0))
+# A third of these for each property.
+THIRDS = [FIRST if ALL_PAIRS else FIRST[turn::3] for turn in range(3)]
 HALF = 0.25  # of the spread of the outputs, as of half precision itself
 UNKNOWN = "cannot be compared"
 
@@ -84,14 +84,10 @@ BASES: dict[str, Callable[[Stored], PreTrainedModel | PeftModel]] = {
     "the same model in half": lambda stored: stored.model.to(torch.bfloat16),
 }
 """Ways to get the base that an adapter is loaded onto."""
-# Every method on one model and one method on a class of each config: what the type of a base asks does not depend
-# on the method. `test_tuners.py` loads all methods onto full bases.
-SOME = PAIRS if ALL_PAIRS else by_turns(FITTING, METHODS, SEQUENCE[:1])
-TRIED = [
-    (both, way)
-    for both, way in by_turns([both for both in SOME if fits(*both)], list(BASES))
-    if ALL_PAIRS or both[0] in (SEQUENCE[0], *FIRST)
-]
+# One method on a class of each config, in one of the ways: what the type of a base asks does not depend on the method.
+# `test_tuners.py` loads all methods onto full bases.
+SOME = PAIRS if ALL_PAIRS else by_turns([*SEQUENCE, *one_of_each(2, FITTING)], METHODS)
+TRIED = by_turns([both for both in SOME if fits(*both)], list(BASES))
 
 
 @pytest.mark.slow
@@ -131,7 +127,7 @@ OFFLOADING = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "place"), by_turns(SOME_FIRST, list(OFFLOADING)), ids=name_of)
+@pytest.mark.parametrize(("case", "place"), by_turns(THIRDS[2], list(OFFLOADING)), ids=name_of)
 def test_adapters_are_loaded_before_weights_are_offloaded(case, place, tmp_path):
     stored = Stored.of(case, "LORA", tmp_path)
     with raises(ValueError, naming="adapter: the base model's weights"):
@@ -141,7 +137,7 @@ def test_adapters_are_loaded_before_weights_are_offloaded(case, place, tmp_path)
 
 
 @pytest.mark.slow
-@ON_FIRST
+@pytest.mark.parametrize("case", THIRDS[1], ids=name_of)
 def test_an_adapter_trained_in_half_precision_opens_on_half_and_full_bases(case, tmp_path):
     stored = Stored.of(case, "LORA", tmp_path, dtype=torch.bfloat16)
     low = PeftModel.from_pretrained(stored.open(dtype=torch.bfloat16), stored.adapter)
@@ -151,7 +147,7 @@ def test_an_adapter_trained_in_half_precision_opens_on_half_and_full_bases(case,
 
 
 @pytest.mark.slow
-@ON_FIRST
+@pytest.mark.parametrize("case", THIRDS[0], ids=name_of)
 def test_an_adapter_knows_its_base_on_the_hub_in_any_dtype(case, hub, tmp_path):
     name = f"me/dtypes-{case.name.lower()}"
     base_of(case).push_to_hub(name)
@@ -175,10 +171,13 @@ def test_an_adapter_knows_its_base_on_the_hub_in_any_dtype(case, hub, tmp_path):
 DTYPES = (torch.float32, torch.bfloat16)
 WITH_LOSS = [case for case in FITTING if case.labels is not None]
 LEARNED = [(SEQUENCE[1], method) for method in OWN] + by_turns(WITH_LOSS, METHODS)
-# Each method once, on different classes: what a Trainer stores and loads depends on the method.
+# Each method once, on different classes: what a Trainer stores and loads depends on the method. Some without
+# HF_ANY3D_ALL_PAIRS=1: a layer inside, tokens, a branch beside the layers, biases, a layer of PEFT.
 TRAINED = {
     both[1]: (both, dtype) for both, dtype in by_turns([both for both in LEARNED if fits(*both)], DTYPES)
 }.values()
+SOME_METHODS = ("GUIDED_ADAPTER", "IDPT", "SIDE_TUNING", "BITFIT", "LORA")
+TRAINED = [(both, dtype) for both, dtype in TRAINED if ALL_PAIRS or both[1] in SOME_METHODS]
 
 
 @pytest.mark.slow
@@ -234,7 +233,7 @@ def _randomize(model: PeftModel) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", OTHER_FIRST, ids=name_of)
+@pytest.mark.parametrize("case", THIRDS[1], ids=name_of)
 def test_adapters_are_swapped_in_place(case, tmp_path):
     first, second = (adapted(case, "LORA", seed, modules_to_save=[]) for seed in (1, 2))
     for model in (first, second):

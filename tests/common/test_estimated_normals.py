@@ -82,7 +82,7 @@ READERS = {
         "segment",
         "/v1/segment",
         lambda: tiny_scene_model(in_channels=6),
-        PointCloudProcessor(num_points=64, features=NORMALS, scale=None, block_size=1.2, center="ground", up_axis="z"),
+        PointCloudProcessor(num_points=64, features=NORMALS, scale=None, block_size=4.0, center="ground", up_axis="z"),
     ),
     "voxels": Reader(
         "point-cloud-segmentation",

@@ -7,10 +7,19 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from tests.common.built import built, forget_models as forget_models, fresh, gradients_of, over_cases
+from tests.common.built import (
+    built,
+    forget_models as forget_models,
+    fresh,
+    gradients_of,
+    one_of_each,
+    over_cases,
+    over_one_of_each,
+    plain_gradients,
+)
 from tests.common.models import CASES, Case, first_of_configs
 from tests.common.refusals import check_refusal, refusal_of
-from tests.turns import by_turns
+from tests.turns import some
 
 _CHECKPOINTED = [case for case in CASES if refusal_of("activation checkpointing", case.name) is None]
 # Heads have no layers of their own.
@@ -31,17 +40,18 @@ def assert_gradients_alike(ours: dict[str, torch.Tensor], theirs: dict[str, torc
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "reentrant"),
-    by_turns(CASES, [False, True], first_of_configs(CASES)),
+    # Reentrant checkpoints are those of the next test too.
+    [(case, reentrant) for case in one_of_each(1) for reentrant in some([False, True], left_out=[True])],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_checkpointing_changes_no_gradient(case, reentrant):
-    plain, saving = fresh(case), fresh(case)
+    saving = fresh(case)
     with check_refusal("activation checkpointing", case.name) as is_supported:
         saving.activation_checkpointing_enable({"use_reentrant": reentrant})
     if not is_supported:
         return
     assert saving.is_activation_checkpointing
-    assert_gradients_alike(gradients_of(case, saving), gradients_of(case, plain))
+    assert_gradients_alike(gradients_of(case, saving), plain_gradients(case.name))
     saving.activation_checkpointing_disable()
     assert not saving.is_activation_checkpointing
 
@@ -104,12 +114,20 @@ _OF_ZEROS = {f"{prefix}layers.0.self_attn_layer_norm.weight" for prefix in ("", 
 
 
 @pytest.mark.slow
+@over_one_of_each(3)
+def test_seeded_training_steps_are_deterministic(case):
+    with check_refusal("gradients", case.name):
+        first, second = plain_gradients(case.name), gradients_of(case, fresh(case))
+        assert all(torch.equal(gradient, second[name]) for name, gradient in first.items())
+
+
+@pytest.mark.slow
 @over_cases
 def test_every_trained_tensor_gets_a_gradient(case):
-    model = fresh(case)
+    model = built(case.name)[0]
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     with check_refusal("gradients", case.name) as is_supported:
-        found = gradients_of(case, model)
+        found = plain_gradients(case.name)
     if not is_supported:
         assert not trained
         return

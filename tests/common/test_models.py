@@ -1,7 +1,9 @@
 """Behavior that users of transformers expect, tested for every registered model class.
 
-Each test runs over all of `CASES`, so that a new model is covered once it is registered. Features that a class refuses
-are listed in tests/common/refusals.py; then the error is tested.
+What classes do in their own way is tested over all of `CASES`, so that a new model is covered once it is registered;
+what layers decide, which all classes of a config share, on one class of each config, in each test another one. With
+HF_ANY3D_ALL_PAIRS=1 all tests run over all classes. Features that a class refuses are listed in
+tests/common/refusals.py; then the error is tested. Compilation is in test_compiled_models.py.
 """
 
 import copy
@@ -24,13 +26,14 @@ from tests.common.built import (
     expected_of,
     forget_models as forget_models,
     fresh,
-    gradients_of,
+    one_of_each,
     over_cases,
+    over_one_of_each,
 )
 from tests.common.models import CASES, case_of, first_of_configs, registered_classes, relative_difference
 from tests.common.refusals import check_refusal
 from tests.errors import raises
-from tests.turns import ALL_PAIRS, by_turns
+from tests.turns import by_turns
 
 HALVES = (torch.bfloat16, torch.float16)
 IN_HALF = {torch.bfloat16: 0.15, torch.float16: 0.02}
@@ -39,12 +42,9 @@ _FIRST = first_of_configs(CASES)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 
-"""One class of each config, for what does not depend on heads."""
-
-
-def some_cases(name: str, values: Sequence[Any]) -> pytest.MarkDecorator:
-    """Parametrize: all values for one class of each config, which share layers, by turns for its other classes."""
-    pairs = by_turns(CASES, values, whole=_FIRST)
+def crossed(turn: int, name: str, values: Sequence[Any]) -> pytest.MarkDecorator:
+    """Parametrize over one class of each config, with a value by turns."""
+    pairs = by_turns(one_of_each(turn), values)
     return pytest.mark.parametrize(("case", name), pairs, ids=[f"{case.name}-{value}" for case, value in pairs])
 
 
@@ -99,7 +99,7 @@ def test_a_saved_model_is_loaded_bit_for_bit(case, saved):
 
 
 @pytest.mark.slow
-@some_cases("dtype", HALVES)
+@crossed(1, "dtype", HALVES)
 def test_a_model_runs_saves_and_loads_in_half_precision(case, dtype, saved, tmp_path):
     opened = case.model_class.from_pretrained(saved(case), dtype=dtype)
     made = answer(case, opened)
@@ -117,7 +117,8 @@ def test_a_model_runs_saves_and_loads_in_half_precision(case, dtype, saved, tmp_
 @torch.no_grad()  # with gradients, other kernels round otherwise
 def test_hidden_states_are_the_inputs_and_outputs_of_layers(case):
     model = fresh(case)
-    output = model(**case.batch(), output_hidden_states=True)
+    model.config.output_hidden_states = True
+    output = model(**case.batch())
     depth = _depth(model)
     assert len(output.hidden_states) == depth + 1
     stages = len(getattr(model.config, "depths", (depth,)))
@@ -129,13 +130,10 @@ def test_hidden_states_are_the_inputs_and_outputs_of_layers(case):
     for before, after in zip(output.hidden_states, output.hidden_states[1:], strict=False):
         assert before.shape != after.shape or relative_difference(after, before) > 1e-2
     assert torch.equal(case.answer_of(output), expected_of(case))
-    model.config.output_hidden_states = True
-    by_config = model(**case.batch()).hidden_states
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(by_config, output.hidden_states, strict=True))
     assert model(**case.batch(), output_hidden_states=False).get("hidden_states") is None
 
 
-@over_cases
+@over_one_of_each(3)
 @torch.no_grad()
 def test_hidden_states_of_chosen_layers(case):
     model = fresh(case)
@@ -147,6 +145,9 @@ def test_hidden_states_of_chosen_layers(case):
         for index, (chosen, state) in enumerate(zip(output.hidden_states, states, strict=True)):
             assert torch.equal(chosen, state) if index in expected else chosen is None
         assert torch.equal(case.answer_of(output), expected_of(case))
+    model.config.output_hidden_states = True
+    by_config = model(**case.batch()).hidden_states
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(by_config, states, strict=True))
     model.config.output_hidden_states = [0]
     assert [state is not None for state in model(**case.batch()).hidden_states] == [True] + last * [False]
 
@@ -159,7 +160,7 @@ def _depth(model: PreTrainedModel) -> int:
 
 
 @pytest.mark.slow
-@over_cases
+@over_one_of_each(4)
 def test_only_eager_attention_returns_attention_weights(case):
     model = fresh(case)
     with check_refusal("attention", case.name) as is_supported:
@@ -243,6 +244,14 @@ def test_return_dict_false_returns_a_tuple(case):
     made = model(**inputs, return_dict=False)
     assert isinstance(whole, ModelOutput) and isinstance(made, tuple)
     _assert_alike(made, whole.to_tuple())
+
+
+@pytest.mark.slow
+@over_one_of_each(5)
+def test_the_config_chooses_tuples(case):
+    model = fresh(case)
+    inputs = case.batch() if case.labels is None else case.labeled()
+    whole = model(**inputs)
     model.config.return_dict = False
     with check_refusal("return_dict", case.name):
         _assert_alike(model(**inputs), whole.to_tuple())
@@ -271,7 +280,7 @@ def own_names(model: torch.nn.Module) -> list[str]:
 
 
 @pytest.mark.slow
-@some_cases("where", ("cpu", "disk", "map"))
+@crossed(2, "where", ("cpu", "disk", "map"))
 def test_offloaded_weights_give_the_same_output(case, where, tmp_path):
     model = fresh(case)
     cpu = torch.device("cpu")
@@ -304,17 +313,7 @@ def test_what_memory_does_not_hold_is_left_on_disk(case, share, saved, tmp_path)
 
 
 @pytest.mark.slow
-@over_cases
-def test_runs_and_seeded_training_steps_are_deterministic(case):
-    model = fresh(case)
-    assert torch.equal(answer(case, model), answer(case, model))
-    with check_refusal("gradients", case.name):
-        first, second = (gradients_of(case, fresh(case)) for _ in range(2))
-        assert all(torch.equal(gradient, second[name]) for name, gradient in first.items())
-
-
-@pytest.mark.slow
-@over_cases
+@over_one_of_each(6)
 def test_a_copy_is_equal_and_independent(case):
     model = fresh(case)
     twin = copy.deepcopy(model)
@@ -328,18 +327,17 @@ def test_a_copy_is_equal_and_independent(case):
 @over_cases
 def test_outputs_do_not_depend_on_the_rest_of_the_batch(case):
     model = fresh(case)
-    batch = case.batch(4)
-    with torch.no_grad():
-        together = case.answer_of(model(**batch))
-        for row in range(4):
-            own = {
-                name: value[row : row + 1]
-                if isinstance(value, torch.Tensor) and len(value.shape) and name not in ("text_embeds",)
-                else value
-                for name, value in batch.items()
-            }
+    batch = case.batch()
+    for row in (0, 2):
+        own = {
+            name: value[row : row + 1]
+            if isinstance(value, torch.Tensor) and len(value.shape) and name not in ("text_embeds",)
+            else value
+            for name, value in batch.items()
+        }
+        with torch.no_grad():
             alone = case.answer_of(model(**own))
-            assert relative_difference(alone, together[row : row + 1]) < 1e-4
+        assert relative_difference(alone, expected_of(case)[row : row + 1]) < 1e-4
 
 
 @pytest.mark.usefixtures("directories_are_names")
@@ -399,7 +397,7 @@ def test_a_head_documents_its_own_forward(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", WITH_CLASSES, ids=lambda case: case.name)
+@over_one_of_each(7, WITH_CLASSES)
 def test_other_labels_get_a_new_head_and_keep_other_weights(case, saved):
     more = {"num_labels": 7}
     with pytest.raises((RuntimeError, ValueError), match="(?i)mismatch|size"):
@@ -433,7 +431,7 @@ def test_weights_load_with_and_without_a_head(case, saved):
 
 
 @pytest.mark.slow
-@over_cases
+@over_one_of_each(8)
 def test_neftune_noise_affects_training_only(case):
     model = fresh(case)
     handle = activate_neftune(model, 5.0)
@@ -450,7 +448,7 @@ def test_neftune_noise_affects_training_only(case):
 
 
 @pytest.mark.slow
-@over_cases
+@over_one_of_each(9)
 def test_inputs_of_frozen_models_can_require_gradients(case):
     model = fresh(case).requires_grad_(False)
     seen = []
@@ -461,23 +459,3 @@ def test_inputs_of_frozen_models_can_require_gradients(case):
     assert set(seen) == {True}
     model.disable_input_require_grads()
     assert not case.answer_of(model(**case.batch())).requires_grad
-
-
-# A compiler traces the tokens and layers of these in larger ones: in MiniGPT3DModel, in ActModel, and with adapter and
-# head in tests/modeling/any2point/test_compiled.py.
-_IN_OTHERS = ("NormedPhiModel", "OpenShapeModel", "PatchAlign3DModel", "PointTokenizerModel", "Any2PointModel")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "case",
-    [case for case in CASES if case not in WITH_HEAD and (ALL_PAIRS or case.name not in _IN_OTHERS)],
-    ids=lambda case: case.name,
-)
-def test_a_base_model_compiles(case):
-    torch.compiler.reset()
-    model = fresh(case)
-    with check_refusal("torch.compile", case.name) as is_supported:
-        made = answer(case, torch.compile(model, backend="eager", fullgraph=True))
-    if is_supported:
-        assert relative_difference(made, expected_of(case)) < 1e-4

@@ -1,5 +1,6 @@
 """Every setting of a task is in every door where people ask, in the same limits, or the setting says why not."""
 
+import functools
 import inspect
 
 import pytest
@@ -22,6 +23,7 @@ def options_of(*words):
     return {parameter.name: parameter for parameter in command.params}
 
 
+@functools.cache
 def taken(task, door):
     """What can be given at a door: name -> (lowest, highest) if told; None if the door does not know the task."""
     unknown = (None, None)

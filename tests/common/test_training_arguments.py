@@ -201,11 +201,15 @@ FEATURE_OF = {"activation_checkpointing": "activation checkpointing", "label_smo
 feature("label smoothing", "losses of the Trainer with smoothed labels")
 ACT = case_of(ActForPointCloudClassification)
 CHAT, PRETRAINED = case_of(MiniGPT3DForConditionalGeneration), case_of(PatchAlign3DForPreTraining)
-# All arguments for points and for words, one by turns for pretraining and a class of each other config.
-SOME = WITH_LOSS if ALL_PAIRS else [ACT, CHAT, PRETRAINED, *first_of_configs(WITH_LOSS)]
-TURNS = by_turns(WITH_LOSS, list(SETTINGS), (ACT, CHAT))
-TRIED = [(case, Trainer, name) for case, name in TURNS if case in SOME]
-TRIED += [(ACT, PointTrainer, name) for name in SETTINGS]
+# All arguments for points, of our Trainer or the stock one, and every other one for words; one by turns for
+# pretraining and for a class of every other config.
+SOME = WITH_LOSS if ALL_PAIRS else [PRETRAINED, *first_of_configs(WITH_LOSS)[::2]]
+TRIED = [(case, Trainer, name) for case, name in by_turns(WITH_LOSS, list(SETTINGS), (ACT, CHAT)) if ALL_PAIRS]
+if not ALL_PAIRS:
+    TRIED = [(case, Trainer, name) for case, name in by_turns(SOME, list(SETTINGS)) if case not in (ACT, CHAT)]
+    TRIED += [(CHAT, Trainer, name) for name in list(SETTINGS)[::2]]
+TRIED += [(ACT, kind, name) for name, kind in by_turns(SETTINGS, (PointTrainer, Trainer))]
+TRIED = list(dict.fromkeys(TRIED))
 # The Trainer ignores the argument for models that have no labels.
 TRIED = [each for each in TRIED if each[2] != "label_smoothing_factor" or "labels" in each[0].labeled(1)]
 
