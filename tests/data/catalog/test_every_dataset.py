@@ -9,7 +9,7 @@ import pytest
 from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import dataset_module
 from hf_any3d.data.parquet.published_dataset import OPEN_LICENSES
-from hf_any3d.registry import DATASETS as NAMES
+from hf_any3d.registry import DATASETS as NAMES, OF_YOUR_FILES
 
 MODULES = {name: dataset_module(name) for name in NAMES}
 DATASETS = {name: module for name, module in MODULES.items() if hasattr(module, "DATASET")}
@@ -30,8 +30,7 @@ def test_it_has_a_description(name):
 
 def test_data_that_come_with_the_package_have_a_license_too():
     own = {name: module for name, module in MODULES.items() if name not in DATASETS}
-    yours = {"folder", "parquet", "scans_with_boxes"}
-    assert {name for name, module in own.items() if not hasattr(module, "LICENSE")} == yours
+    assert {name for name, module in own.items() if not hasattr(module, "LICENSE")} == {*OF_YOUR_FILES}
     parts = load_point_dataset("parts", train_objects=2, validation_objects=0, test_objects=0, num_points=64)
     assert parts["train"].info.license == str(own["parts"].LICENSE) == "apache-2.0"
     assert all(
