@@ -7,7 +7,7 @@ import torch
 
 from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.data.numpy_rows import near_origin
-from hf_any3d.data.options import one_of
+from hf_any3d.data.options import require_columns
 
 
 def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarray:
@@ -18,8 +18,8 @@ def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarra
     offset is split off, as `PointCloudData` does.
     """
     columns: list[np.ndarray] = []
+    require_columns(("points", *extra_columns), row)
     for name in ("points", *extra_columns):
-        one_of("column", name, row)
         values = np.asarray(row[name])
         if name == "points":
             values = near_origin({name: values})[0][name]

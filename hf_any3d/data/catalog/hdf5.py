@@ -14,7 +14,7 @@ from hf_any3d.data.catalog.folder_layout import SPLIT_NAMES
 from hf_any3d.data.catalog.parquet import Files, flat
 from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.data.files.hdf5 import open_hdf5, texts_of_hdf5
-from hf_any3d.data.options import one_of
+from hf_any3d.data.options import COLUMNS, one_of
 from hf_any3d.data.parquet import License, PublishedDataset, load_published
 from hf_any3d.data.parquet.reading import hdf5_source, read_lines
 from hf_any3d.registry import HDF5
@@ -23,14 +23,8 @@ from hf_any3d.utils.messages import listed
 NAMES_OF_CLASSES = ("label_names", "class_names", "shape_names", "classes")
 """Names of the arrays, attributes and text files beside the HDF5 files that name the classes."""
 
-# Column -> names of its array, in small letters; the first that is there is read.
-_POINTS = ("points", "data", "xyz", "pc", "pcs", "point_cloud", "point_clouds", "pointcloud", "pointclouds")
-_LABEL = ("label", "labels", "y", "class", "category", "cls")
-_FURTHER = {
-    "normals": ("normals", "normal"),
-    "colors": ("colors", "color", "rgb"),
-    "labels": ("labels", "seg", "pid", "mask"),
-}
+# Columns of points that are read on demand.
+_FURTHER = ("normals", "colors", "labels")
 # Of a mask, -1 is the background, and all others belong to the object.
 _MASK, _BACKGROUND = "mask", -1
 # Channels of a cloud; an array with as many points first has them in another order.
@@ -200,13 +194,13 @@ def _arrays_of(file: Path, columns: Iterable[str]) -> dict[str, _Array]:
                 raise PointCloudFileError(f"{file}: no array of {what}, such as {names[0]!r}; found {there}")
             return name
 
-        points = first("clouds", _POINTS)
+        points = first("clouds", COLUMNS["points"])
         shape = stored[points].shape
         if len(shape) != 3 or shape[2] < 3 or shape[2] > _FEW > shape[1]:
             raise PointCloudFileError(f"{file}: {points} has shape {shape}; expected (clouds, points, 3 or more)")
         names = {"points": points}
-        if not by_name.keys().isdisjoint(_LABEL):
-            label = first("labels", _LABEL)
+        if not by_name.keys().isdisjoint(COLUMNS["label"]):
+            label = first("labels", COLUMNS["label"])
             of_points = stored[label].shape == shape[:2] and shape[1] > 1
             if not of_points and stored[label].shape not in (shape[:1], (shape[0], 1)):
                 raise PointCloudFileError(
@@ -216,7 +210,7 @@ def _arrays_of(file: Path, columns: Iterable[str]) -> dict[str, _Array]:
             names["labels" if of_points else "label"] = label
         for column in columns:
             if column not in names:
-                names[column] = first(column, [name for name in _FURTHER[column] if name not in _taken(names)])
+                names[column] = first(column, [name for name in COLUMNS[column] if name not in _taken(names)])
         found = {}
         for column, name in names.items():
             array = stored[name]
