@@ -73,6 +73,8 @@ def find_dataset(name: str, option: str | None = None) -> FoundDataset:
     """Find out what a name of data is, without the hub; errors name the option that has it, if any."""
     path = Path(name).expanduser()
     if path.is_dir():
+        if any(path.glob("*config.json")) and any(path.glob("*.safetensors")):
+            raise ValueError(f"{name}: a saved model, not data; expected a folder of scans, or a dataset")
         return FoundDataset(_kind_of_folder(path), folder=path)
     if path.is_file() and path.suffix.lower() == ".parquet":
         return FoundDataset("parquet", file=path)

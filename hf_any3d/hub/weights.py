@@ -129,7 +129,7 @@ def find_weights(name: str, revision: str | None = None) -> Found:
         raise EncoderUnavailableError(
             f"{name}: no such directory, and this encoder at revision {revision or 'main'} is not in the Hub cache "
             f"({reason}); {advice}"
-        ) from error
+        ) from None  # the hub's client has a hundred lines for what the reason says
 
 
 # Places to look. transformers' `cached_file` would retry for half a minute if the hub cannot be reached, and does not

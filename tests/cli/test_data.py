@@ -299,6 +299,7 @@ def test_extents_of_thousands_may_be_millimeters(extent, doubtful):
         ("shapes", ("shapes", None, None)),
         ("me/shapes", ("me/shapes", None, None)),
         ("plain/a.ply", "plain/a.ply: a single file; expected a folder of scans"),
+        ("model", "model: a saved model, not data; expected a folder of scans"),
         ("shapse", "shapse: no such folder, .parquet file or dataset; did you mean shapes\\?$"),
         (
             "nothing",
@@ -309,7 +310,14 @@ def test_extents_of_thousands_may_be_millimeters(extent, doubtful):
 )
 def test_data_are_a_folder_a_table_or_a_name(name, found, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arrays = ("arrays/a.H5", "arrays/shape_names.txt", "both/a.h5", "both/mug/a.txt")
+    arrays = (
+        "model/config.json",
+        "model/model.safetensors",
+        "arrays/a.H5",
+        "arrays/shape_names.txt",
+        "both/a.h5",
+        "both/mug/a.txt",
+    )
     for file in (*arrays, "plain/a.ply", "table/a.PARQUET", "table/in/b.parquet", "described/metadata.parquet"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()

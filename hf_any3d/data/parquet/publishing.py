@@ -18,6 +18,7 @@ from hf_any3d.data.file_conversion import add_preview
 from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.options import require_columns
 from hf_any3d.data.parquet.published_dataset import OPEN_LICENSES
+from hf_any3d.hub.names import refuse_push_if_offline
 from hf_any3d.utils.atomic_files import atomic_write, write_json, write_text
 from hf_any3d.utils.markdown import code, inline, literal, one_line, paragraphs
 from hf_any3d.utils.messages import printable
@@ -109,6 +110,7 @@ def push_point_dataset(
         if len(set(stated.values())) > 1:
             raise ValueError(f"the splits have the licenses {stated}; expected one license, or license= for all")
         license = next(iter(stated.values()))
+    refuse_push_if_offline(repo_id)
     api = HfApi(token=token)
     # Before anything is uploaded.
     closed = [terms for terms in (license, *filter(None, stated.values())) if terms not in OPEN_LICENSES]
