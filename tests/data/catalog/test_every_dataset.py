@@ -59,7 +59,8 @@ def test_without_its_files_the_error_says_where_to_get_them(name, tmp_path, cach
 
 def test_the_example_of_how_to_add_one_works(tmp_path, cache_dir):
     names: dict = {}
-    exec(DOCUMENT.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0], names)
+    section = DOCUMENT.read_text(encoding="utf-8").partition("## Add a data set")[2]
+    exec(section.split("```python\n")[1].split("```")[0], names)
     for split, name in (("train", "mug_0001"), ("train", "tile_0002"), ("test", "tile_0001")):
         (tmp_path / split).mkdir(exist_ok=True)
         np.save(tmp_path / split / f"{name}.npy", np.ones((4, 3), np.float32))
