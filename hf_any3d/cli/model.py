@@ -29,7 +29,7 @@ from hf_any3d.cli.common import (
 from hf_any3d.cli.outputs import write_results
 from hf_any3d.evaluation.stored_facts import store_facts, stored_facts
 from hf_any3d.hub.models import find_model
-from hf_any3d.hub.names import is_path_like, similar_path, skip_hub_if_offline
+from hf_any3d.hub.names import similar_path, skip_hub_if_offline
 from hf_any3d.registry import TASKS
 from hf_any3d.utils.messages import model_errors, print_json, print_line
 
@@ -197,7 +197,7 @@ def push(
 
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such directory{similar_path(folder)}")
-    if is_path_like(repository):
+    if repository.startswith((".", "~", "/")):
         raise ValueError(f"REPOSITORY: {repository} is a path; expected a name on the Hub, owner/name")
     kind = kind_of_folder(folder)
     if kind == "model":
