@@ -59,13 +59,20 @@ for _kind in _MODEL_TYPES.values():
     _module, _, _name = _kind.processor.rpartition(".")
     _PUBLIC[_name] = _module
 __all__ = sorted(_PUBLIC)
+# Names that are looked for here -> what there is instead.
+_ELSEWHERE = {
+    "show": "hf_any3d.visualization.show has write_views and view_of_cloud, the terminal hf-any3d show FILE",
+    "pipeline": "it is that of transformers",
+    **{name: f"it is in {__name__}.data" for name in ("AugmentedDataset", "PointCloudCollator", "push_point_dataset")},
+}
 
 
 def __getattr__(name: str) -> Any:
     """Load public names when they are first used."""
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    hint = _ELSEWHERE.get(name, "")
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'{hint and f'; {hint}'}")
 
 
 def __dir__() -> list[str]:

@@ -111,6 +111,7 @@ GENERATED = {
 """Module of `hf_any3d.data.generated` -> kind of its labels; for the rest like `DATASETS`, which has them too."""
 DATASETS: dict[str, str | None] = {
     "folder": LABELED_CLOUDS,  # a folder of point files and meshes, label = folder name
+    "hdf5": None,  # local HDF5 files of many clouds; their arrays tell
     "modelnet40": LABELED_CLOUDS,  # CAD models of 40 classes
     "modelnet40_fewshot": LABELED_CLOUDS,  # its few-shot episodes
     "modelnet40_generative": LABELED_WITH_TEXTS,  # its test set with questions for language models
@@ -129,6 +130,9 @@ DATASETS: dict[str, str | None] = {
     "shapes": LABELED_CLOUDS,  # the small set of household objects in examples/data
 }
 """Module of `hf_any3d.data.catalog`, whose `load(data_dir, **options)` returns a DatasetDict -> kind of its labels."""
+
+OF_YOUR_FILES = ("folder", "hdf5", "parquet", "scans_with_boxes")
+"""Names in `DATASETS` of loaders of a user's own files, which say nothing about the data."""
 
 FORMATS = {
     "3mf": "threemf",
@@ -163,6 +167,9 @@ FORMATS = {
 
 TYPES_BY_OPTION = ("colmap", "kitti", "nuscenes")
 """Formats that programs write under other extensions, .bin or .txt."""
+
+HDF5 = (".h5", ".hdf5", ".hdf")
+"""Endings of HDF5 files, which hold many clouds each, a dataset."""
 
 PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".tgz", ".tar", ".7z", ".rar")
 """Endings of compressed files and archives, which are not opened."""

@@ -21,7 +21,7 @@ from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
 from hf_any3d.data.files.point_cloud import MEASURED
 from hf_any3d.data.files.registry import read_stamp
 from hf_any3d.data.numpy_rows import numpy_rows
-from hf_any3d.data.options import one_of
+from hf_any3d.data.options import one_of, require_columns
 from hf_any3d.data.point_arrays import resample_index
 from hf_any3d.version import __version__
 
@@ -152,6 +152,7 @@ def points_to_files(
     feature = PointCloud(format=format)
     features = _features_of(dataset)
     used = [name for name in ("normals", "colors") if name in features] if columns is None else list(columns)
+    require_columns(("points", *used), features)
     # Only checks the names; nothing is read with it.
     CloudColumns(columns=used)
     others = {name: feature for name, feature in features.items() if name not in ("points", *used)}
@@ -187,6 +188,7 @@ def add_preview(
     from datasets import Mesh
 
     features = _features_of(dataset)
+    require_columns(["points"], features)
     check_free([column], features)
     names = [name for name in ("points", "colors") if name in features]
     rows = _map(

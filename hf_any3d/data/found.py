@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_any3d.hub.models import ADAPTER, CONFIG
 from hf_any3d.hub.names import is_path_like, no_such, similar_path, skip_hub_if_offline
-from hf_any3d.registry import DATASETS, FORMATS, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
+from hf_any3d.registry import DATASETS, FORMATS, HDF5, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
 from hf_any3d.utils.atomic_files import read_json_object
 
 # Files of boxes beside scans: this package's own, and those of Label Cloud, Datumaro (CVAT) and KITTI.
@@ -25,7 +25,10 @@ _OF_MODELS = {"model_type", "architectures"}
 
 @dataclass(frozen=True)
 class FoundDataset:
-    """The data that a user named: the name for `load_point_dataset`, and the folder or file, if it is one."""
+    """The data that a user named: the name for `load_point_dataset`, and the folder or file, if it is one.
+
+    A file of HDF5 is its `folder`, as the loader takes either.
+    """
 
     name: str
     folder: Path | None = None
@@ -46,6 +49,10 @@ class FoundDataset:
         """
         if self.name == "folder" and self.folder is not None:
             return _labels_of_folder(self.folder)
+        if self.name == "hdf5" and self.folder is not None:
+            from hf_any3d.data.catalog.hdf5 import labels_of_points
+
+            return LABELED_POINTS if labels_of_points(self.folder) else LABELED_CLOUDS
         # The catalog knows the labels of its datasets; Parquet files are asked for their columns.
         if self.name != "parquet" or not (self.file or self.folder):
             return DATASETS.get(self.name)
@@ -80,6 +87,8 @@ def find_dataset(name: str, option: str | None = None) -> FoundDataset:
         return FoundDataset(_kind_of_folder(path), folder=path)
     if path.is_file() and path.suffix.lower() == ".parquet":
         return FoundDataset("parquet", file=path)
+    if path.is_file() and path.suffix.lower() in HDF5:
+        return FoundDataset("hdf5", folder=path)
     if name in DATASETS:
         return FoundDataset(name)
     if path.is_file() and path.suffix[1:].lower() not in FORMATS:
@@ -105,7 +114,9 @@ def find_dataset(name: str, option: str | None = None) -> FoundDataset:
 def names_dataset(name: str) -> bool:
     """Return whether a word names a dataset, of this machine, the catalog or the hub, and not files of clouds."""
     path = Path(name)
-    if path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet"))):
+    if path.suffix == ".parquet" or path.suffix.lower() in HDF5 or (path.is_dir() and any(path.rglob("*.parquet"))):
+        return True
+    if path.is_dir() and _kind_of_folder(path) == "hdf5":
         return True
     # A pattern of files is no name; of `owner/name`, a folder `owner` here makes it a path.
     is_name = name in DATASETS or (name.count("/") == 1 and not Path(name.partition("/")[0]).exists())
@@ -121,7 +132,15 @@ def _kind_of_folder(path: Path) -> str:
                 return "scans_with_boxes"
     # metadata.parquet describes the clouds of a folder and holds none.
     has_tables = any(file.name != "metadata.parquet" for file in path.rglob("*.parquet"))
-    return "parquet" if has_tables else "folder"
+    if has_tables:
+        return "parquet"
+    files = [(file.parent, file.suffix.lower()) for file in path.rglob("*")]
+    folders = {folder for folder, ending in files if ending in HDF5}
+    # Names of classes and lists of files are text beside HDF5.
+    for folder, ending in files:
+        if ending[1:] in FORMATS and not (ending == ".txt" and folder in folders):
+            return "folder"
+    return "hdf5" if folders else "folder"
 
 
 def _labels_of_folder(folder: Path) -> str | None:

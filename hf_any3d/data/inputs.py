@@ -10,6 +10,7 @@ import numpy as np
 from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud
 from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.data.files.point_cloud import MEASURED
+from hf_any3d.data.options import renaming
 
 # Feature of a processor -> field of `PointCloudData`.
 ATTRIBUTES = {"rgb": "colors", "normals": "normals", "intensity": "intensity", "ring": "ring"}
@@ -110,7 +111,11 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",), columns: Sequence[s
             return read_point_cloud(entry["bytes"], file_type=file_type, columns=columns)
         if entry.get("path") is not None:
             return read_point_cloud(entry["path"], file_type=entry.get("file_type"), columns=columns)
-        raise PointCloudError(f"a dict with {', '.join(map(repr, entry)) or 'nothing'}; expected 'points' or 'path'")
+        found = ", ".join(map(repr, entry)) or "nothing"
+        # Only rows of a dataset are renamed, of which a usual name is a sign.
+        hint = renaming("points", entry)
+        hint = "" if "…" in hint else f"{hint} on a dataset"
+        raise PointCloudError(f"a dict with {found}; expected 'points' or 'path'{hint}")
     if isinstance(entry["points"], _OBJECTS):
         return to_cloud(entry["points"], features, columns)
     # Columns that the row has under their own names are not among the channels of `points`.

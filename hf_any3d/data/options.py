@@ -4,7 +4,18 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, TypeVar
 
+from hf_any3d.utils.messages import listed
+
 Value = TypeVar("Value")
+
+COLUMNS = {
+    "points": tuple("points data pts xyz pc pcs pcd coords point_cloud point_clouds pointcloud pointclouds".split()),
+    "label": ("label", "labels", "y", "class", "category", "cls", "target"),
+    "labels": ("labels", "seg", "pid", "mask", "segmentation"),
+    "normals": ("normals", "normal"),
+    "colors": ("colors", "color", "rgb"),
+}
+"""Column of a dataset -> names that data of others have for it, in small letters; the first ones are the likeliest."""
 
 
 def one_of(name: str, value: Value, allowed: Iterable) -> Value:
@@ -14,6 +25,27 @@ def one_of(name: str, value: Value, allowed: Iterable) -> Value:
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(str, allowed))}")
     return value
+
+
+def require_columns(wanted: Iterable[str], columns: Iterable[str], where: str = "") -> None:
+    """Raise ValueError for a column that a dataset lacks; it names those that there are, and how to rename one.
+
+    `where` stands before the text, such as a split.
+    """
+    columns = list(columns)
+    for name in wanted:
+        if name not in columns:
+            found = listed(columns, 8) or "none"
+            raise ValueError(f"{where}no column {name!r} among {found}{renaming(name, columns)}")
+
+
+def renaming(wanted: str, columns: Iterable[str]) -> str:
+    """Return how the column that is probably meant gets the name that is expected, as the end of a message."""
+    if wanted not in COLUMNS:
+        return ""
+    by_name = {str(column).lower(): column for column in columns}
+    found = next((by_name[name] for name in COLUMNS[wanted] if name in by_name), "…")
+    return f'; use dataset.rename_column("{found}", "{wanted}")'
 
 
 def at_least(least: float, **options: float | None) -> None:

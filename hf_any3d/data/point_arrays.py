@@ -7,6 +7,7 @@ import torch
 
 from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.data.numpy_rows import near_origin
+from hf_any3d.data.options import require_columns
 
 
 def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarray:
@@ -17,12 +18,8 @@ def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarra
     offset is split off, as `PointCloudData` does.
     """
     columns: list[np.ndarray] = []
+    require_columns(("points", *extra_columns), row)
     for name in ("points", *extra_columns):
-        if name not in row:
-            raise ValueError(
-                f"no column {name!r} in the rows, which have {', '.join(row)}; rename the one that holds it: "
-                f'dataset.rename_column("NAME", {name!r})'
-            )
         values = np.asarray(row[name])
         if name == "points":
             values = near_origin({name: values})[0][name]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from hf_any3d.data.options import one_of
+from hf_any3d.data.options import require_columns
 
 
 def validation_split(
@@ -47,10 +47,8 @@ def validation_split(
     if "train" not in splits or "validation" in splits:
         raise ValueError(f"dataset has splits {', '.join(splits)}; expected train and no validation")
     rows = splits.pop("train")
-    named = {"group_column": group_column, "label_column": label_column if stratify else None}
-    for argument, column in named.items():
-        if column is not None:
-            one_of(argument, column, rows.column_names)
+    needed = [name for name in (group_column, label_column if stratify else None) if name is not None]
+    require_columns(needed, rows.column_names)
     classes = _groups_of_classes(rows, group_column, label_column if stratify else None)
     if all(len(groups) < 2 for groups in classes.values()):
         raise ValueError(f"{len(classes)} groups, one a class: give more, or --validation_fraction 0")

@@ -11,6 +11,7 @@ import torch
 from datasets import Array2D, Dataset, Features
 
 from hf_any3d.data.numpy_rows import numpy_rows, usual_types
+from hf_any3d.data.options import require_columns
 from hf_any3d.data.point_arrays import stack_channels
 from hf_any3d.data.transforms import Transform
 
@@ -126,6 +127,7 @@ class AugmentedDataset(torch.utils.data.Dataset):
 
     def __init__(self, dataset: Dataset, transform: Transform, extra_columns: Sequence[str] = (), seed: int = 0):
         self.array_columns = ("points", *extra_columns)
+        require_columns(self.array_columns, dataset.column_names)
         labels = [name for name in ("label", "labels") if name in dataset.column_names]
         self.rows = ArrowRows(dataset.select_columns([*self.array_columns, *labels]))
         self.transform = transform

@@ -86,6 +86,13 @@ def offline_reason(local_files_only: object = False) -> str | None:
     return None if hub_is_known(constants.ENDPOINT) else "the Hub cannot be reached"
 
 
+def refuse_push_if_offline(repository: str) -> None:
+    """Raise OSError where the hub cannot be pushed to; its client would take a minute to say so."""
+    if (reason := offline_reason()) is not None:
+        step = "; unset it to push" if reason.startswith("HF_HUB_OFFLINE") else ""
+        raise OSError(f"{repository}: nothing was pushed; {reason}{step}")
+
+
 def hub_is_known(endpoint: str) -> bool:
     """Return whether the address of the hub can be found; without a network libraries try for up to a minute."""
     # Behind a proxy, names are resolved elsewhere.

@@ -4,7 +4,7 @@ Each is an entry of `published` in the record of its model's folder; `hf_any3d.p
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from hf_any3d.modeling.records import Published, PublishedFile, System
@@ -86,12 +86,27 @@ def find_published(name: str, size: str | None = None) -> tuple[str, str | None,
 
 def published_for(commands: Collection[str]) -> dict[str, list[str | None]]:
     """Return the repositories whose models are for some commands, with their sizes; None for a single one."""
-    found = {}
+    found: dict[str, list[str | None]] = {}
+    for name, size, task in _tasks():
+        if TASKS[task].command in commands:
+            found.setdefault(name, []).append(size)
+    return found
+
+
+def published_for_task(task: str) -> list[str]:
+    """Return the repositories with a model for a task; the first size of several is part of the name."""
+    found: dict[str, str] = {}
+    for name, size, of_model in _tasks():
+        if of_model == task:
+            found.setdefault(name, name if size is None else f"{name}{SIZE_MARK}{size}")
+    return [*found.values()]
+
+
+def _tasks() -> Iterator[tuple[str, str | None, str]]:
+    """Yield repository, size and task of every published model that has one."""
     for name, published in PUBLISHED.items():
         # Files of one system may be of different classes, such as an encoder and a model with a head.
-        system = published.system
-        tasks = {size: task_of_class(file.model_class or system.model_class) for size, file in published.files.items()}
-        sizes = [size for size, task in tasks.items() if task is not None and TASKS[task].command in commands]
-        if sizes:
-            found[name] = sizes
-    return found
+        for size, file in published.files.items():
+            task = task_of_class(file.model_class or published.system.model_class)
+            if task is not None:
+                yield name, size, task

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_any3d.hub.names import offline_reason
+from hf_any3d.hub.names import refuse_push_if_offline
 
 # Files of a training run that are not part of the model; names with an underscore or a dot in front are neither.
 _NOT_PUSHED = ("checkpoint-*", "runs", "_*", "*.tmp", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
@@ -54,10 +54,7 @@ def push_folder(
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
-    # Without a network nothing is tried; the hub's client would take a minute to say so.
-    if (reason := offline_reason()) is not None:
-        step = "; unset it to push" if reason.startswith("HF_HUB_OFFLINE") else ""
-        raise OSError(f"{repository}: nothing was pushed; {reason}{step}")
+    refuse_push_if_offline(repository)
     api = huggingface_hub.HfApi()
     # Hidden files stay here, except for scores, which the hub lists from this folder.
     hidden = [path.name for path in folder.glob(".*") if path.name != ".eval_results"]

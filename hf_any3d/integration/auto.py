@@ -1,6 +1,7 @@
 """Auto classes for tasks that transformers has no auto class for."""
 
 import os
+import re
 from collections import OrderedDict
 from typing import Any
 
@@ -10,6 +11,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # 
 
 from hf_any3d.hub.names import check_name
 from hf_any3d.modeling.config_checks import stored_settings
+
+# In transformers' words for a saved model of another kind.
+_OTHER_CONFIG = re.compile(r"Unrecognized configuration class <class '(?:\w+\.)*(\w+)'>")
 
 
 class _AutoModelForPointClouds(_BaseAutoModelClass):
@@ -26,7 +30,26 @@ class _AutoModelForPointClouds(_BaseAutoModelClass):
         check_name(pretrained_model_name_or_path, kwargs)
         # Settings are read before the class of the model is known, and of another type they fail with any error.
         with stored_settings(pretrained_model_name_or_path, kwargs):
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            try:
+                return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            except ValueError as error:
+                other = _OTHER_CONFIG.search(str(error))
+                if other is None:
+                    raise
+                raise ValueError(
+                    f"holds the model of a {other[1]}, {cls._instead(pretrained_model_name_or_path)}"
+                ) from None
+
+    @classmethod
+    def _instead(cls, name: str | os.PathLike) -> str:
+        """Return what can be done with a pretrained encoder, which is no model of this task."""
+        models: list[Any] = []
+        for found in cls._model_mapping.values():
+            models += found if isinstance(found, tuple) else [found]
+        around = next((model for model in models if hasattr(model, "from_encoder_pretrained")), None)
+        if around is None:
+            return f"none that {cls.__name__} opens: {', '.join(model.__name__ for model in models)}"
+        return f"not of point clouds; {around.__name__}.from_encoder_pretrained({str(name)!r}) builds one around it"
 
 
 class AutoModelForPointCloudClassification(_AutoModelForPointClouds):

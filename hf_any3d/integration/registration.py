@@ -8,6 +8,7 @@ import functools
 import importlib
 import itertools
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import transformers
@@ -18,6 +19,7 @@ from hf_any3d import pipelines
 from hf_any3d.data.files.point_cloud import when_built
 from hf_any3d.extensions import EXTENSIONS
 from hf_any3d.hub.names import check_name
+from hf_any3d.hub.published_table import published_for_task
 from hf_any3d.hub.weights import find_weights
 from hf_any3d.integration import auto
 from hf_any3d.integration.patches import apply_patches
@@ -27,7 +29,11 @@ from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.registry import MODEL_TYPES, RECORDS, TASKS, check_model_type, pipeline_task
 from hf_any3d.utils.atomic_files import usual_mode
 from hf_any3d.utils.import_watcher import when_imported
+from hf_any3d.utils.messages import listed
 from hf_any3d.version import __version__
+
+# Published models that an error lists.
+_MOST_NAMES = 8
 
 
 def _import(package: str, name: str) -> Any:
@@ -73,6 +79,21 @@ for _package, _record in RECORDS.items():
         LORA_TARGETS[_config.model_type] = list(_kind.lora_targets)
 
 
+class _WithoutModel(dict):
+    """Entry of a task without a model that comes with the package; asking for it names the published ones."""
+
+    def __init__(self, task: str, entry: Mapping[str, Any]):
+        super().__init__(entry)
+        self.task = task
+
+    def __missing__(self, key: str) -> Any:
+        if key != "default":
+            raise KeyError(key)
+        names = published_for_task(self.task)
+        which = f", or one of the published ones: {listed(names, _MOST_NAMES)}" if names else "; none is published"
+        raise ValueError(f"pipeline({self.task!r}): no model is named; pass model=…, a directory{which}")
+
+
 def register() -> None:
     """Register configs, models, processors, auto classes and pipelines; calling it again changes nothing."""
     _register_models()
@@ -87,6 +108,9 @@ def register() -> None:
         PIPELINE_REGISTRY.register_pipeline(
             task, pipeline_class=pipeline, pt_model=auto_class, default=default, type="multimodal"
         )
+        if default is None:
+            entries = PIPELINE_REGISTRY.supported_tasks
+            entries[task] = _WithoutModel(task, entries[task])
     heads_of_all = [head for _, heads in MODELS.values() for models in heads.values() for head in models]
     next_token_models = [head for head in heads_of_all if head.can_generate()]
     next_token_models += [language_model for _, _, language_model in LANGUAGE_MODELS]

@@ -19,7 +19,7 @@ from hf_any3d.data.fingerprints import model_fingerprint
 from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport, package_versions
 from hf_any3d.model_card.subject import changed_settings, hub_name
 from hf_any3d.modeling.config_checks import stored_settings
-from hf_any3d.registry import DATASETS
+from hf_any3d.registry import DATASETS, OF_YOUR_FILES
 
 FACTS: dict[str, tuple[tuple[type, ...], str]] = {
     "dataset": ((str,), "the name of a dataset"),
@@ -38,8 +38,6 @@ _MEASURED: dict[str, tuple[tuple[type, ...], str]] = {
     "model": ((str,), "the checksum of the model's files, or its commit"),
     "versions": ((dict,), "versions of packages"),
 }
-# Names of loaders, which say nothing about the data.
-_LOADERS = ("folder", "parquet")
 # Neither a file that is missing nor a hub that cannot be reached is an error.
 _IF_THERE: dict[str, Any] = dict.fromkeys(
     ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
@@ -74,7 +72,7 @@ def known_facts(
         is_random = False if is_on_hub else None
     validation = None if run is None else run.data.get("validation")
     facts = {
-        "dataset": None if dataset in _LOADERS else dataset,
+        "dataset": None if dataset in OF_YOUR_FILES else dataset,
         "encoder": encoder,
         "method": start.get("tuning") if adapter is None else PeftType(adapter.peft_type).value.lower(),
         "seed": None if run is None else run.training.get("seed"),

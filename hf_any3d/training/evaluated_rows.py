@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict
 from hf_any3d.data import load_point_dataset
 from hf_any3d.data.missing_rows import labeled_rows
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.registry import OF_YOUR_FILES
 from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
 from hf_any3d.training.recipes import read_recipe
@@ -62,7 +63,7 @@ def evaluated_rows(
     # Reconstructions are compared with the clouds themselves.
     needs_labels = command != "reconstruct"
     # With a folder, these names of the catalog stand for loaders of the user's own files.
-    is_folder = data.dataset_name in ("folder", "parquet", "scans_with_boxes") and data.data_dir is not None
+    is_folder = data.dataset_name in OF_YOUR_FILES and data.data_dir is not None
     if recipe is None and data.train_file is None and not is_folder:
         # A dataset has its own test split, which is loaded alone.
         split = split or "test"

@@ -32,6 +32,7 @@ from hf_any3d.model_card.run_report import (
 )
 from hf_any3d.model_card.subject import adapter_facts, hub_name
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.registry import OF_YOUR_FILES
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.requests import Request
@@ -116,7 +117,7 @@ def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dic
     files = data.files
     on_hub = not files and "/" in data.dataset_name and hub_name(data.dataset_name) is not None
     # Loaders of local files are not named datasets.
-    is_named = not files and not os.path.exists(data.dataset_name) and data.dataset_name not in ("folder", "parquet")
+    is_named = not files and not os.path.exists(data.dataset_name) and data.dataset_name not in OF_YOUR_FILES
     # A card is public: it names files, not the directories of this machine.
     name = data.train_file or (data.dataset_name if is_named else data.data_dir or data.dataset_name)
     estimates = data.estimate_normals

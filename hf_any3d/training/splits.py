@@ -40,10 +40,10 @@ def load_rows(arguments: DataArguments, points_are_labeled: bool = False, needs_
         columns = [ATTRIBUTES[name] for name in arguments.features[1:]]
         if points_are_labeled:
             columns.append("labels")
-        if arguments.dataset_name == "folder" and columns:
+        if arguments.dataset_name in ("folder", "hdf5") and columns:
             # Of files only points are read unless more is asked for.
             options["columns"] = sorted({*options.get("columns", ()), *columns})
-            if arguments.estimate_normals:
+            if arguments.estimate_normals and arguments.dataset_name == "folder":
                 options["may_lack_normals"] = True
         rows = load_point_dataset(arguments.dataset_name, data_dir=arguments.data_dir, **options)
     return (

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.accelerate import expand_device_map, offload_weight
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # pyright: ignore[reportPrivateImportUsage]
+from transformers.utils import CONFIG_NAME
 
 from hf_any3d.modeling.config_checks import check_fields
 from hf_any3d.modeling.encoders.loading import (
@@ -29,6 +31,7 @@ from hf_any3d.modeling.hooks import ModelWarning
 from hf_any3d.modeling.layers.adapted_layers import LayerStack
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder
 from hf_any3d.modeling.layers.modes import evaluation_mode
+from hf_any3d.modeling.pretrained_parts.contents import read_json
 from hf_any3d.modeling.pretrained_parts.loading import encoder_loading, is_quantized
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
@@ -63,6 +66,19 @@ class FrozenEncoderMixin(LibraryModelMixin):
     _part_paths = {"encoder": "encoder"}
     _settings_without_effect_on_adapters = ("encoder_", "parts")
     _keys_to_ignore_on_load_missing = [r"(^|\.)encoder\."]
+
+    @classmethod
+    def _from_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+        # Of an encoder, transformers would read none of the weights, and build a model of the default settings.
+        if name is not None and kwargs.get("config") is None and os.path.isdir(name):
+            stored = read_json(os.fspath(name), CONFIG_NAME, {"subfolder": kwargs.get("subfolder") or ""}) or {}
+            kind = stored.get("model_type")
+            if isinstance(kind, str) and kind != cls.config_class.model_type and kind in CONFIG_MAPPING_NAMES:
+                raise ValueError(
+                    f"{name} holds a model of the type {kind}, not {cls.config_class.model_type}; "
+                    f"{cls.__name__}.from_encoder_pretrained({str(name)!r}) builds one around it"
+                )
+        return super()._from_repository(name, *args, **kwargs)
 
     @classmethod
     def from_encoder_pretrained(

@@ -55,7 +55,8 @@ def fill_placeholders(
     elif expected != given:
         raise ValueError(
             f"input_ids has {expected} placeholders for point tokens (id {point_token_id}); expected {given}, "
-            "as many as the clouds have (a processor made for another model counts otherwise)"
+            "as many as the clouds have (a processor of another model counts otherwise; build one by its "
+            "from_config(model.config, …))"
         )
     if rows is None or not given:
         return embedded

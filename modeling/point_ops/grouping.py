@@ -19,7 +19,8 @@ def check_channels(points: Tensor, in_channels: int, min_points: int = 1) -> Non
     if points.ndim != 3 or points.shape[-1] != in_channels or points.shape[1] < min_points:
         raise ValueError(
             f"points has shape {tuple(points.shape)}; expected (batch, points, {in_channels}): "
-            f"the last axis is config.in_channels, and a cloud has {min_points} or more points"
+            f"the last axis is config.in_channels, as named by a processor's features, such as xyz and rgb, and a "
+            f"cloud has {min_points} or more points"
         )
 
 

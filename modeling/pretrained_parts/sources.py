@@ -127,7 +127,7 @@ def open_recorded(part: PretrainedPart, model: str | Path | None = None) -> Enco
             raise
         source = resolve_encoder(name)
     except RepositoryNotFoundError as error:
-        raise EncoderUnavailableError(f"{lost}, and the Hub has no such repository: {error}. {help_text}") from error
+        raise EncoderUnavailableError(f"{lost}, and the Hub has no such repository: {error}. {help_text}") from None
     if part.checksum is not None:
         verify_checksum(source, part.checksum, model)
     return source

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -312,10 +313,14 @@ def test_extents_of_thousands_may_be_millimeters(extent, doubtful):
         ("plain", ("folder", "plain", None)),
         ("table", ("parquet", "table", None)),
         ("described", ("folder", "described", None)),
+        ("arrays", ("hdf5", "arrays", None)),
+        ("arrays/a.H5", ("hdf5", "arrays/a.H5", None)),
+        ("both", ("folder", "both", None)),
         ("table/a.PARQUET", ("parquet", None, "table/a.PARQUET")),
         ("shapes", ("shapes", None, None)),
         ("me/shapes", ("me/shapes", None, None)),
         ("plain/a.ply", "plain/a.ply: a single file; expected a folder of scans"),
+        ("model", "model: a saved model, not data; expected a folder of scans"),
         ("shapse", "shapse: no such folder, .parquet file or dataset; did you mean shapes\\?$"),
         (
             "nothing",
@@ -326,7 +331,15 @@ def test_extents_of_thousands_may_be_millimeters(extent, doubtful):
 )
 def test_data_are_a_folder_a_table_or_a_name(name, found, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for file in ("plain/a.ply", "table/a.PARQUET", "table/in/b.parquet", "described/metadata.parquet"):
+    arrays = (
+        "model/config.json",
+        "model/model.safetensors",
+        "arrays/a.H5",
+        "arrays/shape_names.txt",
+        "both/a.h5",
+        "both/mug/a.txt",
+    )
+    for file in (*arrays, "plain/a.ply", "table/a.PARQUET", "table/in/b.parquet", "described/metadata.parquet"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     if isinstance(found, str):
@@ -334,6 +347,19 @@ def test_data_are_a_folder_a_table_or_a_name(name, found, tmp_path, monkeypatch)
             find_dataset(name)
         return
     assert find_dataset(name) == FoundDataset(found[0], *(part and Path(part) for part in found[1:]))
+
+
+def test_hdf5_is_a_data_set_and_no_cloud(tmp_path):
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    with h5py.File(folder / "train.h5", "w") as file:
+        file["data"], file["label"] = np.random.default_rng(0).normal(size=(4, 64, 3)), [0, 1, 1, 0]
+    (folder / "shape_names.txt").write_text("ball\nstick\n")
+    for word in (folder, folder / "train.h5"):
+        checked = run("data", "check", word)
+        assert checked.code and 'load_point_dataset("hdf5", data_dir=…)' in checked.err
+        described = run("data", "describe", word)
+        assert "train: 4 clouds; columns points, label" in described.out and "stick  train     2" in described.out
 
 
 def test_sizes_are_compared_in_meters_where_files_say_their_unit(tmp_path):

@@ -1,5 +1,6 @@
 """Tests of what `import hf_any3d` changes in transformers and PEFT, and what it leaves alone."""
 
+import importlib
 import os
 
 import pytest
@@ -32,6 +33,21 @@ def plain_lora():
     """A LoRA on a plain BERT: other people's adapter."""
     base = BertModel.from_pretrained(saved_encoder("bert"))
     return get_peft_model(base, LoraConfig(r=2, target_modules=["query"], init_lora_weights=False)).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "found"),
+    [
+        ("show", "hf_any3d.visualization.show", ("write_views", "view_of_cloud")),
+        ("pipeline", "transformers", ("pipeline",)),
+        ("PointCloudCollator", "hf_any3d.data", ("PointCloudCollator",)),
+    ],
+)
+def test_a_name_that_is_looked_for_here_says_where_it_is(name, module, found):
+    with raises(AttributeError, naming=f"module 'hf_any3d' has no attribute '{name}'; ") as error:
+        getattr(hf_any3d, name)
+    assert all(word in str(error.value) for word in (module, *found))
+    assert all(hasattr(importlib.import_module(module), word) for word in found)
 
 
 @torch.no_grad()

@@ -12,8 +12,11 @@ from transformers.utils import logging
 
 from examples import quickstart, train_default_model
 from hf_any3d import example_file, load_point_dataset
+from hf_any3d.hub.published_table import find_published
+from hf_any3d.integration.registration import PIPELINES
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
-from hf_any3d.pipelines import default_model
+from hf_any3d.pipelines import DEFAULT_MODELS, default_model
+from hf_any3d.registry import task_of_class
 from hf_any3d.tasks.direct import open_direct
 from studies.generated_shapes.families import OTHERS, draw_other
 from tests.errors import raises
@@ -35,6 +38,18 @@ def test_a_pipeline_without_a_model_opens_it_and_warns_once(monkeypatch):
     assert Path(opened.model.name_or_path) == FOLDER and opened.model.dtype == torch.float32
     (line,) = [line for line in warned if "No model was supplied" in line]
     assert str(FOLDER) in line
+
+
+@pytest.mark.parametrize("task", sorted({*PIPELINES} - {*DEFAULT_MODELS}))
+def test_a_pipeline_of_another_task_without_a_model_says_which_names_exist(task):
+    with raises(ValueError, naming=f"pipeline('{task}'): no model is named; pass model=…") as error:
+        pipeline(task)
+    _, has_names, names = str(error.value).partition("one of the published ones: ")
+    assert has_names or "none is published" in str(error.value)
+    for name in names.partition(" and ")[0].split(", ") if has_names else ():
+        repository, size, published = find_published(name)
+        head = published.files[size].model_class or published.system.model_class
+        assert task_of_class(head) == task, (repository, head)
 
 
 def test_other_tasks_have_no_default_and_other_examples_are_refused():

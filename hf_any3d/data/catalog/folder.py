@@ -42,7 +42,7 @@ from hf_any3d.data.files.point_cloud import MOST_MOVED
 from hf_any3d.data.files.registry import read_stamp
 from hf_any3d.data.missing_rows import rows_with_points
 from hf_any3d.data.numpy_rows import numpy_rows
-from hf_any3d.data.options import one_of
+from hf_any3d.data.options import one_of, require_columns
 from hf_any3d.data.parquet.loading import generated_dataset
 from hf_any3d.data.word_classes import words_of_files
 from hf_any3d.utils.messages import as_name, as_text
@@ -90,6 +90,8 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
             first: Any = next(iter(rows.with_format(None)), None)
             shape = (None, 3 if first is None else len(first["points"][0]))
             number = cast(Any, feature).feature.feature.dtype
+        if feature is None and not isinstance(rows, IterableDataset):
+            require_columns(["points"], features, f"{origin}, split {split}: ")
         if shape[1] < 3:
             seen = (
                 f"points has type {feature} and {shape[1]} channels; there are {', '.join(features) or 'no columns'}"

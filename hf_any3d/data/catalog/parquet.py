@@ -35,7 +35,7 @@ def load(
         raise ValueError(f"data_dir is {data_dir!r} and data_files is {data_files!r}; pass exactly one of them")
     if data_dir is not None:
         data_files = _files_by_split(Path(data_dir))
-    paths = [Path(path) for path in _flat(data_files or ())]
+    paths = [Path(path) for path in flat(data_files or ())]
     # `datasets` would silently read all labels with the names of the first file.
     first: tuple[Path, list[str]] | None = None
     for path in paths:
@@ -50,7 +50,7 @@ def load(
         if names != first[1]:
             raise ValueError(f"the classes of {path} are {names}, those of {first[0]} {first[1]}; expected the same")
     if isinstance(data_files, Mapping):
-        plain = {split: [os.fspath(path) for path in _flat(files)] for split, files in data_files.items()}
+        plain = {split: [os.fspath(path) for path in flat(files)] for split, files in data_files.items()}
     else:
         plain = [str(path) for path in paths]
     return load_dataset("parquet", data_files=plain, **options)
@@ -79,10 +79,10 @@ def _files_by_split(folder: Path) -> dict[str, list[str]]:
     return splits
 
 
-def _flat(data_files: Files | Mapping[str, Files]) -> Iterator[str | os.PathLike]:
+def flat(data_files: Files | Mapping[str, Files]) -> Iterator[str | os.PathLike]:
     """Yield the single files."""
     if isinstance(data_files, (str, os.PathLike)):
         yield data_files
         return
     for files in data_files.values() if isinstance(data_files, Mapping) else data_files:
-        yield from _flat(files)
+        yield from flat(files)

@@ -46,6 +46,7 @@ _SCAN = "export it as .e57, .las or .ply"
 _SPLATS = "export it as .ply or .spz"
 _UNPACK = "unpack it first"
 _ARRAYS = "save its arrays as .npz"
+_CLOUDS = 'open a data set of clouds with load_point_dataset("hdf5", data_dir=…), or save one cloud as .npz'
 _TABLE = "save its rows as .csv"
 _RASTER = "convert it to points first"
 _SCANS = "expected a file of points, such as .las, .laz or .ply"
@@ -139,7 +140,7 @@ _CONTAINERS = tuple(
     for start, what, step in (
         (rb"PK(\x03\x04|\x05\x06)", "a zip archive", _UNPACK),
         (rb"\s*<\?xml\b", "XML", _NO_POINTS),
-        (rb"\x89HDF\r\n", "HDF5", _ARRAYS),
+        (rb"\x89HDF\r\n", "HDF5", _CLOUDS),
         (rb"SQLite format 3\0", "an SQLite database", _NO_POINTS),
         (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office document", _NO_POINTS),
         (rb'\s*[{\[]\s*["{\[}]', "JSON", _NO_POINTS),
@@ -232,7 +233,7 @@ _ENDINGS: dict[str, Foreign] = {
         ("tif tiff geotiff img dem hgt bil flt vrt", "a raster without points", _SCANS),
         ("shp shx dbf gpkg geojson kml kmz gdb gml", "a vector map", _NO_POINTS),
         # Data
-        ("h5 hdf5 hdf", "HDF5", _ARRAYS),
+        ("h5 hdf5 hdf", "HDF5", _CLOUDS),
         ("mat", "a MATLAB file", _ARRAYS),
         ("pkl pickle joblib", "a Python pickle", _ARRAYS),
         ("pt pth ckpt onnx safetensors", "a file of model weights", _ARRAYS),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_any3d.data.files.source import PointCloudError, ReadLimits, file_errors
 from hf_any3d.data.files.text_numbers import listed
@@ -13,6 +13,9 @@ from hf_any3d.data.options import package
 
 if TYPE_CHECKING:
     import h5py
+
+# Names of classes are few; a list of more belongs to something else.
+_MOST_NAMES = 10_000
 
 
 @contextmanager
@@ -45,3 +48,33 @@ def open_hdf5(
             for array in arrays.values():
                 limits.check(decoded=array.nbytes)
         yield arrays
+
+
+def texts_of_hdf5(path: str | os.PathLike, names: Sequence[str]) -> list[str] | None:
+    """Read the first list of texts that an HDF5 file has under one of `names`, as an array or an attribute, or None.
+
+    Attributes are those of the file and of the arrays at its top.
+    """
+    h5py = package("h5py", "files")
+    with file_errors(path, "HDF5 file"), h5py.File(path, "r") as file:
+        content = [file.get(name) for name in file.keys()]
+        arrays = [array for array in content if isinstance(array, h5py.Dataset)]
+        for name in names:
+            if isinstance(file.get(name), h5py.Dataset) and (texts := _texts(file[name])):
+                return texts
+            for holder in (file, *arrays):
+                if name in holder.attrs and (texts := _texts(holder.attrs.get_id(name), holder.attrs[name])):
+                    return texts
+    return None
+
+
+def _texts(stored: Any, values: Any = None) -> list[str] | None:
+    """Return the texts of an array or an attribute; None for what is no list of them."""
+    if len(stored.shape or ()) != 1 or not 0 < stored.shape[0] <= _MOST_NAMES or stored.dtype.kind not in "OSU":
+        return None
+    texts = []
+    for value in stored[:] if values is None else values:
+        if not isinstance(value, (str, bytes)):
+            return None
+        texts.append((value.decode() if isinstance(value, bytes) else value).strip())
+    return texts

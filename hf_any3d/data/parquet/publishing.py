@@ -15,7 +15,9 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from hf_any3d.data.file_conversion import add_preview
 from hf_any3d.data.numpy_rows import numpy_rows
+from hf_any3d.data.options import require_columns
 from hf_any3d.data.parquet.published_dataset import OPEN_LICENSES
+from hf_any3d.hub.names import refuse_push_if_offline
 from hf_any3d.utils.atomic_files import atomic_write, write_json, write_text
 from hf_any3d.utils.markdown import code, inline, literal, one_line, paragraphs
 from hf_any3d.utils.messages import printable
@@ -100,13 +102,15 @@ def push_point_dataset(
     if not isinstance(splits, DatasetDict):
         raise TypeError(f"splits={type(splits).__name__}; expected a DatasetDict or a Dataset")
     for split, rows in splits.items():
-        if "points" not in rows.column_names or not len(rows):
-            raise ValueError(f"split {split} has {len(rows)} rows of {rows.column_names}; expected some with points")
+        require_columns(["points"], rows.column_names, f"split {split}: ")
+        if not len(rows):
+            raise ValueError(f"split {split} has no rows; expected some with points")
     stated = {str(split): rows.info.license or "" for split, rows in splits.items()}
     if license is None:
         if len(set(stated.values())) > 1:
             raise ValueError(f"the splits have the licenses {stated}; expected one license, or license= for all")
         license = next(iter(stated.values()))
+    refuse_push_if_offline(repo_id)
     api = HfApi(token=token)
     # Before anything is uploaded.
     closed = [terms for terms in (license, *filter(None, stated.values())) if terms not in OPEN_LICENSES]
@@ -154,8 +158,7 @@ def write_point_dataset(splits: DatasetDict, folder: str | os.PathLike) -> None:
     """
     folder = Path(folder)
     for split, rows in splits.items():
-        if "points" not in rows.column_names:
-            raise ValueError(f"split {split} has no points, but {', '.join(rows.column_names)}")
+        require_columns(["points"], rows.column_names, f"split {split}: ")
     statistics = {}
     for split, rows in splits.items():
         # A name by which `datasets` finds the split.

@@ -9,7 +9,7 @@ import pytest
 from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import dataset_module
 from hf_any3d.data.parquet.published_dataset import OPEN_LICENSES
-from hf_any3d.registry import DATASETS as NAMES
+from hf_any3d.registry import DATASETS as NAMES, OF_YOUR_FILES
 
 MODULES = {name: dataset_module(name) for name in NAMES}
 DATASETS = {name: module for name, module in MODULES.items() if hasattr(module, "DATASET")}
@@ -30,8 +30,7 @@ def test_it_has_a_description(name):
 
 def test_data_that_come_with_the_package_have_a_license_too():
     own = {name: module for name, module in MODULES.items() if name not in DATASETS}
-    yours = {"folder", "parquet", "scans_with_boxes"}
-    assert {name for name, module in own.items() if not hasattr(module, "LICENSE")} == yours
+    assert {name for name, module in own.items() if not hasattr(module, "LICENSE")} == {*OF_YOUR_FILES}
     parts = load_point_dataset("parts", train_objects=2, validation_objects=0, test_objects=0, num_points=64)
     assert parts["train"].info.license == str(own["parts"].LICENSE) == "apache-2.0"
     assert all(
@@ -60,7 +59,8 @@ def test_without_its_files_the_error_says_where_to_get_them(name, tmp_path, cach
 
 def test_the_example_of_how_to_add_one_works(tmp_path, cache_dir):
     names: dict = {}
-    exec(DOCUMENT.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0], names)
+    section = DOCUMENT.read_text(encoding="utf-8").partition("## Add a data set")[2]
+    exec(section.split("```python\n")[1].split("```")[0], names)
     for split, name in (("train", "mug_0001"), ("train", "tile_0002"), ("test", "tile_0001")):
         (tmp_path / split).mkdir(exist_ok=True)
         np.save(tmp_path / split / f"{name}.npy", np.ones((4, 3), np.float32))
