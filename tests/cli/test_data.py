@@ -320,7 +320,6 @@ def test_extents_of_thousands_may_be_millimeters(extent, doubtful):
         ("shapes", ("shapes", None, None)),
         ("me/shapes", ("me/shapes", None, None)),
         ("plain/a.ply", "plain/a.ply: a single file; expected a folder of scans"),
-        ("model", "model: a saved model, not data; expected a folder of scans"),
         ("shapse", "shapse: no such folder, .parquet file or dataset; did you mean shapes\\?$"),
         (
             "nothing",

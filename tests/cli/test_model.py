@@ -80,11 +80,11 @@ def test_an_edited_card_is_pushed_as_it_is_and_a_missing_one_is_written(trained,
 def test_only_models_and_prepared_data_are_pushed(tmp_path, hub):
     assert "no model in this directory" in run("push", tmp_path, "me/nothing").err
     assert "no such directory" in run("push", tmp_path / "typo", "me/nothing").err
-    assert "./local is a path; expected a name on the Hub" in run("push", tmp_path, "./local").err
+    assert "./local: a path; expected the name of a repository on the Hub" in run("push", tmp_path, "./local").err
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.parquet").write_bytes(b"PAR1")
     refused = run("push", tmp_path, "a/b/c")
-    assert refused.code == 1 and "'a/b/c'" in refused.err
+    assert refused.code == 1 and "a/b/c: a path" in refused.err
     assert run("push", tmp_path, "me/prepared-data").out.startswith("dataset me/prepared-data: ")
     assert list(hub.files("me/prepared-data", kind="dataset")) and "data/train.parquet" in hub.files(
         "me/prepared-data", kind="dataset"
