@@ -27,6 +27,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests import stages
+
 ROOT = Path(__file__).resolve().parents[1]
 DRAWN = Path(__file__).with_suffix(".json")
 COMMON = ("tests/common",)
