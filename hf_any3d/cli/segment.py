@@ -34,6 +34,7 @@ from hf_any3d.tasks.parts_by_name.about import TASK as PARTS_BY_NAME
 from hf_any3d.tasks.segmentation.about import TASK as SEGMENTATION
 from hf_any3d.tasks.settings import settings_of
 from hf_any3d.utils.messages import model_errors
+from hf_any3d.utils.progress import is_watched
 from hf_any3d.visualization.gallery import Gallery
 
 # A page or picture, a cloud, a table, a folder, or a copy of the file.
@@ -141,7 +142,7 @@ def segment(
         if target is not None:
             of_copy = {"write": target, **copies.arguments()}
         with model_errors(name, "cannot answer"):
-            result = pipe(cloud.row, progress=True, **arguments, **of_copy)
+            result = pipe(cloud.row, progress=is_watched(), **arguments, **of_copy)
         gallery.add_view(answers.view(cloud.data, result), cloud.data, titles[cloud.name])
         if output is not None:
             # In a folder of results each file has its own place.

@@ -75,7 +75,10 @@ class PointCloudSteps:
         # Short calls in notebooks and scripts stay quiet.
         hidden = len(clouds) < PROGRESS_FROM if progress is None else not progress
         # list() would call len(), which counts blocks if a cloud is processed in several.
-        return [result for result in progress_bar(results, hidden=hidden, total=len(clouds), unit="cloud")]
+        return [
+            result
+            for result in progress_bar(results, hidden=hidden, asked=bool(progress), total=len(clouds), unit="cloud")
+        ]
 
     def preprocess(
         self, cloud: Any, up_axis: str | None = None, estimate_normals: bool | None = None

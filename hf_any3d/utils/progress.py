@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 
-def progress_bar(items: Iterable[Any] | None = None, *, hidden: bool = False, **settings: Any) -> Any:
+def progress_bar(
+    items: Iterable[Any] | None = None, *, hidden: bool = False, asked: bool = False, **settings: Any
+) -> Any:
     """Return a bar of tqdm on stderr that nobody sees but who watches: in a terminal, or in a notebook.
 
     In a file, lines of bars would stand between those of answers.
@@ -16,13 +18,18 @@ def progress_bar(items: Iterable[Any] | None = None, *, hidden: bool = False, **
     Args:
         items: What is iterated over, if anything.
         hidden: Whether there is no bar in any case.
+        asked: Whether somebody asked for it, who gets it wherever stderr goes.
         **settings: Further arguments of `tqdm.auto.tqdm`.
     """
     from tqdm.auto import tqdm
 
+    return tqdm(items, disable=hidden or not (asked or is_watched()), **settings)
+
+
+def is_watched() -> bool:
+    """Return whether somebody sees what is drawn on stderr."""
     # Notebooks show what is written to stderr, which is no terminal there.
-    is_watched = "ipykernel" in sys.modules or _is_terminal(sys.stderr)
-    return tqdm(items, disable=hidden or not is_watched, **settings)
+    return "ipykernel" in sys.modules or _is_terminal(sys.stderr)
 
 
 @contextmanager

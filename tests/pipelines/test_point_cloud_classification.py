@@ -158,16 +158,20 @@ def test_empty_list_returns_an_empty_list(classify, nothing):
     assert classify(nothing) == []
 
 
-def test_progress_is_shown_on_request_or_for_many_clouds(classify, capfd):
+@pytest.mark.parametrize("in_terminal", [False, True])
+def test_progress_is_shown_on_request_or_for_many_clouds(in_terminal, classify, capsys, monkeypatch):
+    monkeypatch.setattr("hf_any3d.utils.progress._is_terminal", lambda stream: in_terminal)
     few, many = list(clouds(3)), list(clouds(2)) * 50
-    for inputs, progress, shown in ((few, None, False), (few, True, True), (many, None, True), (many, False, False)):
-        capfd.readouterr()
+    # In a file, a bar would stand between answers; who asks for one gets it.
+    cases = ((few, None, False), (few, True, True), (many, None, in_terminal), (many, False, False))
+    for inputs, progress, shown in cases:
+        capsys.readouterr()
         assert len(classify(inputs, progress=progress, batch_size=50)) == len(inputs)
-        assert ("cloud/s" in capfd.readouterr().err) == shown
+        assert ("cloud/s" in capsys.readouterr().err) == shown
 
 
 def test_unknown_argument_is_refused_and_known_ones_listed(classify):
-    known = "top_k, function_to_apply, up_axis, votes, unknown, one_sided, estimate_normals, batch_size"
+    known = "top_k, function_to_apply, up_axis, votes, unknown, one_sided, keep_labels, estimate_normals"
     with pytest.raises(TypeError, match=f"arguments: topk; expected {known}"):
         classify(clouds(5)[0], topk=3)
     with raises(ValueError, naming="top_k"):

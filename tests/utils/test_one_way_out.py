@@ -14,7 +14,6 @@ import torch
 
 from hf_any3d import TextBank
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from hf_any3d.data.generated.examples import write_new_tile
 from hf_any3d.hub.spaces import write_space
 from hf_any3d.utils.atomic_files import write_bytes, write_json, write_text
 from hf_any3d.visualization.show import write_feature_map, write_views
@@ -100,7 +99,6 @@ WRITERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "write_text": (lambda path: write_text(path, "text" * 200), "a"),
     "write_json": (lambda path: write_json(path, ["text"] * 200), "a"),
     "write_point_cloud": (lambda path: write_point_cloud(path, PointCloudData(POINTS)), "a.npz"),
-    "write_new_tile": (write_new_tile, "a.las"),
     "write_views": (lambda path: write_views(path, [CloudView(POINTS)]), "a.png"),
     "write_clouds_page": (lambda path: write_clouds_page(path, [POINTS]), "a.html"),
     "write_feature_map": (lambda path: write_feature_map(path, POINTS[:, :2], np.zeros(200, int), ["a"]), "a.html"),
@@ -129,10 +127,6 @@ OTHERS = {
     "write_boxes": _BY_COMMAND,
     "write_labeled_ply": _BY_COMMAND,
     "write_label_cloud_points": _BY_COMMAND,
-    "write_scans": _BY_COMMAND,
-    "write_tiles": _BY_COMMAND,
-    "write_room": _BY_COMMAND,
-    "write_stairs": _BY_COMMAND,
     "write_layout": "by write_text and write_bytes",
     "write_point_dataset": _BY_COMMAND,
     "write_comparison": _BY_COMMAND,

@@ -208,7 +208,9 @@ class SegmentationSteps(PointCloudSteps):
         merged = _Merge(len(scene.part), self.sums_in_memory)
         since = 0
         hidden = len(blocks) < PROGRESS_FROM if self._bar is None else not self._bar
-        with progress_bar(hidden=hidden, total=len(blocks), unit="block", delay=2, leave=False) as bar:
+        with progress_bar(
+            hidden=hidden, asked=bool(self._bar), total=len(blocks), unit="block", delay=2, leave=False
+        ) as bar:
             for start in range(0, len(blocks), self._batch):
                 batch = blocks[start : start + self._batch]
                 prepared = [self._block(scene, index) for index in batch]

@@ -13,6 +13,7 @@ from hf_any3d.cli.inputs import finish
 from hf_any3d.cli.outputs import write_results
 from hf_any3d.tasks.segmentation.about import TASK as SEGMENTATION
 from hf_any3d.utils.messages import print_line
+from hf_any3d.utils.progress import is_watched
 
 _SPLIT = "all"
 # Figures of all files together that stand for the split in JSON.
@@ -46,7 +47,7 @@ def evaluate_tiles(
     warning = warn_if_learned(model, Path(data).name)
 
     def label(cloud: Any) -> Any:
-        return pipe({"points": cloud}, progress=True)["labels"]
+        return pipe({"points": cloud}, progress=is_watched())["labels"]
 
     # Bars and remarks go to stderr, so that stdout holds the table alone.
     with contextlib.redirect_stdout(sys.stderr):

@@ -206,7 +206,9 @@ class LocalFeaturesSteps(SegmentationSteps):
         answers = _Answers(len(cloud), count, self.gives_unknown)
         hidden = self._bar is False or (self._bar is None and count < 2 * self.part_points)
         model = self.model
-        with progress_bar(hidden=hidden, total=len(cloud) * (1 + adapt), unit="point", delay=2, leave=False) as bar:
+        with progress_bar(
+            hidden=hidden, asked=bool(self._bar), total=len(cloud) * (1 + adapt), unit="point", delay=2, leave=False
+        ) as bar:
             if adapt:
                 model = self._adapted(scan, bar)
             for labeled in self._label_parts(scan, answers, model):

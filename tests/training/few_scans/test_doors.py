@@ -114,5 +114,6 @@ def test_a_folder_of_scans_that_lie_gets_a_hint_and_is_not_turned(tmp_path):
     # Neither upright scans get one, nor a few, nor those of which a person has said it.
     upright = write(tmp_path / "upright", clouds)
     few = write(tmp_path / "few", {name: own[:3] for name, own in lying.items()})
+    others = ("--output", tmp_path / "others", "--overwrite")
     for data, words in ((upright, ()), (few, ()), (tmp_path / "lying", ("--up_axis", "y"))):
-        assert "seem to have" not in run("train", data, "--output", tmp_path / "others", *FEW, *words)
+        assert "seem to have" not in run("train", data, *others, *FEW, *words)
