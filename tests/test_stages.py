@@ -22,6 +22,11 @@ def test_no_test_is_in_two_stages():
     assert len(named) == len(set(named))
 
 
+def test_every_file_of_tests_is_in_one_target():
+    files = [file for target in ("test", "tools", "pages") for file in stages.files_of(target)]
+    assert sorted(files) == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
+
+
 def test_the_workflow_of_the_night_has_all_stages():
     workflow = (ROOT / ".github" / "workflows" / "nightly.yml").read_text(encoding="utf-8")
     assert re.search(r"stage: \[(.+)\]", workflow)[1].split(", ") == list(NIGHT)
@@ -29,7 +34,7 @@ def test_the_workflow_of_the_night_has_all_stages():
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A repository with a stage of one test, `a`, that depends on a file, `b`; commands are true or false."""
+    """A repository with a stage of one test, `a`, that depends on a file, `b`; running is true or false."""
     for name in ("a", "b", "other"):
         (tmp_path / name).write_text(name)
     (tmp_path / ".ci").mkdir()
@@ -51,7 +56,7 @@ def commit():
 
 def night(monkeypatch, capfd, succeeds: bool = True) -> str:
     """Return what the night says that CI has."""
-    monkeypatch.setattr(stages, "commands", lambda name, options: (["true" if succeeds else "false"], {}))
+    monkeypatch.setattr(stages, "run", lambda name, options: 0 if succeeds else 1)
     code = stages.nightly(["one"], only_changed=True)
     said = capfd.readouterr().out.splitlines()[-1]
     assert code == ("FAILED" in said)
