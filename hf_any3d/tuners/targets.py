@@ -192,6 +192,7 @@ def _alternatives(names: Collection[str], root: nn.Module) -> str:
 
 
 # Settings of PEFT that name modules; those in the second row are dictionaries with patterns of names as keys.
+_INSIDE = rf"(?:\.{INNER})?"
 _NAMED = ("target_modules", "feedforward_modules", "exclude_modules")
 _NAMED_BY_KEYS = ("rank_pattern", "alpha_pattern", "lambda_pattern", "n_frequency_pattern", "block_size_pattern")
 
@@ -207,14 +208,14 @@ def _inside_own_lora(model: nn.Module, config: PeftConfig) -> PeftConfig:
     for field in _NAMED if wrappers else ():
         given = getattr(config, field, None)
         if isinstance(given, str) and given != "all-linear":
-            changes[field] = _pattern_inside(given, wrappers, names, model)
+            changes[field] = _pattern_inside(given, wrappers, model)
         elif given and not isinstance(given, str):
             changes[field] = type(given)(_names_inside(given, wrappers, names, field == "exclude_modules"))
     for field in _NAMED_BY_KEYS if wrappers else ():
         inside = {}
         for pattern, value in (getattr(config, field, None) or {}).items():
             is_hit = any(re.match(rf"(.*\.)?({pattern})$", name) for name in wrappers)
-            inside[rf"(?:{pattern})(?:\.{INNER})?" if is_hit else pattern] = value
+            inside[f"(?:{pattern}){_INSIDE}" if is_hit and not pattern.endswith(_INSIDE) else pattern] = value
         if inside:
             changes[field] = inside
     changes = {field: value for field, value in changes.items() if value != getattr(config, field)}
@@ -225,16 +226,16 @@ def _inside_own_lora(model: nn.Module, config: PeftConfig) -> PeftConfig:
     return config
 
 
-def _pattern_inside(pattern: str, wrappers: Collection[str], names: Collection[str], model: nn.Module) -> str:
+def _pattern_inside(pattern: str, wrappers: Collection[str], model: nn.Module) -> str:
     hit = [name for name in wrappers if re.fullmatch(pattern, name)]
-    if not hit:
+    if not hit or pattern.endswith(_INSIDE):
         return pattern
     # Flags stand at the start of an expression alone.
     flags = re.match(r"(\(\?[aiLmsux]+\))?", pattern)[0]  # pyright: ignore[reportOptionalSubscript]
     # By their names in a model without a head, which opens adapters of one with a head.
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     outer = _alternatives([name.removeprefix(prefix) for name in hit], getattr(model, "base_model", model))
-    return rf"{flags}(?!(.*\.)?({outer})$)(?:{pattern.removeprefix(flags)})(?:\.{INNER})?"
+    return rf"{flags}(?!(.*\.)?({outer})$)(?:{pattern.removeprefix(flags)}){_INSIDE}"
 
 
 def _names_inside(

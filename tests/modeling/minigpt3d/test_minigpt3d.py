@@ -82,7 +82,9 @@ def test_every_cloud_is_encoded_once_for_all_tokens_and_beams():
 
 def test_missing_weights_of_a_loaded_model_are_initialized_as_in_a_new_one():
     model = tiny_model()
-    state = {name: kept for name, kept in model.state_dict().items() if "low_rank_" not in name and "queries" not in name}
+    state = {
+        name: kept for name, kept in model.state_dict().items() if "low_rank_" not in name and "queries" not in name
+    }
     opened = MiniGPT3DForConditionalGeneration.from_pretrained(None, config=model.config, state_dict=state)
     for started in (model, opened):
         first, *others = started.bridge.experts.queries
