@@ -16,6 +16,7 @@ from hf_any3d.conversions.common_layers import below
 from hf_any3d.conversions.minigpt3d.names import MINIGPT3D, convert_minigpt3d_state_dict
 from hf_any3d.conversions.minigpt3d.parts import Part, lora_rank
 from hf_any3d.conversions.renaming import count_left_out, count_of
+from hf_any3d.modeling.layers.low_rank import INNER
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, stage_names
 
 _ENCODER = "point_encoder."
@@ -33,7 +34,7 @@ class StageFile:
         path: The file.
         stage: Key of `STAGES`.
         entries: Number of tensors in the file.
-        trained: Trained tensors, under our names without LoRA's `base_layer`.
+        trained: Trained tensors, under our names in a model without LoRA, with those of its matrices.
         encoder: Tensors of the frozen point encoder, under its own names.
         left_out: Tensors that have no place in the model, by the first word of their names.
     """
@@ -59,7 +60,7 @@ def read_stage(path: str | os.PathLike) -> StageFile:
         # The last stage first: its files may hold parts of earlier ones.
         if has("bridge.experts.router."):
             stage = 4
-        elif has("bridge.qformer.", ".lora_"):
+        elif has("bridge.qformer.", ".low_rank_"):
             stage = 3
         elif has("language_model.") or has("bridge.projector."):
             stage = 0
@@ -84,8 +85,7 @@ def check_stage(file: StageFile, encoder: Part, model: MiniGPT3DForConditionalGe
             f"{file.path}: its copy of the point encoder is not {encoder.source}: {len(differ)} of "
             f"{len(file.encoder)} tensors differ: {listed(differ)}; give the one that it was trained with"
         )
-    # PEFT's names of wrapped layers, without its own part
-    weights = {name.replace(".base_layer.", "."): tensor for name, tensor in model.base_model.state_dict().items()}
+    weights = {_name_in_part(name): tensor for name, tensor in model.base_model.state_dict().items()}
     expected = stage_names(model, file.stage or 3)
     if not file.stage:
         # TinyGPT-V's program saves what it has trained: LoRA, the weights of norms, and both projections.
@@ -93,7 +93,7 @@ def check_stage(file: StageFile, encoder: Part, model: MiniGPT3DForConditionalGe
     expected_weights = {name: weights[name] for name in expected}
     account(file.path, file.trained, expected_weights)
     # A LoRA that has learned nothing is not the one of images.
-    unlearned = [name for name in expected if ".lora_B." in name and not file.trained[name].any()]
+    unlearned = [name for name in expected if name.endswith(".low_rank_b") and not file.trained[name].any()]
     if unlearned and not file.stage:
         raise ValueError(
             f"{file.path}: {unlearned[0]} is 0, so no image has trained it; expected TinyGPT-V's weights after "
@@ -117,9 +117,9 @@ def initialize_untrained(
             initialized[name] = queries
         elif _is_initialized(name, stage):
             tensor = initialized[name] = torch.empty(empty.shape)
-            if name.endswith(".bias") or ".lora_B." in name:
+            if name.endswith((".bias", ".low_rank_b")):
                 tensor.zero_()
-            elif ".lora_A." in name:
+            elif name.endswith(".low_rank_a"):
                 nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)  # as PEFT initializes A
             else:
                 tensor.normal_(std=std, generator=generator)
@@ -194,8 +194,7 @@ def assemble(
         # Later files hold newer values of what an earlier stage trained.
         state |= file.trained
     expected = model.base_model.state_dict()
-    # In a model with LoRA, PEFT moves a layer's expected weights below `base_layer`.
-    named = {name.replace(".base_layer.", "."): name for name in expected}
+    named = {_name_in_part(name): name for name in expected}
     state = {named.get(name, name): tensor for name, tensor in state.items()}
     missing = {name: tensor for name, tensor in expected.items() if name not in state}
     initialized = initialize_untrained(missing, last.stage, queries, config.initializer_range)
@@ -204,6 +203,11 @@ def assemble(
     account(paths, state, expected)
     fresh = {_part_of(name) for name in initialized}
     return Assembly(parts, tuple(files), model, state, tuple(sorted(fresh)))
+
+
+def _name_in_part(name: str) -> str:
+    """Return the name of a tensor in a model without LoRA, whose layers are not below another one."""
+    return name.replace(f".{INNER}.", ".")
 
 
 def _part_of(name: str) -> str:

@@ -7,6 +7,7 @@ import torch
 
 from hf_any3d.conversions.common_layers import STUDENT
 from hf_any3d.conversions.renaming import Names, as_linear, as_vector, rename_tensors, under
+from hf_any3d.modeling.minigpt3d.lora import name_of_today
 
 _LAYER = r"(transformer\.h|model\.layers)\.(?P<layer>\d+)\."
 _TO = "model.layers.{layer}."
@@ -113,7 +114,7 @@ def convert_minigpt3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[s
         first = kept.setdefault(name, tensor)
         if first is not tensor and (first.dtype != tensor.dtype or not torch.equal(first, tensor)):
             raise ValueError(f"{name}: the file holds it twice, with different values")
-    state = rename_tensors(kept, MINIGPT3D)
+    state = {name_of_today(name): tensor for name, tensor in rename_tensors(kept, MINIGPT3D).items()}
     for name, tensor in state.items():
         if ".class_token." in name:
             state[name] = as_vector(tensor)

@@ -34,7 +34,7 @@ def lora_rank(state: _State, part: str) -> int | None:
     """Return the rank of the LoRA below a prefix; None if there is none."""
     for name, tensor in state.items():
         # The first factor of LoRA has as many rows as its rank.
-        if name.startswith(part) and ".lora_A." in name:
+        if name.startswith(part) and name.endswith(".low_rank_a"):
             return tensor.shape[0]
     return None
 

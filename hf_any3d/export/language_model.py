@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
+from hf_any3d.modeling.minigpt3d.lora import merge_low_rank
 from hf_any3d.utils.atomic_files import new_directory
 
 _TOKENS = 7  # of the comparison
@@ -50,6 +51,8 @@ def export_language_model(
             parent, _, child = name.rpartition(".")
             base: nn.Module = layer.get_base_layer()
             setattr(merged.get_submodule(parent), child, base)
+    # Adapters first, which are on the layers inside.
+    merge_low_rank(merged)
     # Otherwise `save_pretrained` would write only adapters.
     merged._hf_peft_config_loaded = False
     generation: GenerationConfig = copy.deepcopy(model.generation_config)  # pyright: ignore[reportAssignmentType]

@@ -273,7 +273,7 @@ def halve_frozen(model: MiniGPT3DForConditionalGeneration, dtype: torch.dtype) -
     # Norms and biases are small and stay in float32, as does LoRA, which is stored though the last stage freezes it.
     # By `data`, so that parameters stay the same objects.
     for name, parameter in model.language_model.named_parameters():
-        is_full = parameter.requires_grad or parameter.ndim < 2 or "lora_" in name
+        is_full = parameter.requires_grad or parameter.ndim < 2 or "low_rank_" in name
         if parameter.is_floating_point() and not is_full:
             parameter.data = parameter.data.to(dtype)
 
@@ -334,7 +334,7 @@ def trained_groups(model: MiniGPT3DForConditionalGeneration) -> dict[str, int]:
             first, second, *_ = name.split(".")
             part = f"{first} {second}" if first == "bridge" else first
             kind = ""
-            if ".lora_" in name:
+            if ".low_rank_" in name:
                 kind = " LoRA"
             elif first == "language_model" or second == "qformer":
                 kind = " norms"  # all else in them is frozen

@@ -238,6 +238,13 @@ class EncoderTuner(BaseTuner):
         # Defaults are filled in below, and another model would need other ones.
         self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        # New modules are in training mode, and PEFT leaves them so.
+        for layer in () if model.training else list(model.modules()):
+            if isinstance(layer, self.tuner_layer_cls):
+                layer.training = False
+                for name, part in layer.named_children():
+                    # The pretrained layer keeps its mode.
+                    part.train(part.training and name == "base_layer")
 
     def _prepare_adapter_config(self, peft_config: EncoderTunerConfig, model_config: Any) -> EncoderTunerConfig:
         stack = layer_stack(self.model)

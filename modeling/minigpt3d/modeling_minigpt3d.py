@@ -48,8 +48,9 @@ from hf_any3d.modeling.layers.cloud_prompts import (
 )
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import in_precision_of
+from hf_any3d.modeling.layers.low_rank import LowRankLinear
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS, MiniGPT3DConfig
-from hf_any3d.modeling.minigpt3d.lora import names_in
+from hf_any3d.modeling.minigpt3d.lora import EARLIER_PATTERNS, add_low_rank, name_of_today, names_in
 from hf_any3d.modeling.minigpt3d.qformer import Bridge, Bridged, Routing
 from hf_any3d.modeling.minigpt3d.stages import set_stage, trained_names
 from hf_any3d.modeling.pretrained_parts.loading import (
@@ -148,10 +149,10 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, PreTr
         """Initialize weights that were not loaded, LoRA last, as language models initialize it like other layers."""
         super().initialize_weights()
         for name, parameter in self.named_parameters():
-            if ".lora_A." in name:
+            if name.endswith(".low_rank_a"):
                 # As PEFT and `nn.Linear` do. With B = 0 the product has no effect at first.
                 init.kaiming_uniform_(parameter, a=5**0.5)
-            elif ".lora_B." in name:
+            elif name.endswith((".low_rank_b", ".low_rank_bias")):
                 init.zeros_(parameter)
 
     # Loading and saving; see `LibraryModelMixin`.
@@ -168,16 +169,19 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, PreTr
         """Load a model with its pretrained parts from their repositories.
 
         `quantization_config` then applies to the language model, and the model is on one device. That of a model which
-        is stored whole applies to all linear layers except LoRA's and the last one.
+        is stored whole applies to all linear layers except the last one.
         """
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         config = kwargs.get("config")
         if name is not None and not isinstance(config, cls.config_class):
             config = cls.config_class.from_pretrained(name if config is None else config, **hub)
         if config is None or not any(config.part(part).is_elsewhere for part in PARTS):
-            # LoRA is trained, and PEFT computes in the dtype of its matrices. Logits are sensitive.
-            kwargs = keep_in_full(kwargs, r".*\.lora_[AB]\.default", r".*language_model\.lm_head")
-            return super()._from_full_repository(name, *args, **kwargs)
+            # Logits are sensitive.
+            kwargs = keep_in_full(kwargs, r".*language_model\.lm_head")
+            kwargs["key_mapping"] = {**EARLIER_PATTERNS, **(kwargs.get("key_mapping") or {})}
+            opened = super()._from_full_repository(name, *args, **kwargs)
+            _forget_earlier_names(opened[0] if isinstance(opened, tuple) else opened)
+            return opened
         # Settings are applied to it below, and the caller keeps its own.
         config = copy.deepcopy(config)
         others = {key: value for key, value in kwargs.items() if key not in {*HUB_ARGUMENTS, "config"}}
@@ -271,7 +275,7 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, PreTr
         # After the cast, as changes are found by the bytes of weights.
         for name, path in body._part_paths.items():
             if config.part(name).is_elsewhere:
-                remember_weights(body.get_submodule(path))
+                remember_weights(body.get_submodule(path), {own.name: own.tensor for own in body.part_tensors(name)})
         return model
 
 
@@ -303,16 +307,9 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         check_word_vectors(language_model, self.bridge.projector.fc2.out_features)
         for lora, part in ((config.qformer_lora, self.bridge.qformer), (config.text_lora, self.language_model)):
             if lora is not None:
-                from peft import LoraConfig, inject_adapter_in_model  # takes a second
-
-                inject_adapter_in_model(LoraConfig(**lora), part)
+                add_low_rank(part, lora)
         self.point_encoder.requires_grad_(False)
         self.post_init()
-        for path, layer in self.named_modules():
-            if path.endswith((".lora_A.default", ".lora_B.default")):
-                # Keeps torch's `quantize_dynamic` from matrices whose weights PEFT reads: a layer's own attribute wins
-                # over the mapping by class.
-                layer.qconfig = None  # pyright: ignore[reportAttributeAccessIssue]
 
     def train(self, mode: bool = True) -> MiniGPT3DModel:
         """Set the mode; a frozen point encoder and the Q-Former, except for its LoRA, stay in eval mode."""
@@ -324,10 +321,13 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         for layer in self.bridge.qformer.modules():
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.training = mode  # required for gradient checkpointing; its submodules keep their modes
-        dropping = mode or self.config.qformer_lora_dropout_at_inference
-        for name, layer in self.bridge.qformer.named_modules():
-            if ".lora_dropout." in name:
-                layer.train(dropping)
+        for layer in self.bridge.qformer.modules():
+            if isinstance(layer, LowRankLinear):
+                layer.low_rank_dropout.train(mode or self.config.qformer_lora_dropout_at_inference)
+            elif "base_layer" in layer._modules:  # of an adapter, which trains as any other
+                layer.training = mode
+                for name, inside in layer.named_children():
+                    inside.train(mode and name != "base_layer")
         return self
 
     def encode(self, points: Clouds) -> torch.Tensor:
@@ -666,8 +666,16 @@ def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {key: tensor for shard in shards for key, tensor in load_state_dict(shard).items()}
 
 
+def _forget_earlier_names(model: MiniGPT3DPreTrainedModel) -> None:
+    """Let a model of an earlier version be saved under the names of today; transformers would restore those."""
+    conversions = getattr(model, "_weight_conversions", None) or []
+    others = [each for each in conversions if not EARLIER_PATTERNS.keys() & set(each.source_patterns)]
+    model._weight_conversions = others or None  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _load_stored(model: MiniGPT3DPreTrainedModel, name: str, stored: dict[str, torch.Tensor]) -> None:
     own = model.state_dict()
+    stored = {name_of_today(key): tensor for key, tensor in stored.items()}
     prefix = f"{model.base_model_prefix}."
     if not any(key.startswith(prefix) for key in own):  # the body alone
         stored = {key.removeprefix(prefix): tensor for key, tensor in stored.items()}

@@ -97,7 +97,7 @@ def _names_with_prefix(model: nn.Module, prefix: str) -> list[str]:
 
 
 def _lora(model: nn.Module, prefix: str) -> list[str]:
-    return [name for name in _names_with_prefix(model, prefix) if ".lora_A." in name or ".lora_B." in name]
+    return [name for name in _names_with_prefix(model, prefix) if ".low_rank_" in name]
 
 
 def _norm_weights(model: nn.Module, prefix: str) -> list[str]:

@@ -90,8 +90,24 @@ def open_adapter(cls: type[_Model], holds: Contents, *args: Any, **rest: Any) ->
         return _from_adapter_repository(cls, holds, **rest)
     else:
         model, info = _unpacked(open_named_base(cls, holds, *args, **rest))
-    model.load_adapter(holds.name, adapter_kwargs=dict(holds.hub))
+    if _shares_weights(holds):
+        check_adapter_to_load(model, holds.name, dict(holds.hub))
+        _add_adapter(model, holds.name, dict(holds.hub), False)
+        model._hf_peft_config_loaded = True
+        model.eval()
+    else:
+        model.load_adapter(holds.name, adapter_kwargs=dict(holds.hub))
     return (model, info) if info is not None else model
+
+
+def _shares_weights(holds: Contents) -> bool:
+    """Return whether layers of the adapter share weights (VeRA), which `load_adapter` of transformers refuses."""
+    from peft import PeftType
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    kind = (holds.adapter or {}).get("peft_type")
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(PeftType[kind]) if kind in PeftType.__members__ else None
+    return getattr(tuner, "uses_shared_state", False)
 
 
 def _unpacked(opened: Any) -> tuple[Any, Any]:

@@ -19,6 +19,7 @@ from transformers.integrations.peft import PeftAdapterMixin
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import LibraryModelHook, hooks
 from hf_any3d.modeling.layers.direct_weights import keep_unpacked
+from hf_any3d.modeling.layers.low_rank import INNER
 from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     check_adapter_to_load,
     has_part_folder,
@@ -209,8 +210,8 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
             type(self).from_pretrained(self.name_or_path).save_pretrained(directory)
             return
         with hooks().saving(directory), self._parts_as_stored() as reopened:
-            elsewhere = {f"{path}.{own.name}" for path, owned in self._parts_elsewhere() for own in owned}
-            state = {name: tensor for name, tensor in own_state(self).items() if name not in elsewhere}
+            elsewhere = {f"{path}.{own.path}" for path, owned in self._parts_elsewhere() for own in owned}
+            state = {own.name: own.tensor for own in own_tensors(self) if own.path not in elsewhere}
             state = _with_full_weights(state, reopened, adapted=False)
             has_adapters = getattr(self, "_hf_peft_config_loaded", False)
             self._keys_to_ignore_on_save = set()
@@ -352,7 +353,7 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
 
     def part_tensors(self, name: str) -> list[OwnTensor]:
         """Return the tensors of a part that come from its own checkpoint, without adapters."""
-        return own_tensors(self.get_submodule(self._part_paths[name]))
+        return own_tensors(self.get_submodule(self._part_paths[name]), bare=True)
 
     def changed_tensors(self, name: str) -> list[str]:
         """Return the names of a part's tensors that changed since it was loaded; all of them if that is unknown."""
@@ -553,7 +554,7 @@ def _names_in_state_dict(part: PreTrainedModel, owned: Iterable[OwnTensor]) -> s
     if is_quantized(part):
         # Its layers keep more in the state dict than parameters and buffers.
         tensors = {key for key, _ in (*part.named_parameters(), *part.named_buffers())}
-        layers = tuple(own.path.rpartition(".")[0] + "." for own in own_tensors(part))
+        layers = tuple(own.path.rpartition(".")[0] + "." for own in own_tensors(part, bare=True))
         more = (key for key in part.state_dict().keys() - tensors if key.startswith(layers))
         names |= {key for key in more if ".lora_" not in key}
     return names
@@ -568,10 +569,15 @@ def _with_full_weights(
     """
     state = dict(state)
     for path, part, tensors, full in reopened:
-        packed = _names_in_state_dict(part, tensors) if adapted else {own.name for own in tensors}
+        # Names of modules in the state dict, by their present ones.
+        here = {module.path: module.path if adapted else module.name for module in own_modules(part)}
+        packed = _names_in_state_dict(part, tensors) if adapted else set()
+        for own in tensors:
+            module, _, leaf = own.path.rpartition(".")
+            packed.add(".".join(filter(None, (here[module], leaf))))
         for name in packed:
             state.pop(f"{path}.{name}", None)
-        places = {module.name: module.path if adapted else module.name for module in own_modules(part)}
+        places = {module.name: here[module.path] for module in own_modules(part, bare=True)}
         for name, tensor in full.items():
             module, _, leaf = name.rpartition(".")
             # What was trained in the part stays as it is.
@@ -582,7 +588,7 @@ def _with_full_weights(
 
 def _checksum_of(part: torch.nn.Module) -> str | None:
     """Return the checksum of a part's own tensors; None if some are not here."""
-    state = own_state(part)
+    state = own_state(part, bare=True)
     return tensors_checksum(state) if all(map(is_local, state.values())) else None
 
 
@@ -601,7 +607,7 @@ def _refuse_lost_weights(
 
     def base_name(key: str) -> str:
         # The name in a base model, without wrappers that a config puts around layers.
-        return key.removeprefix(prefix).replace(".base_layer.", ".")
+        return key.removeprefix(prefix).replace(".base_layer.", ".").replace(f".{INNER}.", ".")
 
     # Others are those of a new head, or of a module that an argument switched on: new, as in transformers.
     stored = {base_name(key) for key in saved}

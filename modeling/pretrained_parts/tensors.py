@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from hf_any3d.modeling.layers.low_rank import INNER, LowRankLinear
+
 CHECKSUM_PREFIX = "tensors-sha256:"
 # Attribute of a part: dtype and a fast hash of the bytes of each tensor that it was loaded with.
 _DIGESTS = "_opened_with"
@@ -30,14 +32,20 @@ class OwnTensor(NamedTuple):
     tensor: torch.Tensor
 
 
-def own_modules(module: nn.Module) -> list[OwnModule]:
-    """Return the modules that a model had before adapters were added, each before those inside it."""
+def own_modules(module: nn.Module, bare: bool = False) -> list[OwnModule]:
+    """Return the modules that a model had before adapters were added, each before those inside it.
+
+    With `bare`, also without LoRA that the model around a part has added to its layers: these are the modules that the
+    part has in its own checkpoint.
+    """
     modules = []
     stack = [OwnModule("", "", module)]
     while stack:
         name, path, module = stack.pop()
         # PEFT's layers keep the replaced layer under the first name, its `modules_to_save` wrappers under the second.
         inside = "base_layer" if module._modules.get("base_layer") is not None else "original_module"
+        if bare and isinstance(module, LowRankLinear):
+            inside = INNER
         if module._modules.get(inside) is not None:
             stack.append(OwnModule(name, f"{path}.{inside}" if path else inside, module._modules[inside]))
             continue
@@ -50,10 +58,10 @@ def own_modules(module: nn.Module) -> list[OwnModule]:
     return modules
 
 
-def own_tensors(module: nn.Module) -> list[OwnTensor]:
-    """Return the parameters and persistent buffers from before adapters were added, tied ones under each name."""
+def own_tensors(module: nn.Module, bare: bool = False) -> list[OwnTensor]:
+    """Return the parameters and persistent buffers of `own_modules`, tied ones under each name."""
     tensors = []
-    for name, path, owner in own_modules(module):
+    for name, path, owner in own_modules(module, bare):
         for key, tensor in (*owner._parameters.items(), *owner._buffers.items()):
             if tensor is not None and key not in owner._non_persistent_buffers_set:
                 names = (f"{name}.{key}" if name else key, f"{path}.{key}" if path else key)
@@ -61,9 +69,9 @@ def own_tensors(module: nn.Module) -> list[OwnTensor]:
     return tensors
 
 
-def own_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return a module's state dict as it would be without adapters."""
-    return {name: tensor for name, _, tensor in own_tensors(module)}
+def own_state(module: nn.Module, bare: bool = False) -> dict[str, torch.Tensor]:
+    """Return a module's state dict as it would be without adapters; see `own_modules`."""
+    return {name: tensor for name, _, tensor in own_tensors(module, bare)}
 
 
 def tensors_checksum(tensors: Mapping[str, torch.Tensor]) -> str:

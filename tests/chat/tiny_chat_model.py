@@ -25,7 +25,7 @@ def tiny_chat_pipeline(*merges: str, text: str = "llama", **changes) -> Pipeline
     generator = torch.Generator().manual_seed(0)
     for part in (model.point_encoder, model.bridge):
         for name, parameter in part.named_parameters():
-            if parameter.ndim > 1 and "lora_" not in name:
+            if parameter.ndim > 1 and "low_rank_" not in name:
                 parameter.data.normal_(std=0.4, generator=generator)
     unreadable = [number for token, number in tokenizer.get_vocab().items() if not token.isascii() or len(token) > 9]
     model.generation_config.suppress_tokens = sorted(unreadable)

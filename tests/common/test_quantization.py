@@ -216,7 +216,7 @@ def test_lora_of_a_chat_model_is_neither_rounded_nor_merged(way, tmp_path):
     fresh(case).save_pretrained(tmp_path)
     small = quantized(fresh(case), way, tmp_path)
     full = dict(fresh(case).named_parameters())
-    own = {name: each for name, each in small.named_parameters() if ".lora_" in name or ".lm_head." in name}
+    own = {name: each for name, each in small.named_parameters() if ".low_rank_" in name or ".lm_head." in name}
     assert own and all(torch.equal(each, full[name]) for name, each in own.items())
     with raises(ValueError, naming="LoRA"):
         merge_lora(small)

@@ -161,9 +161,7 @@ _BUILT: dict[str, Copies[PreTrainedModel]] = {}
 def base_of(case: Case) -> PreTrainedModel:
     """Return a tiny model of a class, always equal and deterministic in training."""
     if case.name not in _BUILT:
-        # MiniGPT-3D without its own LoRA, with which PEFT would leave other modules trainable.
-        bare = {"text_lora": None, "qformer_lora": None} if case.name.startswith("MiniGPT3D") else {}
-        _BUILT[case.name] = Copies(case.still(**bare))
+        _BUILT[case.name] = Copies(case.still())
     return _BUILT[case.name].another()
 
 

@@ -121,13 +121,13 @@ def test_training_can_start_from_a_converted_model(originals, tmp_path, stages):
     layer = model.language_model.model.layers[0]
     before = "llama_model.base_model.model.model.layers.0."
     assert torch.equal(layer.post_layernorm.weight, state[before + "post_layernorm.weight"])
-    lora = layer.self_attn.query_key_value.lora_B["default"].weight
+    lora = layer.self_attn.query_key_value.low_rank_b
     assert torch.equal(lora, state[before + "self_attn.query_key_value.lora_B.default.weight"])
     # As training initializes it, without effect.
     query = model.bridge.qformer.encoder.layer[0].attention.attention.query
-    assert query.lora_A["default"].weight.abs().min() > 0 and not query.lora_B["default"].weight.any()
+    assert query.low_rank_a.abs().min() > 0 and not query.low_rank_b.any()
     bound = query.in_features**-0.5
-    assert 0.9 * bound < query.lora_A["default"].weight.abs().max() <= bound
+    assert 0.9 * bound < query.low_rank_a.abs().max() <= bound
     if 1 not in stages:
         weight, bias = (getattr(model.bridge.point_mlp.layers[0], name) for name in ("weight", "bias"))
         assert 0.8 < weight.std() / model.config.initializer_range < 1.2 and not bias.any()

@@ -130,7 +130,7 @@ def test_the_first_stage_starts_from_exactly_the_image_priors(files, parts):
     whole = assemble(*parts, [start])
     assert whole.model.config.image_priors
     # Each of them, by identity: nothing else takes its place.
-    named = {name.replace(".base_layer.", "."): tensor for name, tensor in whole.state.items()}
+    named = {name.replace(".linear.", "."): tensor for name, tensor in whole.state.items()}
     assert len(start.trained) == 261 and all(named[name] is tensor for name, tensor in start.trained.items())
     qformer = manifest["from_blip2"]["tensors"]
     assert len(parts[1].state) == len(qformer) == 255

@@ -89,7 +89,7 @@ def test_a_file_of_the_starting_point_holds_what_images_have_trained(originals, 
     lora = bias.replace("input_layernorm.bias", "self_attn.dense.lora_B.default.weight")
     for change, message in (
         (lambda state: state.update({bias: originals.state[bias]}), "left over: language_model"),
-        (lambda state: state[lora].zero_(), "lora_B.default.weight is 0"),
+        (lambda state: state[lora].zero_(), "low_rank_b is 0"),
         (lambda state: state.update({lora.replace(".default", ""): state.pop(lora)}), "missing: language_model"),
         (lambda state: state.pop("llama_proj.bias"), "missing: bridge.projector.fc1.bias"),
     ):

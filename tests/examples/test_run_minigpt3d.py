@@ -20,7 +20,7 @@ from tests.examples.conftest import EXAMPLES, words_of
 from tests.examples.minigpt3d_runs import BATCHES, CONFIG, SHORT, tensors_of, write_parts, write_talks
 
 # What no public part holds and no stage before the fourth has trained.
-FRESH = ("bridge.experts.", "bridge.projector.", "lora_")
+FRESH = ("bridge.experts.", "bridge.projector.", "low_rank_")
 
 
 @pytest.fixture(scope="module")

@@ -104,13 +104,13 @@ def test_only_frozen_matrices_of_the_language_model_are_cast(parts):
     model = opened(parts)
     for name, parameter in model.named_parameters():
         # As in the last stage, which stores them all the same.
-        parameter.requires_grad_(parameter.requires_grad and "lora_" not in name)
+        parameter.requires_grad_(parameter.requires_grad and "low_rank_" not in name)
     halve_frozen(model, torch.bfloat16)
     halved = {name for name, parameter in model.named_parameters() if parameter.dtype == torch.bfloat16}
     assert halved == {
         name
         for name, parameter in model.named_parameters()
-        if "language_model." in name and parameter.ndim > 1 and "lora_" not in name
+        if "language_model." in name and parameter.ndim > 1 and "low_rank_" not in name
     }
     with torch.autocast("cpu", torch.bfloat16):
         loss = model.train()(prompt(model), points=clouds(40), labels=prompt(model).clamp(max=9)).loss

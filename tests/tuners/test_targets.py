@@ -3,13 +3,17 @@
 import re
 
 import pytest
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LNTuningConfig, LoHaConfig, LoraConfig, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_any3d import PointNetConfig
+from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.encoders import LayerStack
+from hf_any3d.modeling.pointnet import PointNetModel
 from hf_any3d.tuners.side_tuning.layer import SideTuningLayer
 from hf_any3d.tuners.targets import (
     encoder_layer_pattern,
@@ -19,9 +23,11 @@ from hf_any3d.tuners.targets import (
     trainable_module_names,
     with_default_modules,
 )
+from tests.common.models import CASES, case_of
+from tests.common.tuners import OWN, answer_of, assert_same, base_of
 from tests.errors import raises
 from tests.tiny_encoders import tiny_model
-from tests.turns import ALL_PAIRS
+from tests.turns import ALL_PAIRS, by_turns
 
 
 class Block(nn.Module):
@@ -149,3 +155,43 @@ def test_plain_lora_adapts_all_linear_layers_of_any_encoder_also_of_some_layers(
     # A config that names modules is the user's.
     model = get_peft_model(tiny_model(encoder), LoraConfig(target_modules=sorted(linear)[:1]))
     assert not any("modules_to_save" in name for name, _ in model.named_modules())
+
+
+@pytest.mark.slow
+def test_methods_without_modules_adapt_the_linear_layers_of_any_model():
+    tried = 0
+    for case, method in by_turns(CASES, [LoraConfig, IA3Config, LoHaConfig]):
+        base = base_of(case)
+        body = base.base_model
+        if isinstance(getattr(body, "layer_stack", None), LayerStack):
+            continue  # the tests above, and those of all models
+        tried += 1
+        model = get_peft_model(base, method())
+        assert_same(answer_of(case, model), answer_of(case, base_of(case)))
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        inside = {name for name in trained if model.base_model.prefix in name}
+        assert inside and all(".modules_to_save." in name for name in trained - inside), case.name
+        if body is not base and not base.can_generate():
+            for head in {name for name, part in base.named_children() if part is not body}:
+                assert any(f".{head}.modules_to_save." in name for name in trained), (case.name, head)
+    assert tried >= 20
+
+
+def test_what_a_method_does_not_find_is_named():
+    with raises(ValueError, naming="PointNetModel"):
+        get_peft_model(PointNetModel(PointNetConfig()), LNTuningConfig())
+    with raises(ValueError, naming="layers_to_transform"):
+        get_peft_model(PointNetModel(PointNetConfig()), LoraConfig(layers_to_transform=[7]))
+
+
+@pytest.mark.parametrize("method", OWN)
+@pytest.mark.parametrize("mode", [False, True])
+def test_adapters_are_in_the_mode_of_their_model(method, mode):
+    case = case_of(ActForPointCloudClassification)
+    base = base_of(case).train(mode)
+    model = get_peft_model(base, OWN[method]()) if mode else base
+    if not mode:
+        base.add_adapter(OWN[method]())
+    assert {module.training for module in model.modules() if isinstance(module, (nn.Dropout, BaseTunerLayer))} == {
+        mode
+    }

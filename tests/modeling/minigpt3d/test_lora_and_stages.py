@@ -10,7 +10,7 @@ from tests.modeling.minigpt3d.tiny_model import tiny_model
 def test_names_beside_lora_are_found_in_any_model():
     model = tiny_model()
     inside = "bridge.qformer.encoder.layer.0.attention.attention.query.weight"
-    wrapped = "minigpt3d.bridge.qformer.encoder.layer.0.attention.attention.query.base_layer.weight"
+    wrapped = "minigpt3d.bridge.qformer.encoder.layer.0.attention.attention.query.linear.weight"
     norm = "minigpt3d.bridge.qformer.layernorm.weight"
     found = names_in(model, [f"minigpt3d.{inside}", inside, norm, wrapped, "unknown.weight"])
     assert found == {
@@ -27,6 +27,6 @@ def test_names_beside_lora_are_found_in_any_model():
 
 def test_merged_lora_refuses_weights_that_are_not_finite():
     model = tiny_model()
-    next(p for name, p in model.named_parameters() if ".lora_B." in name).data.fill_(torch.nan)
-    with raises(ValueError, naming="NaNs"):
+    next(p for name, p in model.named_parameters() if ".low_rank_b" in name).data.fill_(torch.nan)
+    with raises(ValueError, naming="NaN"):
         merge_lora(model)

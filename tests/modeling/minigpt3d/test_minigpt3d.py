@@ -16,7 +16,7 @@ def with_lora(model: MiniGPT3DForConditionalGeneration) -> MiniGPT3DForCondition
     """Give LoRA an effect and query experts different values."""
     generator = torch.Generator().manual_seed(3)
     for name, parameter in model.named_parameters():
-        if ".lora_B." in name or ".queries." in name:
+        if ".low_rank_b" in name or ".queries." in name:
             parameter.data.normal_(std=0.3, generator=generator)
     return model
 
@@ -82,15 +82,17 @@ def test_every_cloud_is_encoded_once_for_all_tokens_and_beams():
 
 def test_missing_weights_of_a_loaded_model_are_initialized_as_in_a_new_one():
     model = tiny_model()
-    state = {name: kept for name, kept in model.state_dict().items() if "lora_" not in name and "queries" not in name}
+    state = {
+        name: kept for name, kept in model.state_dict().items() if "low_rank_" not in name and "queries" not in name
+    }
     opened = MiniGPT3DForConditionalGeneration.from_pretrained(None, config=model.config, state_dict=state)
     for started in (model, opened):
         first, *others = started.bridge.experts.queries
         assert 0.01 < first.std() < 0.03 and all(torch.equal(first, queries) for queries in others)
         for name, parameter in started.named_parameters():
-            if ".lora_A." in name:
+            if ".low_rank_a" in name:
                 assert 0.5 < parameter.std() * (3 * parameter.shape[1]) ** 0.5 < 1.5, name
-            assert ".lora_B." not in name or not parameter.any(), name
+            assert ".low_rank_b" not in name or not parameter.any(), name
 
 
 def test_merged_lora_gives_the_same_output():
@@ -100,7 +102,7 @@ def test_merged_lora_gives_the_same_output():
         before = model(prompt, points=points).logits
         merged = merge_lora(model)
         torch.testing.assert_close(merged(prompt, points=points).logits, before, rtol=1e-4, atol=1e-5)
-    assert not [name for name, _ in merged.named_parameters() if "lora" in name or "base_layer" in name]
+    assert not [name for name, _ in merged.named_parameters() if "low_rank" in name or ".linear." in name]
     assert merged.config.text_lora is merged.config.qformer_lora is None
 
 

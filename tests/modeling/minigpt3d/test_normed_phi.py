@@ -1,8 +1,8 @@
 import pytest
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 
 from hf_any3d.modeling.minigpt3d import NormedPhiConfig, NormedPhiForCausalLM
+from hf_any3d.modeling.minigpt3d.lora import add_low_rank
 from tests.modeling.minigpt3d.reference_case import ReferenceCase
 
 LORA = {"r": 64, "lora_alpha": 16, "lora_dropout": 0.05, "target_modules": ["query_key_value", "dense"]}
@@ -17,7 +17,7 @@ def case() -> ReferenceCase:
 def released(case) -> NormedPhiForCausalLM:
     """The released language model in small, LoRA included."""
     model = NormedPhiForCausalLM(NormedPhiConfig(**case.manifest["constructor"]["phi_config"]))
-    inject_adapter_in_model(LoraConfig(**LORA), model)
+    add_low_rank(model, LORA)
     return case.load_into(model, "language_model.")
 
 

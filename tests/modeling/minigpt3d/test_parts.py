@@ -53,7 +53,7 @@ def test_parts_are_opened_from_their_repositories(tmp_path):
     for queries in model.bridge.experts.queries:
         assert torch.equal(queries, released.query_tokens[0])
     ours, theirs = model.bridge.qformer.encoder.layer[0], released.qformer.encoder.layer[0]
-    assert torch.equal(ours.attention.attention.query.base_layer.weight, theirs.attention.attention.query.weight)
+    assert torch.equal(ours.attention.attention.query.linear.weight, theirs.attention.attention.query.weight)
     assert torch.equal(ours.output_query.LayerNorm.weight, theirs.output_query.LayerNorm.weight)
     assert model.config.qformer_config.hidden_dropout_prob == 0.0
     assert {part.config._attn_implementation for part in (model.point_encoder, model.language_model)} == {"sdpa"}

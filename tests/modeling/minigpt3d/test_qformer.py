@@ -1,10 +1,10 @@
 import pytest
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from transformers import BertConfig
 
 from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.minigpt3d import Bridge, MiniGPT3DConfig
+from hf_any3d.modeling.minigpt3d.lora import add_low_rank
 from tests.modeling.minigpt3d.reference_case import ReferenceCase
 from tests.reference.fill import points
 
@@ -26,7 +26,7 @@ def released(case) -> Bridge:
     """The released bridge with four layers in its Q-Former, LoRA included."""
     with torch.device("meta"):
         bridge = Bridge(config_of(num_hidden_layers=4))
-        inject_adapter_in_model(LoraConfig(**LORA), bridge.qformer)
+        add_low_rank(bridge.qformer, LORA)
     return case.load_into(bridge, "bridge.")
 
 
@@ -137,7 +137,7 @@ def test_sizes_are_the_published_ones():
     with torch.device("meta"):
         bridge = Bridge(config_of())
         qformer = count_of(bridge.qformer)
-        inject_adapter_in_model(LoraConfig(**LORA), bridge.qformer)
+        add_low_rank(bridge.qformer, LORA)
     assert qformer == 105_137_664
     assert count_of(bridge.qformer) - qformer == 724_992
     assert count_of(bridge.point_mlp) == 1_378_432

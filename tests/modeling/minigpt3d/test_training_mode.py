@@ -25,7 +25,7 @@ def test_only_the_lora_of_the_q_former_has_dropout_in_training():
     }
     assert not any(name.startswith("point_encoder.") for name in active)
     qformer = {name for name in active if name.startswith("bridge.qformer.")}
-    assert qformer and all(".lora_dropout." in name for name in qformer)
+    assert qformer and all(name.endswith(".low_rank_dropout") for name in qformer)
     assert {name for name in active if "language_model" in name and "resid_dropout" in name}
     assert model.language_model.training
     assert not any(module.training for module in model.eval().modules())
