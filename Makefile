@@ -108,10 +108,11 @@ build/source:
 	@ln -s $(CURDIR)/survey/hf_any3d_survey $@.tmp
 	@rm -rf $@ && mv $@.tmp $@
 
-lint: $(INSTALLED) build/source ## Check style, format and types, as CI does
+lint: $(INSTALLED) build/source ## Check style, format, types and the rules of the source, as CI does
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/python -m tests.stages lint
 
 format: $(INSTALLED) ## Fix style and format where that is safe
 	$(BIN)/ruff check --fix $(SOURCES)

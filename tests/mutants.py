@@ -185,7 +185,7 @@ def notice(copy: Path, mutant: Mutant, most_seconds: float) -> tuple[str, float]
     whole = path.read_text(encoding="utf-8")
     path.write_text(broken(whole, mutant), encoding="utf-8")
     # What `make test` leaves to other targets notices nothing there.
-    left_out = [f"--ignore={path}" for target in ("tools", "pages") for path in stages.paths(target)]
+    left_out = [f"--ignore={path}" for target in stages.TARGETS for path in stages.paths(target)]
     options = ["-n0", "-x", "-q", "-p", "no:cacheprovider", "--no-header", *left_out]
     command = [sys.executable, "-m", "pytest", *options, *AREAS[mutant.area].tests, *COMMON]
     start = resource.getrusage(resource.RUSAGE_CHILDREN)

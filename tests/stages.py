@@ -1,6 +1,6 @@
 """What `make test`, `test-pages`, `test-tools` and `nightly` run, and what CI leaves to the night.
 
-    python -m tests.stages test|fast|pages|tools [options of pytest]
+    python -m tests.stages test|fast|lint|pages|tools [options of pytest]
     python -m tests.stages nightly [--changed] [names of STAGES]
 
 `STAGES` is the table: the tests of each stage, and the paths whose change may break them. `nightly` runs all stages
@@ -34,7 +34,8 @@ class Stage(NamedTuple):
     """Tests that `make test` leaves out.
 
     Attributes:
-        target: "tools" or "pages", the target of the Makefile that runs them; "versions" has a program of its own.
+        target: "tools", "pages" or "lint", the target of the Makefile that runs them; "versions" has a program of its
+            own.
         tests: Files and folders below `tests/`.
         depends: Files and folders whose change may break them, beside the tests themselves and `SHARED`.
     """
@@ -89,7 +90,16 @@ STAGES = {
         + tuple(f"export/test_{name}.py" for name in ("detectors", "onnx_files", "onnx_models", "programs")),
         ("hf_any3d/export", "hf_any3d/training/faster_steps.py", "modeling"),
     ),
-    "survey": Stage("tools", ("survey/doors", "survey/test_data_suggest.py"), ("survey", "hf_any3d/data")),
+    "survey": Stage(
+        "tools",
+        ("survey/doors", "survey/test_data_suggest.py", "survey/test_local_features_fitting.py"),
+        ("survey", "hf_any3d/data"),
+    ),
+    "rules": Stage(
+        "lint",
+        ("test_house_rules.py", "test_architecture.py", "test_records.py"),
+        ("hf_any3d", "modeling", "conversions", "survey", "examples", "studies", "docs"),
+    ),
     "programs": Stage(
         "tools",
         ("studies", "examples/test_train_default_model.py", "examples/test_unknown_things.py")
@@ -115,6 +125,13 @@ STAGES = {
         ("doors/test_few_scans.py", "doors/test_train.py", "doors/test_promises.py"),
         ("hf_any3d/training", "hf_any3d/cli", "hf_any3d/hub", "tests/doors"),
     ),
+    "doors": Stage(
+        "pages",
+        tuple(f"doors/test_{name}.py" for name in ("commands", "labels", "python"))
+        + ("cli/test_light_commands.py", "model_card/test_without_the_package.py", "demo/test_uploads.py"),
+        ("hf_any3d/cli", "hf_any3d/pipelines", "hf_any3d/integration", "hf_any3d/registry.py", "hf_any3d/demo")
+        + ("hf_any3d/serving", "hf_any3d/data/files", "hf_any3d/tuners", "tests/doors"),
+    ),
     "browser": Stage(
         "pages",
         (
@@ -133,6 +150,9 @@ STAGES = {
     ),
 }
 
+TARGETS = ("lint", "pages", "tools")
+"""Targets of the Makefile whose tests `make test` leaves out."""
+
 SWEEPS = "sweeps"
 """All tests with all combinations (`tests/turns.py`): hours, so only at night."""
 NIGHT = (*STAGES, SWEEPS)
@@ -147,13 +167,11 @@ def files_of(name: str) -> list[str]:
     """Return the files with the tests of a target or a stage, of `test` those that no other target has."""
     if name in STAGES:
         chosen = [f"tests/{test}" for test in STAGES[name].tests]
-    elif name in ("tools", "pages"):
+    elif name in TARGETS:
         chosen = paths(name)
     else:
         chosen = ["tests"]
-    left_out = (
-        set() if chosen != ["tests"] else {ROOT / path for target in ("tools", "pages") for path in paths(target)}
-    )
+    left_out = set() if chosen != ["tests"] else {ROOT / path for target in TARGETS for path in paths(target)}
     files = []
     for path in chosen:
         found = [ROOT / path] if path.endswith(".py") else sorted((ROOT / path).rglob("test_*.py"))

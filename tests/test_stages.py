@@ -23,7 +23,7 @@ def test_no_test_is_in_two_stages():
 
 
 def test_every_file_of_tests_is_in_one_target():
-    files = [file for target in ("test", "tools", "pages") for file in stages.files_of(target)]
+    files = [file for target in ("test", *stages.TARGETS) for file in stages.files_of(target)]
     assert sorted(files) == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
 
 

@@ -15,6 +15,7 @@ from hf_any3d_survey.inventory.answer import rows_of
 from hf_any3d_survey.tiles import training
 from tests.cli.conftest import run
 from tests.survey.test_tiles import drawn, write_tile
+from tests.turns import by_turns
 
 pytestmark = [pytest.mark.usefixtures("libraries_as_they_were"), pytest.mark.filterwarnings("always")]
 
@@ -295,8 +296,7 @@ SYSTEMS = {
 }
 
 
-@pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize(("name", "turned"), by_turns(SYSTEMS, [False, True]))
 def test_tiles_of_two_coordinate_systems_are_no_place(tmp_path, name, turned):
     *both, are_one = SYSTEMS[name]
     points = drawn(7)[0].round(2)
