@@ -192,8 +192,8 @@ def train(
         else:
             endings: set[str] = set()
             # Several files are always tiles, so that a network learns from one folder.
-            for folder in source.files:
-                endings |= {file.suffix.lower() for file in Path(folder).rglob("*")}
+            for scans in source.files:
+                endings |= {file.suffix.lower() for file in Path(scans).rglob("*")}
             if not endings.isdisjoint((".las", ".laz")):
                 print_note(
                     "warning: --way trained uses all LAS codes as classes, including those that are not objects, "

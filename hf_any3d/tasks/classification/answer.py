@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.floors import without_floor
@@ -28,13 +28,14 @@ class ClassificationAnswers(Answers):
 
     column = "predictions"
     for_doubts = {"one_sided": True}
+    for_pages: ClassVar[dict[str, Any]] = {"keep_labels": True}  # arguments of its own for pages
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.is_regression = self.config.problem_type == "regression"
         # What a page has room for
         if self.on_page and "top_k" not in self.settings:
-            self.arguments |= {"top_k": _MOST_SHOWN, "keep_labels": True}
+            self.arguments |= {"top_k": _MOST_SHOWN} | self.for_pages
         # Only scores with a projection or an energy are near 0 for clouds like those of the training.
         calibration = getattr(self.config, "unknown", None)
         is_of_scans = calibration is not None and (calibration.width or calibration.energy)

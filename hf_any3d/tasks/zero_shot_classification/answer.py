@@ -15,6 +15,7 @@ class ZeroShotClassificationAnswers(ClassificationAnswers):
     """Labels of the call, the likeliest first. Features of the labels may be a file (.npy) or rows of numbers."""
 
     for_doubts = {}
+    for_pages = {}
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
