@@ -92,7 +92,9 @@ STAGES = {
     ),
     "survey": Stage(
         "tools",
-        ("survey/doors", "survey/test_data_suggest.py", "survey/test_local_features_fitting.py"),
+        ("survey/doors", "survey/test_data_suggest.py", "survey/test_local_features_fitting.py")
+        + ("survey/test_ground_surface.py",)
+        + tuple(f"survey/inventory/test_{name}.py" for name in ("cuts", "roofs", "trees")),
         ("survey", "hf_any3d/data"),
     ),
     "rules": Stage(
@@ -145,7 +147,9 @@ STAGES = {
     ),
     "guides": Stage(
         "pages",
-        tuple(f"examples/{path.name}" for path in sorted((ROOT / "tests" / "examples").glob("test_run_*.py"))),
+        tuple(f"examples/{path.name}" for path in sorted((ROOT / "tests" / "examples").glob("test_run_*.py")))
+        + tuple(f"examples/{path.name}" for path in sorted((ROOT / "tests" / "examples").glob("test_*recipes.py")))
+        + ("examples/test_act_adapters.py", "examples/test_repeat.py", "examples/test_reproducing.py"),
         ("examples", "hf_any3d/training", "hf_any3d/evaluation", "hf_any3d/data"),
     ),
 }

@@ -220,7 +220,7 @@ def test_adapter_without_config_says_when_its_model_was_never_saved(tmp_path):
     for base in (None, saved_encoder("bert")):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": base}))
         for door in (Any2PointForPointCloudClassification, AutoPeftModel):
-            with pytest.raises(ValueError, match=f"{tmp_path}|holds no encoder weights"):
+            with pytest.raises(ValueError, match=f"{tmp_path}|holds a model of the type bert, not any2point"):
                 door.from_pretrained(tmp_path)
     with raises(ValueError, naming="adapter_config.json"):
         Any2PointForPointCloudClassification.from_pretrained(tmp_path)

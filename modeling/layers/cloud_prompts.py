@@ -25,11 +25,13 @@ class EncodedClouds(ModelOutput):
     """Clouds that `generate` has encoded before the first step, `mm_encoder_outputs["point"]`.
 
     `pooler_output` are features of the clouds that are not in the cache, with `prefill_chunk_size` those of a chunk;
-    `inputs` the clouds, by the names of `cloud_inputs`, which an assistant model encodes by itself.
+    `inputs` the clouds, by the names of `cloud_inputs`, which an assistant model encodes by itself; `drafts_from` the
+    length of the prompt, behind which an assistant's drafts stand in the first step.
     """
 
     pooler_output: Features | None = None
     inputs: dict[str, Any] | None = None
+    drafts_from: int | None = None
 
 
 def fill_placeholders(
@@ -225,7 +227,14 @@ class CloudGenerationMixin:
             input_ids, **{CACHE: cache}, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
         if is_first_iteration or not kwargs.get("use_cache", True):
-            return inputs if clouds is None else inputs | {"mm_encoder_outputs": mm_encoder_outputs}
+            if clouds is None:
+                return inputs
+            if clouds.drafts_from is not None and inputs.get("input_ids") is not None:
+                ids = inputs["input_ids"].clone()
+                drafts = ids[:, clouds.drafts_from :]
+                drafts[drafts == self.config.point_token_id] = 0  # stands for no cloud, see below
+                inputs["input_ids"] = ids
+            return inputs | {"mm_encoder_outputs": mm_encoder_outputs}
         new_ids = inputs["input_ids"]
         if new_ids.shape[1] == 1:
             return inputs
@@ -280,6 +289,8 @@ class CloudGenerationMixin:
         if seen > 0:
             # transformers would read the whole prompt after what is in the cache, and answer otherwise.
             raise ValueError(f"{CACHE} of {seen} tokens with assisted generation; expected an empty cache")
+        if clouds := (model_kwargs.get("mm_encoder_outputs") or {}).get("point"):
+            clouds.drafts_from = input_ids.shape[1]
         return super()._get_candidate_generator(
             generation_config, input_ids, *args, model_kwargs=model_kwargs, **kwargs
         )
