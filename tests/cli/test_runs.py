@@ -182,8 +182,3 @@ def test_files_are_converted_below_their_folders(scans, tmp_path):
         file.write_text("0 0 0\n1 1 1\n")
     assert run("data", "convert", tmp_path / "deep", "--to", "ply", "--output", tmp_path / "made").code == 0
     assert (tmp_path / "made" / "one" / "two" / "cloud.xyz.ply").is_file()
-
-
-def test_several_processes_get_standard_input(tmp_path):
-    words = ("data", "convert", "-", "--output", tmp_path / "c", "--workers", 2)
-    assert run(*words, stdin=b"1 2 3\n4 5 6\n").code == 0 and [*(tmp_path / "c").rglob("*.ply")]

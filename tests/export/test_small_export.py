@@ -12,13 +12,14 @@ from hf_any3d.modeling import kernels
 from tests.cli.conftest import run
 from tests.export.cases import LABELS, other_clouds
 from tests.tiny_baselines import tiny_baseline
+from tests.turns import some
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["pt2", "onnx"])
+@pytest.mark.parametrize("kind", some(["pt2", "onnx"], left_out=["onnx"]))
 def test_command_writes_the_file_and_its_settings(kind, tmp_path):
     if kind == "onnx":
         pytest.importorskip("onnxruntime")
