@@ -163,10 +163,12 @@ class PointCloudData:
             self.further = {name: _numbers(name, values, (count,)) for name, values in self.further.items()}
         if self.faces is not None:
             self.faces = _faces(self.faces, len(self.points))
-        if self.face_colors is not None:
-            self.face_colors = _colors("face_colors", self.face_colors, self._face_count)
-        if self.face_labels is not None:
-            self.face_labels = _labels("face_labels", self.face_labels, self._face_count)
+        for name, checked in (("face_colors", _colors), ("face_labels", _labels)):
+            values = getattr(self, name)
+            if values is not None:
+                values = checked(name, values, self._face_count)
+            # A file may hold a table of no faces, and none of the faces themselves.
+            setattr(self, name, values if self.faces is not None else None)
 
     def __len__(self) -> int:
         return len(self.points)

@@ -184,3 +184,8 @@ def test_polygons_of_any_size_are_cut_at_their_first_corner(dtype):
     ]
     assert faces.tolist() == [face for _, face in expected] and polygon.tolist() == [number for number, _ in expected]
     assert faces.dtype == polygon.dtype == np.int64
+
+
+def test_without_faces_there_is_nothing_of_them():
+    cloud = PointCloudData(np.zeros((3, 3)), face_colors=np.zeros((0, 3)), face_labels=np.zeros(0, int))
+    assert cloud.face_colors is None and cloud.face_labels is None
