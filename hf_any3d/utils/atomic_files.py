@@ -93,11 +93,7 @@ def usual_mode(folder: str | os.PathLike) -> Iterator[None]:
     yield
     written = [path for path in _weights_in(folder) if path.stat().st_ino != before.get(path)]
     if written:
-        # Asked of the system by a new file: to read the umask, one has to change it, in all threads.
-        probe = temporary_path(folder / "mode")
-        probe.open("wb").close()
-        mode = _mode_of(probe)
-        probe.unlink()
+        mode = _mode_of_new_files(folder)
         for path in written:
             if _mode_of(path) != mode:
                 path.chmod(mode)
@@ -106,6 +102,20 @@ def usual_mode(folder: str | os.PathLike) -> Iterator[None]:
 def _weights_in(folder: Path) -> list[Path]:
     found = [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]
     return [path for path in found if path.is_file() and not path.is_symlink()]
+
+
+def _mode_of_new_files(folder: Path) -> int:
+    try:
+        # A file without a name: to read the umask, one has to change it, in all threads.
+        probe = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666)  # pyright: ignore[reportAttributeAccessIssue]
+    except (AttributeError, OSError):  # other systems, and some file systems
+        mask = os.umask(0o077)
+        os.umask(mask)
+        return 0o666 & ~mask
+    try:
+        return stat.S_IMODE(os.fstat(probe).st_mode)
+    finally:
+        os.close(probe)
 
 
 def _mode_of(path: Path) -> int:
