@@ -25,13 +25,13 @@ class EncodedClouds(ModelOutput):
     """Clouds that `generate` has encoded before the first step, `mm_encoder_outputs["point"]`.
 
     `pooler_output` are features of the clouds that are not in the cache, with `prefill_chunk_size` those of a chunk;
-    `inputs` the clouds, by the names of `cloud_inputs`, which an assistant model encodes by itself; `drafts_from` the
-    length of the prompt, behind which an assistant's drafts stand in the first step.
+    `inputs` the clouds, by the names of `cloud_inputs`, which an assistant model encodes by itself; `prompt_length` the
+    tokens of the prompt, behind which no placeholder stands for a cloud.
     """
 
     pooler_output: Features | None = None
     inputs: dict[str, Any] | None = None
-    drafts_from: int | None = None
+    prompt_length: int | None = None
 
 
 def fill_placeholders(
@@ -229,11 +229,11 @@ class CloudGenerationMixin:
         if is_first_iteration or not kwargs.get("use_cache", True):
             if clouds is None:
                 return inputs
-            if clouds.drafts_from is not None and inputs.get("input_ids") is not None:
-                ids = inputs["input_ids"].clone()
-                drafts = ids[:, clouds.drafts_from :]
-                drafts[drafts == self.config.point_token_id] = 0  # stands for no cloud, see below
-                inputs["input_ids"] = ids
+            if clouds.prompt_length is not None and inputs.get("input_ids") is not None:
+                # Drafts of an assistant in the first step, and without a cache all tokens of the answer.
+                prompt, answer = inputs["input_ids"].tensor_split([clouds.prompt_length], dim=1)
+                answer = answer.masked_fill(answer == self.config.point_token_id, 0)
+                inputs["input_ids"] = torch.cat([prompt, answer], dim=1)
             return inputs | {"mm_encoder_outputs": mm_encoder_outputs}
         new_ids = inputs["input_ids"]
         if new_ids.shape[1] == 1:
@@ -274,7 +274,9 @@ class CloudGenerationMixin:
             if seen == inputs_tensor.shape[1]:  # the conversation from its start, see `GenerationMixin._prefill`
                 new_ids = inputs_tensor[:, cache.get_seq_length() :]
                 unread = unread_clouds(inputs_tensor, new_ids, features, self.config.point_token_id)
-        return model_kwargs | {"mm_encoder_outputs": {"point": EncodedClouds(unread, inputs if has_clouds else None)}}
+        length = inputs_tensor.shape[1] if model_input_name == "input_ids" else None
+        encoded = EncodedClouds(unread, inputs if has_clouds else None, length)
+        return model_kwargs | {"mm_encoder_outputs": {"point": encoded}}
 
     def _get_candidate_generator(
         self,
@@ -289,8 +291,6 @@ class CloudGenerationMixin:
         if seen > 0:
             # transformers would read the whole prompt after what is in the cache, and answer otherwise.
             raise ValueError(f"{CACHE} of {seen} tokens with assisted generation; expected an empty cache")
-        if clouds := (model_kwargs.get("mm_encoder_outputs") or {}).get("point"):
-            clouds.drafts_from = input_ids.shape[1]
         return super()._get_candidate_generator(
             generation_config, input_ids, *args, model_kwargs=model_kwargs, **kwargs
         )
@@ -306,4 +306,6 @@ class CloudGenerationMixin:
         samples = _rows(clouds.pooler_output).split(_places(input_ids, self.config.point_token_id))
         # `generate` puts the copies of a sample next to each other, and each reads all clouds of its sample in order.
         repeated = [sample for sample in samples for _ in range(expand_size)]
-        return {"point": EncodedClouds(repeated)}  # no assistant model drafts more than one answer
+        return {
+            "point": EncodedClouds(repeated, prompt_length=clouds.prompt_length)
+        }  # no assistant model drafts more than one answer
