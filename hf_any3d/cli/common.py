@@ -545,7 +545,6 @@ def open_pipeline(task: str, model: str, device: str | None) -> Any:
 def open_with_transformers(task: str, model: str, device: str | None, template: str | None = None) -> Any:
     """Open a directory or hub repository as a pipeline of transformers."""
     with status(f"loading {model}"):
-        check_device(device)
         load_libraries()
         from hf_any3d.integration import opening
 

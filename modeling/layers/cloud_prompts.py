@@ -25,8 +25,8 @@ class EncodedClouds(ModelOutput):
     """Clouds that `generate` has encoded before the first step, `mm_encoder_outputs["point"]`.
 
     `pooler_output` are features of the clouds that are not in the cache, with `prefill_chunk_size` those of a chunk;
-    `inputs` the clouds, by the names of `cloud_inputs`, which an assistant model encodes by itself; `prompt_length` the
-    tokens of the prompt, behind which no placeholder stands for a cloud.
+    `inputs` the clouds, by the names of `cloud_inputs`, which an assistant model encodes by itself. Behind the first
+    `prompt_length` tokens, no placeholder stands for a cloud.
     """
 
     pooler_output: Features | None = None

@@ -209,7 +209,7 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
             # Packed weights have names of their own, and the directory has those that they were made of.
             type(self).from_pretrained(self.name_or_path).save_pretrained(directory)
             return
-        with hooks().saving(directory), self._parts_as_stored() as reopened:
+        with self._parts_as_stored() as reopened:
             elsewhere = {f"{path}.{own.path}" for path, owned in self._parts_elsewhere() for own in owned}
             state = {own.name: own.tensor for own in own_tensors(self) if own.path not in elsewhere}
             state = _with_full_weights(state, reopened, adapted=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -76,3 +79,19 @@ def other_clouds(channels: int) -> list[torch.Tensor]:
     """Batches of sizes that no graph was traced with; the last one has ties and repeated points."""
     grid = (clouds(4, 300, channels, seed=9) * 3).round() / 3
     return [clouds(1, 700, channels, seed=7), clouds(5, 2048, channels, seed=8), grid]
+
+
+def assert_written(file: Path, printed: str, labels: list[str], min_points: int) -> None:
+    """Assert what `hf-any3d export` says of a file, and the settings that it writes beside it."""
+    assert f"{file.name}: " in printed and " MB; outputs differ by at most " in printed
+    assert {"model.json", file.name} == {one.name for one in file.parent.iterdir() if one.suffix != ".safetensors"}
+    settings = json.loads((file.parent / "model.json").read_text())
+    assert settings["labels"] == labels
+    assert settings["input"] == {
+        "name": "points",
+        "shape": ["batch", "points", 3],
+        "dtype": "float32",
+        "min_points": min_points,
+    }
+    assert settings["processor"]["num_points"] == 64 and settings["processor"]["up_axis"] == "z"
+    assert 0 <= settings["worst_difference"] < 1e-4

@@ -1,6 +1,5 @@
 """Programs of `torch.export`, written by the command line, give the model's results with torch alone."""
 
-import json
 import subprocess
 import sys
 
@@ -11,7 +10,7 @@ from typer.testing import CliRunner
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.cli import app
-from tests.export.cases import other_clouds, trained
+from tests.export.cases import LABELS, assert_written, other_clouds, trained
 
 _ASK = """
 import sys, torch
@@ -41,18 +40,7 @@ def exported(tmp_path_factory):
 @pytest.mark.slow
 def test_command_writes_the_file_and_its_settings(exported):
     _, folder, printed = exported
-    assert "model.pt2: " in printed and " MB; outputs differ by at most " in printed
-    assert {"model.json", "model.pt2"} == {file.name for file in folder.iterdir() if file.suffix != ".safetensors"}
-    settings = json.loads((folder / "model.json").read_text())
-    assert settings["labels"] == ["bottle", "chair", "lamp"]
-    assert settings["input"] == {
-        "name": "points",
-        "shape": ["batch", "points", 3],
-        "dtype": "float32",
-        "min_points": 32,
-    }
-    assert settings["processor"]["num_points"] == 64 and settings["processor"]["up_axis"] == "z"
-    assert 0 <= settings["worst_difference"] < 1e-4
+    assert_written(folder / "model.pt2", printed, LABELS, min_points=32)
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """The command exports a small model into a file with its settings, which gives the model's results."""
 
-import json
-
 import pytest
 import torch
 
@@ -10,7 +8,7 @@ from hf_any3d.export.onnx import FORMATS
 from hf_any3d.export.programs import _nearest
 from hf_any3d.modeling import kernels
 from tests.cli.conftest import run
-from tests.export.cases import LABELS, other_clouds
+from tests.export.cases import LABELS, assert_written, other_clouds
 from tests.tiny_baselines import tiny_baseline
 from tests.turns import some
 
@@ -31,18 +29,7 @@ def test_command_writes_the_file_and_its_settings(kind, tmp_path):
     file = tmp_path / "out" / f"model.{kind}"
     made = run("export", tmp_path / "saved", "--format", kind, "--output", file)
     assert made.code == 0, made.err
-    assert f"model.{kind}: " in made.out and " MB; outputs differ by at most " in made.out
-    assert {"model.json", file.name} == {path.name for path in file.parent.iterdir()}
-    settings = json.loads((tmp_path / "out" / "model.json").read_text())
-    assert settings["labels"] == LABELS
-    assert settings["input"] == {
-        "name": "points",
-        "shape": ["batch", "points", 3],
-        "dtype": "float32",
-        "min_points": 1,
-    }
-    assert settings["processor"]["num_points"] == 64 and settings["processor"]["up_axis"] == "z"
-    assert 0 <= settings["worst_difference"] < 1e-4
+    assert_written(file, made.out, LABELS, min_points=1)
     run_file = FORMATS[kind].open(file)
     for points in other_clouds(3):
         torch.testing.assert_close(run_file(points), model(points).logits, rtol=1e-4, atol=1e-4)

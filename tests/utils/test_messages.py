@@ -154,13 +154,13 @@ def test_the_last_reason_of_the_first_class_is_told(error, told):
 @pytest.mark.parametrize(
     ("word", "shown"),
     [
-        ("/home/me/scans/new.las", "new.las"),
-        ("/home/me/scans/", "scans"),
+        ("/data/me/scans/new.las", "new.las"),
+        ("/data/me/scans/", "scans"),
         ("scans/new.las", "scans/new.las"),
         ("me/model", "me/model"),
-        ("--report=/home/me/report.html", "--report=report.html"),
+        ("--report=/data/me/report.html", "--report=report.html"),
         ("--min-height=2", "--min-height=2"),
-        ("/home/my scans/a b.las", "'a b.las'"),
+        ("/data/my scans/a b.las", "'a b.las'"),
     ],
 )
 def test_pages_show_nothing_of_the_folders_of_a_machine(word, shown):

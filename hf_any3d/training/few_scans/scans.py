@@ -25,7 +25,7 @@ from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.learned_scans import STORE, checksum_of_points
 from hf_any3d.data.near_duplicates import MOST_COMPARED, SAMPLE, groups_of, near_duplicates
 from hf_any3d.data.numpy_rows import numpy_rows
-from hf_any3d.data.options import one_of
+from hf_any3d.data.options import require_columns
 from hf_any3d.evaluation.scan_scores import file_names
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments
@@ -249,7 +249,7 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Labe
                 clouds.append(processor([row], return_tensors="pt")["points"][0])
     ties = equal(digests) + (near_duplicates(torch.stack(clouds)) if clouds else [])
     if group_column is not None:
-        one_of("group_column", group_column, rows.column_names)
+        require_columns([group_column], rows.column_names)
     column = group_column or ("group" if "group" in rows.column_names else None)
     if column is not None:
         ties += equal(plain[column][:])

@@ -56,7 +56,7 @@ def test_a_check_counts_copies_as_a_training_does():
 
 def test_a_column_of_groups_that_is_not_there_is_named_with_those_that_are():
     rows = rows_of([shape(kind, kind) for kind in range(4)], [0, 0, 1, 1])
-    with raises(ValueError, naming="group_column is 'nothing'; expected one of points, label"):
+    with raises(ValueError, naming="no column 'nothing' among points, label"):
         look_at(rows, "scans", "nothing")
     with raises(ValueError, naming="no column 'nothing' among points, label"):
         validation_split(rows, 0.5, group_column="nothing")
