@@ -244,13 +244,12 @@ def passed() -> dict[str, dict[str, str]]:
     return json.loads(PASSED.read_text(encoding="utf-8"))
 
 
-def record(name: str) -> None:
-    """Write down that a stage has passed with what is committed now."""
-    found = digest(name)
+def record(name: str, found: str | None, commit: str) -> None:
+    """Write down that a stage has passed with the digest and the commit that it had when it began."""
     if found is None:
         print(f"{name} is not recorded: commit the changes of its paths first")
         return
-    entries = {**passed(), name: {"digest": found, "commit": git("rev-parse", "HEAD").strip()}}
+    entries = {**passed(), name: {"digest": found, "commit": commit}}
     kept = {stage: entries[stage] for stage in STAGES if stage in entries}
     PASSED.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
@@ -259,8 +258,12 @@ def nightly(names: list[str], only_changed: bool) -> int:
     """Run stages, tell how long each took, and record those that pass; return 1 if one fails."""
     before, failed, lines = passed(), False, []
     for name in names or NIGHT:
-        if only_changed and (name == SWEEPS or before.get(name, {}).get("digest") == digest(name)):
-            lines.append(f"{name:14s} {'left to the night' if name == SWEEPS else 'unchanged'}")
+        if only_changed and name == SWEEPS:
+            lines.append(f"{name:14s} left to the night")
+            continue
+        found, commit = None if name == SWEEPS else digest(name), git("rev-parse", "HEAD").strip()
+        if only_changed and found is not None and found == before.get(name, {}).get("digest"):
+            lines.append(f"{name:14s} unchanged")
             continue
         print(f"== {name}", flush=True)
         start = time.monotonic()
@@ -268,7 +271,7 @@ def nightly(names: list[str], only_changed: bool) -> int:
         lines.append(f"{name:14s} {time.monotonic() - start:6.0f} s{'' if code == 0 else '  FAILED'}")
         failed |= code != 0
         if code == 0 and name != SWEEPS:
-            record(name)
+            record(name, found, commit)
     print("\n".join(["stages of the night:", *lines]))
     return int(failed)
 

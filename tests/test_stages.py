@@ -75,3 +75,20 @@ def test_what_passed_is_left_out_until_one_of_its_paths_changes(checkout, monkey
     commit()
     assert "unchanged" not in night(monkeypatch, capfd)
     assert "unchanged" in night(monkeypatch, capfd)
+
+
+def test_what_never_passed_runs_also_with_uncommitted_changes(checkout, monkeypatch, capfd):
+    (checkout / "b").write_text("changed")
+    assert "unchanged" not in night(monkeypatch, capfd)
+
+
+def test_what_changes_while_a_stage_runs_has_not_passed(checkout, monkeypatch, capfd):
+    def changing(name, options):
+        (checkout / "b").write_text("changed")
+        commit()
+        return 0
+
+    monkeypatch.setattr(stages, "run", changing)
+    assert stages.nightly(["one"], only_changed=True) == 0
+    capfd.readouterr()
+    assert "unchanged" not in night(monkeypatch, capfd)
