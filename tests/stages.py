@@ -72,9 +72,10 @@ STAGES = {
         "tools",
         tuple(
             f"conversions/test_{name}.py"
-            for name in ("released_checkpoints", "act_released", "minigpt3d_released", "minigpt3d_published")
+            for name in ("released_checkpoints", "act_released", "act_adapters", "minigpt3d_released")
+            + ("minigpt3d_published", "aligned_encoders", "detr3d", "dgcnn_room", "point_bert", "point_mae")
+            + ("point_starts", "pointgpt", "recon", "recon_parts", "torch_pointcloud")
         )
-        + ("conversions/test_dgcnn_room.py", "conversions/test_recon_parts.py")
         + ("modeling/any2point/test_gradient_parity.py", "tuners/test_idpt_parts_training.py"),
         ("conversions", "modeling", "hf_any3d/tuners", "tests/reference", "tests/conversions"),
     ),

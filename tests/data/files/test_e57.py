@@ -117,6 +117,16 @@ def test_colors_range_within_the_limits_of_their_scan_or_field_or_by_their_value
     assert cloud.up_axis == "z"
 
 
+def test_a_color_that_does_not_vary_has_limits_without_width():
+    columns = (np.zeros(30, dtype=np.int64), np.arange(30), np.full(30, 255))
+    fields = [(f"color{name}", 0, 255, column) for name, column in zip(_COLORS, columns, strict=True)]
+    data = e57([*((f"cartesian{axis}", 0, 29, np.arange(30)) for axis in "XYZ"), *fields], is_paged=False)
+    limits = _LIMITS.replace("TOP", "0", 1).replace("TOP", "255")
+    data = changed(data, "<points ", f'<colorLimits type="Structure">{limits}</colorLimits><points ')
+    cloud = read_point_cloud(paged(data), file_type="e57")
+    np.testing.assert_allclose(cloud.colors, np.stack(columns, axis=1) / 255, atol=1e-6)
+
+
 # By libE57Format through pye57 0.4.19: two scans of twelve points, one with intensities to 1, the other to 2047,
 # as their `intensityLimits` say. The first has three colors that are marked as invalid and the second one intensity;
 # of both, the last point is marked itself.
