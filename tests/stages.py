@@ -99,7 +99,7 @@ STAGES = {
     ),
     "rules": Stage(
         "lint",
-        ("test_house_rules.py", "test_architecture.py", "test_records.py"),
+        ("test_house_rules.py", "test_architecture.py", "test_records.py", "docs/test_pages.py"),
         ("hf_any3d", "modeling", "conversions", "survey", "examples", "studies", "docs"),
     ),
     "programs": Stage(

@@ -1,6 +1,5 @@
 """Every patch of PEFT and transformers is still needed: what the original does, and what the patched function does."""
 
-import ast
 import copy
 import importlib
 import inspect
@@ -86,55 +85,6 @@ def test_every_patch_is_applied_once_keeps_the_signature_and_has_its_reason(targ
     patch.apply()
     again = inspect.getattr_static(owner, name)
     assert getattr(again, "__func__", again) is wrapper
-
-
-def is_setattr(function):
-    """Whether a call is one of `setattr` or `type.__setattr__`."""
-    if isinstance(function, ast.Attribute):
-        return function.attr == "__setattr__" and ast.unparse(function) == "type.__setattr__"
-    return isinstance(function, ast.Name) and function.id == "setattr"
-
-
-def changed_in(path):
-    """Targets of assignments in a file that are attributes or entries of something imported from other libraries."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
-    foreign = {
-        (name.asname or name.name).partition(".")[0]
-        for node in imports
-        for name in node.names
-        if (getattr(node, "module", None) or name.name).partition(".")[0]
-        in ("datasets", "huggingface_hub", "peft", "torch", "transformers")
-    }
-    for node in ast.walk(tree) if foreign else ():
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        if isinstance(node, ast.Call) and is_setattr(node.func):
-            targets = [node.args[0]]
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            changes = node.func.attr in ("update", "append", "setdefault", "__setitem__", "insert")
-            targets = [node.func.value] if changes else []
-        for target in targets:
-            root = target
-            while isinstance(root, (ast.Attribute, ast.Subscript)):
-                root = root.value
-            if not isinstance(root, ast.Name) or root.id not in foreign:
-                continue
-            if root is not target or isinstance(node, ast.Call):
-                yield ast.unparse(target)
-
-
-def test_other_libraries_are_changed_in_one_place():
-    found = {}
-    for folder in ("hf_any3d", "modeling", "conversions"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            if changed := sorted(set(changed_in(path))):
-                found[path.relative_to(ROOT).as_posix()] = changed
-    methods = found.pop("hf_any3d/tuners/tuners_utils.py")
-    assert {text.partition(".")[0] for text in methods} == {"PeftType"}
-    assert found == {
-        "hf_any3d/integration/auto_peft_patches.py": ["TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING"],
-        "hf_any3d/integration/patches.py": ["MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"],
-    }
 
 
 def test_libraries_still_call_the_functions_where_they_are_patched():
