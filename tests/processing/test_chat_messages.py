@@ -24,3 +24,9 @@ def said(role, *parts):
 )
 def test_a_part_may_hold_its_cloud_in_several_ways(part, cloud):
     assert take_clouds([said("user", part)])[1] == [cloud]
+
+
+@pytest.mark.parametrize(("places", "clouds"), [(1, 2), (0, 1), (2, 1), (3, 0)])
+def test_other_numbers_of_places_and_clouds_are_both_told(places, clouds):
+    with pytest.raises(ValueError, match=f"^{places} places for point clouds and {clouds} clouds$"):
+        take_clouds([said("user", *[CLOUD] * places)], ["a"] * clouds, complete=True)
