@@ -4,6 +4,7 @@ import torch
 
 from hf_any3d.data.collator import PointCloudCollator
 from hf_any3d.data.transforms import Jitter
+from hf_any3d.modeling.point_ops import LARGEST_COORDINATE
 
 
 def cloud(num_points, channels=3, seed=0):
@@ -68,3 +69,11 @@ def test_nested_lists_tensors_and_half_precision_are_accepted():
         batch = PointCloudCollator()([{"points": given}])
         np.testing.assert_allclose(batch["points"][0].numpy(), points, atol=1e-3)
         assert "labels" not in batch
+
+
+def test_the_largest_coordinate_is_taken_and_a_larger_one_refused():
+    points = np.array([[0, 0, 0], [0, -LARGEST_COORDINATE, 0]], dtype=np.float32)
+    larger = np.nextafter(np.abs(points).max(), np.inf, dtype=np.float32)
+    assert PointCloudCollator()([{"points": points}])["points"].abs().max() == float(np.abs(points).max())
+    with pytest.raises(ValueError, match="expected at most"):
+        PointCloudCollator()([{"points": np.where(points < 0, larger, points)}])
