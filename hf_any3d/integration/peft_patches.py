@@ -18,6 +18,7 @@ from peft.utils import (
     ModulesToSaveWrapper,
     load_peft_weights,
 )
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import PreTrainedModel
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
@@ -35,10 +36,24 @@ from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     save_with_adapter,
     warn_of_another_base,
 )
+from hf_any3d.modeling.pretrained_parts.adapter_tasks import (
+    SWITCH,
+    Absent,
+    borrowing,
+    ensured_switch,
+    heads_for,
+    replace_heads,
+    showing,
+    stored_task,
+    switch_of,
+    take_task,
+    warn_of_unknown_names,
+)
 from hf_any3d.modeling.pretrained_parts.contents import adapter_folder
 from hf_any3d.modeling.pretrained_parts.loading import HUB_ARGUMENTS
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin, opens_from_adapter
 from hf_any3d.modeling.pretrained_parts.record import including_parts, is_directory, located
+from hf_any3d.modeling.pretrained_parts.task_switch import TaskSwitch
 from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.tuners.targets import left_out_modules, with_default_modules
 from hf_any3d.utils.atomic_files import usual_mode
@@ -48,6 +63,8 @@ _READ_CLOUDS_AND_WORDS = {name for name, kind in MODEL_TYPES.items() if "point-c
 # Settings by which an adapter computes with its weights, where their shapes do not show it.
 _SETTINGS_OF_COMPUTING = re.compile(r"alpha|scal|^use_|block_size|fan_in|neighbors|distances|signs|cell")
 _PACKAGE = __name__.partition(".")[0]
+# Where the tensors of an adapter that is swapped in were read, by PEFT: name, and arguments that find files.
+_SOURCES: Any = WeakTensorKeyDictionary()
 
 
 def apply_peft_patches() -> None:
@@ -102,7 +119,7 @@ class PointCloudPeftModel(PeftModel):
             missing = left_out_modules(self, name) if opens_from_adapter(type(model), model.config) else []
             # PEFT saves the adapter called default in the directory itself, and others in folders of their names.
             folder = save_directory if name == "default" else f"{save_directory}/{name}"
-            with including_parts(include_encoder):
+            with including_parts(include_encoder), showing(model, name):
                 save_with_adapter(model, folder, missing)
         # Again: saving may have found that a pretrained part has changed, and stored it.
         self._write_cards(save_directory, names)
@@ -115,13 +132,15 @@ class PointCloudPeftModel(PeftModel):
     def _write_cards(self, save_directory: str, names: Sequence[str]) -> None:
         """Write a card for each adapter, on top that of the default or the active one."""
         active = self.active_adapter
+        model = self.get_base_model()
         # Nothing is saved in the directory itself but its card, which is then that of the active adapter.
         if "default" not in names:
             hooks().describe(self, save_directory, None)
         try:
             for name in names:
-                self.active_adapter = name  # the one that is described; nothing is switched
-                hooks().describe(self, save_directory if name == "default" else Path(save_directory, name), None)
+                self.active_adapter = name  # the one that is described; no layer is switched
+                with showing(model, name):
+                    hooks().describe(self, save_directory if name == "default" else Path(save_directory, name), None)
         finally:
             self.active_adapter = active
 
@@ -155,7 +174,7 @@ class PointCloudPeftModel(PeftModel):
             model_id = Path(model_id, adapter_name)
         model = cast(LibraryModelMixin, self.get_base_model())
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
-        check_adapter_to_load(model, model_id, hub)
+        task = check_adapter_to_load(model, model_id, hub)
         folder = os.fspath(adapter_folder(model_id, hub))
         # They have found it; PEFT would ask the hub again.
         kwargs = {key: value for key, value in kwargs.items() if key not in HUB_ARGUMENTS}
@@ -169,7 +188,18 @@ class PointCloudPeftModel(PeftModel):
                         f"{model_id}: {name}={theirs[name]!r}; the adapter {adapter_name!r} that is loaded has "
                         f"{ours[name]!r}, so delete_adapter({adapter_name!r}) first, or give another adapter_name"
                     )
-        loaded = super().load_adapter(folder, adapter_name, *args, **kwargs)
+        trained = PeftConfig.from_pretrained(folder).modules_to_save
+        heads = {}
+        if task is None:
+            warn_of_unknown_names(model, folder, {}, trained)
+        elif adapter_name in self.peft_config:
+            take_task(model, adapter_name, task, trained)
+        else:
+            heads = heads_for(model, task, ensured_switch(model).own, trained)
+        with borrowing(model, heads):
+            loaded = super().load_adapter(folder, adapter_name, *args, **kwargs)
+        if task is not None:
+            ensured_switch(model).learn(adapter_name, task)
         config = self.peft_config[adapter_name]
         config.base_model_name_or_path = located(config.base_model_name_or_path, folder)
         if kwargs.get("autocast_adapter_dtype", True) and not config.is_prompt_learning:
@@ -227,17 +257,19 @@ class PointCloudPeftModel(PeftModel):
         Raises:
             ValueError: Several of the adapters trained the same module, or the method cannot be merged.
         """
-        with self._trained_modules_in_place(adapter_names):
+        with self._trained_modules_in_place(adapter_names, keeps=True):
             return cast(Any, self.base_model).merge_and_unload(progressbar, safe_merge, adapter_names)
 
     def unload(self) -> torch.nn.Module:
         """Remove the adapters as PEFT does; modules that the active adapter trained in full stay."""
-        with self._trained_modules_in_place(None):
+        with self._trained_modules_in_place(None, keeps=False):
             return cast(Any, self.base_model).unload()
 
     @contextlib.contextmanager
-    def _trained_modules_in_place(self, adapter_names: Sequence[str] | None) -> Iterator[None]:
+    def _trained_modules_in_place(self, adapter_names: Sequence[str] | None, keeps: bool) -> Iterator[None]:
         """Put modules that an adapter trained in full where PEFT has its wrappers; those come back after an error.
+
+        The config then says the task of the adapters if the model `keeps` them, or one of their heads, else its own.
 
         PEFT copies the weight of each, which heads of several layers lack, takes those of the active adapter whatever
         adapters are merged, and with LN tuning leaves its wrappers in the model.
@@ -245,6 +277,9 @@ class PointCloudPeftModel(PeftModel):
         model = self.get_base_model()
         chosen = list(self.active_adapters if adapter_names is None else adapter_names)
         wrappers = {path: module for path, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)}
+        switch = wrappers.pop(SWITCH, None)
+        if isinstance(switch, TaskSwitch):
+            switch.check_together(chosen)
         placed = {}
         for path, wrapper in wrappers.items():
             copies = [name for name in chosen if name in wrapper.modules_to_save]
@@ -253,14 +288,22 @@ class PointCloudPeftModel(PeftModel):
                     f"the adapters {', '.join(copies)} have each trained {path}, of which a model has one; merge one"
                 )
             placed[path] = wrapper.modules_to_save[copies[0]] if copies else wrapper.original_module
+        has_head = any(name in wrapper.modules_to_save for wrapper in wrappers.values() for name in chosen)
         try:
             for path, module in placed.items():
-                model.set_submodule(path, module)
+                parent, _, name = path.rpartition(".")
+                setattr(model.get_submodule(parent), name, None if isinstance(module, Absent) else module)
+            model._modules.pop(SWITCH, None)
             yield
         except BaseException:
             for path, wrapper in wrappers.items():
-                model.set_submodule(path, wrapper)
+                parent, _, name = path.rpartition(".")
+                setattr(model.get_submodule(parent), name, wrapper)
+            if switch is not None:
+                model.add_module(SWITCH, switch)
             raise
+        if isinstance(switch, TaskSwitch):
+            switch.end(chosen[0] if chosen and (keeps or has_head) else None)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Merge adapters into the weights until `unmerge_adapter`, as PEFT does.
@@ -289,7 +332,13 @@ class PointCloudPeftModel(PeftModel):
                 f"add_weighted_adapter leaves out {trained[0]}, which these adapters have trained in full; train them "
                 "with modules_to_save=[] on a saved model whose head is trained"
             )
+        switch = switch_of(self.get_base_model())
+        if switch is not None:
+            switch.check_together(adapters)
+        before = set(self.peft_config)
         cast(Any, self.base_model).add_weighted_adapter(adapters, *args, **kwargs)
+        for name in set(self.peft_config) - before if switch is not None else ():
+            cast(TaskSwitch, switch).learn(name, cast(TaskSwitch, switch).task_of(adapters[0]))
 
     def add_adapter(self, adapter_name: str, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
         """Add an adapter as PEFT does."""
@@ -349,6 +398,20 @@ def _become_ours(
         self.__class__ = adapted_class(type(self))
     peft_config = with_default_modules(model, peft_config)
     original(self, model, peft_config, *args, **kwargs)
+    if isinstance(model, LibraryModelMixin):
+        ensured_switch(cast(PreTrainedModel, model)).set_adapter(self.active_adapters)
+
+
+@Patch(
+    ("peft.utils.hotswap:load_peft_weights",),
+    "leaves behind where tensors were read, and with that the classes of the adapter that is swapped in",
+)
+def _remember_sources(original: Callable, model_id: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+    weights = original(model_id, *args, **kwargs)
+    hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+    for tensor in weights.values():
+        _SOURCES[tensor] = (os.fspath(model_id), hub)
+    return weights
 
 
 @Patch(
@@ -368,6 +431,40 @@ def _swap_trained_modules_too(
     if not isinstance(ours, PointCloudPeftModel):
         original(model, state_dict, adapter_name, config, *args, **kwargs)
         return
+    base = cast(PreTrainedModel, ours.get_base_model())
+    folder, hub = next((found for tensor in state_dict.values() if (found := _SOURCES.get(tensor))), (None, {}))
+    task = None if folder is None else stored_task(base, folder, hub)
+    if task is None:
+        warn_of_unknown_names(base, folder, hub, config.modules_to_save)
+        _swap_all(original, ours, model, state_dict, adapter_name, config, *args, **kwargs)
+        return
+    switch = ensured_switch(base)
+    heads, before = {}, {}
+    for path, head in heads_for(base, task, switch.task_of(adapter_name), config.modules_to_save).items():
+        wrapper: Any = base.get_submodule(path)
+        # A module that the other one lacks is refused below.
+        if isinstance(wrapper, ModulesToSaveWrapper) and adapter_name in wrapper.modules_to_save:
+            heads[path], before[path] = head, wrapper.modules_to_save[adapter_name]
+    replace_heads(base, adapter_name, heads)
+    try:
+        _swap_all(original, ours, model, state_dict, adapter_name, config, *args, **kwargs)
+    except BaseException:
+        replace_heads(base, adapter_name, before)
+        raise
+    switch.learn(adapter_name, task)
+
+
+def _swap_all(
+    original: Callable,
+    ours: PointCloudPeftModel,
+    model: Any,
+    state_dict: dict[str, torch.Tensor],
+    adapter_name: str,
+    config: PeftConfig,
+    *args: Any,
+    **kwargs: Any,
+) -> None:
+    """Swap the matrices of LoRA and the trained modules of an adapter; `model` may be the compiled one of `ours`."""
     # Names of stored tensors of trained modules, with those in the model.
     trained = {}
     for path, module in ours.named_modules():

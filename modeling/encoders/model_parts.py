@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin
 from hf_any3d.modeling.encoders.loading import load_encoder
 from hf_any3d.modeling.hooks import hooks
+from hf_any3d.modeling.pretrained_parts.adapter_tasks import SWITCH
 from hf_any3d.modeling.pretrained_parts.loading import unused_weights_expected
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, opened_source
@@ -89,6 +90,7 @@ def settle_adapter(model: PreTrainedModel, name: str) -> dict[str, Any]:
     if list(adapters) != [_ADAPTER]:
         raise ValueError(f"{name} has the adapters {', '.join(adapters)}; expected one, {_ADAPTER!r}")
     config = adapters[_ADAPTER]
+    model._modules.pop(SWITCH, None)
     # PEFT keeps the original beside the trained copy: only the copy is used.
     for path, module in list(model.named_modules()):
         if isinstance(module, ModulesToSaveWrapper):

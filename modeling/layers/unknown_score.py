@@ -171,7 +171,10 @@ class UnknownScoreMixin:
 
     def score_unknown(self, features: Tensor, logits: Tensor) -> Tensor | None:
         """Return the scores `(batch,)` of pooled features `(batch, width)` and their logits; None without a score."""
-        return None if self.unknown_score is None else self.unknown_score(features, logits, self.config)
+        # With adapters, one may have a score that the others lack.
+        if self.unknown_score is None or not self.config.unknown.rows:
+            return None
+        return self.unknown_score(features, logits, self.config)
 
     def drop_unknown_score(self) -> None:
         """Remove the score, whose features and numbers mean nothing once weights are trained further."""

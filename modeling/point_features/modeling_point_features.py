@@ -419,13 +419,17 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
         output = self.point_features(points, **kwargs, return_dict=True)
         features = in_precision_of(self.classifier, output.pooler_output)
         logits = self.classifier(features) / self.config.temperature  # (batch, labels)
+        one_sided = None
+        # With adapters, one may tell what the others do not.
+        if self.side_head is not None and self.config.one_sided:
+            one_sided = self.side_head(features)[:, 0].sigmoid()
         return PointCloudClassifierOutput(
             loss=classification_loss(logits, labels, self.config),
             logits=logits,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
             unknown=self.score_unknown(features, logits),
-            one_sided=None if self.side_head is None else self.side_head(features)[:, 0].sigmoid(),
+            one_sided=one_sided,
         )
 
     @torch.no_grad()

@@ -24,6 +24,15 @@ from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import hooks
+from hf_any3d.modeling.pretrained_parts.adapter_tasks import (
+    Task,
+    described,
+    is_of_task,
+    set_task,
+    stored_task,
+    take_task,
+    task_of,
+)
 from hf_any3d.modeling.pretrained_parts.contents import (
     Contents,
     adapter_folder,
@@ -91,13 +100,27 @@ def open_adapter(cls: type[_Model], holds: Contents, *args: Any, **rest: Any) ->
     else:
         model, info = _unpacked(open_named_base(cls, holds, *args, **rest))
     if _shares_weights(holds):
-        check_adapter_to_load(model, holds.name, dict(holds.hub))
-        _add_adapter(model, holds.name, dict(holds.hub), False)
+        task = check_adapter_to_load(model, holds.name, dict(holds.hub))
+        _add_adapter(model, holds.name, dict(holds.hub), False, task)
         model._hf_peft_config_loaded = True
         model.eval()
     else:
         model.load_adapter(holds.name, adapter_kwargs=dict(holds.hub))
+    _set_given_task(model, holds.name, rest)
     return (model, info) if info is not None else model
+
+
+def _set_given_task(model: _Model, name: str, arguments: Mapping[str, Any]) -> None:
+    """Let arguments of `from_pretrained` say more than the config beside an adapter does."""
+    config = arguments.get("config")
+    given = task_of(config) if isinstance(config, PreTrainedConfig) else {}
+    given |= {key: value for key, value in arguments.items() if is_of_task(key)}
+    names = given.get("id2label")
+    if names is not None and len(names) != model.config.num_labels:
+        raise ValueError(f"{name}: id2label={names}; the adapter is for {described(task_of(model.config))}")
+    if names is not None:
+        given.setdefault("label2id", {label: int(number) for number, label in names.items()})
+    set_task(model.config, given)
 
 
 def _shares_weights(holds: Contents) -> bool:
@@ -308,6 +331,8 @@ def check_adapter_base(model: _Model, recorded: dict[str, Any], adapter: str, fo
     settings = model.config.to_dict()
     for name in sorted(fields & recorded.keys()):
         value = settings[name]
+        if is_of_task(name):
+            continue  # each adapter has its own
         # Compared as JSON stores them: a tuple comes back as a list.
         if not name.startswith(model._settings_without_effect_on_adapters):
             if json.loads(json.dumps(value)) != recorded[name]:
@@ -467,7 +492,11 @@ def _name_base(model: _Model, source: PretrainedPart, file: Path) -> None:
 
 
 def _add_adapter(
-    model: PreTrainedModel, name: str, hub: dict[str, Any], ignore_mismatched_sizes: bool
+    model: PreTrainedModel,
+    name: str,
+    hub: dict[str, Any],
+    ignore_mismatched_sizes: bool,
+    task: Task | None = None,
 ) -> dict[str, list[Any]]:
     """Load an adapter into a model, in place, for inference, and return what transformers calls the loading info.
 
@@ -483,6 +512,8 @@ def _add_adapter(
         config.inference_mode = True
         config.base_model_name_or_path = located(config.base_model_name_or_path, folder)
         adapted = PeftModel(model, config)
+    if task is not None:
+        take_task(model, "default", task, config.modules_to_save)
     mismatched = load_adapter_weights(adapted, name, folder, ignore_mismatched_sizes=ignore_mismatched_sizes)
     return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
 
@@ -553,13 +584,16 @@ def _named_as_in(model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str
     return named
 
 
-def check_adapter_to_load(model: _Model, name: str | os.PathLike, hub: dict[str, Any]) -> None:
+def check_adapter_to_load(model: _Model, name: str | os.PathLike, hub: dict[str, Any]) -> Task | None:
     """Check an adapter before it is loaded into a model, so that a model of other weights stays as it is.
 
     Args:
         model: The model, with or without other adapters.
         name: Directory or repository of the adapter.
         hub: Arguments of `from_pretrained` that find files.
+
+    Returns:
+        What it was trained for; None if nothing is known, or that of the model itself.
 
     Raises:
         OSError: It holds folders of adapters, or no weights.
@@ -575,15 +609,13 @@ def check_adapter_to_load(model: _Model, name: str | os.PathLike, hub: dict[str,
     # What the adapter was trained on is recorded there; without it, nothing can be compared.
     found = find_file(name, CONFIG_NAME, hub)
     if found is None:
-        return
-    with stored_settings(found):
-        recorded = json.loads(Path(found).read_text(encoding="utf-8"))
-        kind = recorded["model_type"]
-    if getattr(model, "_adapted_part", None) is None or not model.has_adapted_part(model.config):
-        return
-    if kind != model.config.model_type:
-        raise ValueError(f"{name}: the adapter of a {kind}; expected one of a {model.config.model_type}")
-    check_adapter_base(model, recorded, os.fspath(name), Path(found).parent)
+        return None
+    task = stored_task(model, name, hub)
+    if getattr(model, "_adapted_part", None) is not None and model.has_adapted_part(model.config):
+        with stored_settings(found):
+            recorded = json.loads(Path(found).read_text(encoding="utf-8"))
+        check_adapter_base(model, recorded, os.fspath(name), Path(found).parent)
+    return task
 
 
 def warn_of_another_base(model: _Model, base: str | None) -> None:

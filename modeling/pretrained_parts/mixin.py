@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.peft import PeftAdapterMixin
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import LibraryModelHook, hooks
@@ -34,7 +35,16 @@ from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     warn_of_another_base,
     without_adapter,
 )
-from hf_any3d.modeling.pretrained_parts.contents import adapter_folder, contents_of
+from hf_any3d.modeling.pretrained_parts.adapter_tasks import (
+    borrowing,
+    ensured_switch,
+    heads_for,
+    showing,
+    switch_of,
+    take_task,
+    warn_of_unknown_names,
+)
+from hf_any3d.modeling.pretrained_parts.contents import adapter_folder, contents_of, read_json
 from hf_any3d.modeling.pretrained_parts.loading import (
     HUB_ARGUMENTS,
     class_of_saved,
@@ -184,11 +194,16 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
         with including_parts(include_encoder), hooks().saving(save_directory):
             if getattr(self, "_hf_peft_config_loaded", False):
                 refuse_merged_adapters(self)  # before anything is written
-                super().save_pretrained(save_directory, **kwargs)
-                # A base model loaded from the repository of a model with a head is saved under its own class.
-                self.config.architectures = [type(self).__name__]
-                if is_main_process:
-                    save_with_adapter(self, save_directory, self._left_out())
+                # The active adapter is saved, disabled or not.
+                with showing(self, next(iter(self.active_adapters()), None)):
+                    super().save_pretrained(save_directory, **kwargs)
+                    # A base model loaded from the repository of a model with a head is saved under its own class.
+                    self.config.architectures = [type(self).__name__]
+                    if is_main_process:
+                        save_with_adapter(self, save_directory, self._left_out())
+                        self.save_beside(save_directory)
+                        hooks().describe(self, save_directory, None)
+                return
             else:
                 with self._parts_as_stored(is_main_process) as reopened:
                     self._keys_to_ignore_on_save = self.names_stored_elsewhere()
@@ -217,9 +232,11 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
             self._keys_to_ignore_on_save = set()
             self._hf_peft_config_loaded = False  # or transformers would save them
             try:
-                # In the names of the model: adapters that were loaded left rules behind that would rename all weights.
-                super().save_pretrained(directory, state_dict=state, save_original_format=False)
-                self.save_beside(directory)
+                with showing(self, None):
+                    # In the names of the model: adapters that were loaded left rules behind that would rename all
+                    # weights.
+                    super().save_pretrained(directory, state_dict=state, save_original_format=False)
+                    self.save_beside(directory)
             finally:
                 self._hf_peft_config_loaded = has_adapters
 
@@ -304,7 +321,19 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
 
     def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
         """Add an adapter as transformers does; a config that names no modules adapts and trains the default ones."""
+        ensured_switch(self)
         super().add_adapter(hooks().complete_adapter(self, adapter_config), adapter_name)
+
+    def set_adapter(self, adapter_name: list[str] | str) -> None:
+        """Set the active adapter as transformers does; the config says what it was trained with.
+
+        Raises:
+            ValueError: Several adapters of different tasks.
+        """
+        switch = switch_of(self)
+        if switch is not None and not isinstance(adapter_name, str):
+            switch.check_together(adapter_name)  # before any layer is switched
+        super().set_adapter(adapter_name)
 
     def load_adapter(
         self,
@@ -329,16 +358,31 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
             if key in HUB_ARGUMENTS and value is not None:
                 hub[key] = value
         name = peft_model_id
+        task = None
         if name is not None:
             hooks().check_name(name, hub)
-            check_adapter_to_load(self, name, hub)
+            task = check_adapter_to_load(self, name, hub)
             peft_model_id = os.fspath(adapter_folder(name, hub))
             # They have found it.
             kwargs = {key: value for key, value in kwargs.items() if key not in (*HUB_ARGUMENTS, "adapter_kwargs")}
         elif peft_config is not None:
             warn_of_another_base(self, peft_config.base_model_name_or_path)
         is_new = adapter_name not in getattr(self, "peft_config", {})
-        info = super().load_adapter(peft_model_id, adapter_name, peft_config, adapter_state_dict, **kwargs)
+        switch = ensured_switch(self)
+        heads = {}
+        settings = getattr(peft_config, "modules_to_save", None)
+        if name is not None and peft_config is None:
+            settings = (read_json(name, ADAPTER_CONFIG_NAME, hub) or {}).get("modules_to_save")
+        if task is None:
+            warn_of_unknown_names(self, name, hub, settings)
+        elif is_new:
+            heads = heads_for(self, task, switch.own, settings)
+        elif kwargs.get("hotswap", "auto") is True or getattr(self, "_hotswap_enabled", False):
+            take_task(self, adapter_name, task, settings)
+        with borrowing(self, heads):
+            info = super().load_adapter(peft_model_id, adapter_name, peft_config, adapter_state_dict, **kwargs)
+        if task is not None:
+            switch.learn(adapter_name, task)
         if name is not None:
             config = self.peft_config[adapter_name]
             config.base_model_name_or_path = located(config.base_model_name_or_path, peft_model_id)
