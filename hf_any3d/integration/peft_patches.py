@@ -207,6 +207,19 @@ class PointCloudPeftModel(PeftModel):
             keep_stored_precision(self, weights, adapter_name)
         return loaded
 
+    # Of a model whose adapters are all deleted, PEFT still looks for the active one.
+
+    def get_base_model(self) -> torch.nn.Module:
+        """Return the model below the adapters."""
+        if self.peft_config:
+            return super().get_base_model()
+        return self.base_model if self._is_prompt_learning else cast(Any, self.base_model).model
+
+    @property
+    def has_active_enabled_adapter(self) -> bool:
+        """Whether an adapter is active."""
+        return bool(self.peft_config) and super().has_active_enabled_adapter
+
     @contextlib.contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """Refuse the adapters of single rows where they would be ignored; PEFT's forward pass and `generate` ask here.

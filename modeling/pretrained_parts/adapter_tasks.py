@@ -41,7 +41,10 @@ _SETTINGS = re.compile(
     r"|unknown|temperature|one_sided|up_axis|largest_scan|scan_unit|hypothesis_templates"
     r"|\w+_(cost|loss_weight)|no_object_weight|lovasz_weight|focal_gamma|published_overlap"
 )
+# Those that no module depends on.
 _NAMES = ("id2label", "label2id", "problem_type", "label_colors")
+# What outputs mean: adapters that differ in these cannot answer together.
+_MEANING = ("id2label", "problem_type", "category_parts", "category_names", "unknown")
 
 
 def is_of_task(setting: str) -> bool:
@@ -52,6 +55,11 @@ def is_of_task(setting: str) -> bool:
 def task_of(config: PreTrainedConfig) -> Task:
     """Return a copy of the task that a config says."""
     return {name: copy.deepcopy(value) for name, value in vars(config).items() if is_of_task(name)}
+
+
+def have_one_meaning(task: Task, other: Task) -> bool:
+    """Return whether outputs of models of two tasks mean the same."""
+    return all(_plain(task.get(name)) == _plain(other.get(name)) for name in _MEANING)
 
 
 def set_task(config: PreTrainedConfig, task: Task) -> None:
@@ -151,7 +159,7 @@ def heads_for(model: PreTrainedModel, task: Task, base: Task, trained: Collectio
     set_task(config, task)
     with torch.device("meta"):
         twin = type(model)(config)
-    names, endings = _heads(model), tuple(trained or ())
+    names, endings = _heads(twin), tuple(trained or ())
     heads: dict[str, nn.Module] = {}
     for path, module in twin.named_modules():
         is_inside = any(path.startswith(f"{above}.") for above in heads)
@@ -179,11 +187,16 @@ def _original(model: PreTrainedModel, path: str) -> nn.Module | None:
 
 def _shape(task: Task) -> Task:
     """Return what of a task the modules of the head depend on."""
-    others = {name: value for name, value in task.items() if name not in _NAMES}
+    others = {name: _plain(value) for name, value in task.items() if name not in _NAMES}
     unknown = task.get("unknown")
     if unknown is not None:
         others["unknown"] = (unknown.rows, unknown.bank_rows, unknown.width)
     return others | {"labels": len(task.get("id2label") or ())}
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as files have it, where sequences are lists."""
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def _with_memory(module: nn.Module, like: nn.Module | None, model: PreTrainedModel) -> nn.Module:
@@ -232,7 +245,7 @@ def replace_heads(model: PreTrainedModel, adapter_name: str, heads: Mapping[str,
         wrapper = owner._modules.get(name)
         if not isinstance(wrapper, ModulesToSaveWrapper):
             wrapper = ModulesToSaveWrapper(Absent() if wrapper is None else wrapper, adapter_name)
-            owner.add_module(name, wrapper)
+            setattr(owner, name, wrapper)
         before = wrapper.modules_to_save[adapter_name] if adapter_name in wrapper.modules_to_save else head
         head.requires_grad_(any(weight.requires_grad for weight in before.parameters()))
         wrapper.modules_to_save[adapter_name] = head
@@ -241,7 +254,13 @@ def replace_heads(model: PreTrainedModel, adapter_name: str, heads: Mapping[str,
 
 def take_task(model: PreTrainedModel, adapter_name: str, task: Task, trained: Collection[str] | None) -> None:
     """Give an adapter that a model has already a task, and heads of its sizes, whose weights are to be loaded."""
+    from peft.utils import ModulesToSaveWrapper  # takes a second
+
     switch = ensured_switch(model)
+    for path, wrapper in model.named_modules():
+        # A score, say, that the adapter which was there before had.
+        if isinstance(wrapper, ModulesToSaveWrapper) and not path.endswith((SWITCH, *(trained or ()))):
+            wrapper.delete_adapter(adapter_name, None)
     replace_heads(model, adapter_name, heads_for(model, task, switch.task_of(adapter_name), trained))
     switch.learn(adapter_name, task)
 

@@ -327,13 +327,21 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
     def set_adapter(self, adapter_name: list[str] | str) -> None:
         """Set the active adapter as transformers does; the config says what it was trained with.
 
+        Modules that it did not train in full, other than another adapter, stay those of the model.
+
         Raises:
-            ValueError: Several adapters of different tasks.
+            ValueError: There is no such adapter, or several are of different tasks.
         """
+        names = [adapter_name] if isinstance(adapter_name, str) else adapter_name
+        if not set(names) <= set(getattr(self, "peft_config", {})):
+            super().set_adapter(adapter_name)  # says so
         switch = switch_of(self)
-        if switch is not None and not isinstance(adapter_name, str):
-            switch.check_together(adapter_name)  # before any layer is switched
-        super().set_adapter(adapter_name)
+        if switch is not None:
+            switch.check_together(names)  # before any layer is switched
+        from peft.functional import set_adapter  # here, since models without adapters open without PEFT
+
+        # That of transformers fails on modules that only another adapter has trained.
+        set_adapter(self, adapter_name)
 
     def load_adapter(
         self,

@@ -10,7 +10,14 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.pretrained_parts.adapter_tasks import Absent, Task, described, set_task, task_of
+from hf_any3d.modeling.pretrained_parts.adapter_tasks import (
+    Absent,
+    Task,
+    described,
+    have_one_meaning,
+    set_task,
+    task_of,
+)
 
 
 class TaskSwitch(ModulesToSaveWrapper):
@@ -75,7 +82,7 @@ class TaskSwitch(ModulesToSaveWrapper):
         first, *others = list(dict.fromkeys(adapter_names)) or [None]
         for name in others:
             ours, theirs = self.task_of(first), self.task_of(name)
-            if ours != theirs:
+            if not have_one_meaning(ours, theirs):
                 raise ValueError(
                     f"the adapter {first!r} is for {described(ours)}, {name!r} for {described(theirs)}, and a model "
                     "has one task at a time; choose one of them"
@@ -127,6 +134,11 @@ class TaskSwitch(ModulesToSaveWrapper):
         self._tasks.pop(adapter_name, None)
         self._adapters.discard(adapter_name)
         self._active_adapter = list(new_active_adapters or ())
+        # PEFT leaves out modules that the deleted adapter did not train; those of the new one are to run.
+        for name in self._active_adapter:
+            for module in self._model[0].modules():
+                if isinstance(module, ModulesToSaveWrapper) and module is not self and name in module.modules_to_save:
+                    module.set_adapter(name)
         self._show()
 
     def unload_and_optionally_merge_module(
