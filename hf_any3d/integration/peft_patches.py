@@ -18,7 +18,6 @@ from peft.utils import (
     ModulesToSaveWrapper,
     load_peft_weights,
 )
-from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import PreTrainedModel
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
@@ -39,12 +38,13 @@ from hf_any3d.modeling.pretrained_parts.adapter_loading import (
 from hf_any3d.modeling.pretrained_parts.adapter_tasks import (
     SWITCH,
     Absent,
+    added,
     borrowing,
     ensured_switch,
     heads_for,
+    recorded_task,
     replace_heads,
     showing,
-    stored_task,
     switch_of,
     take_task,
     warn_of_unknown_names,
@@ -63,8 +63,6 @@ _READ_CLOUDS_AND_WORDS = {name for name, kind in MODEL_TYPES.items() if "point-c
 # Settings by which an adapter computes with its weights, where their shapes do not show it.
 _SETTINGS_OF_COMPUTING = re.compile(r"alpha|scal|^use_|block_size|fan_in|neighbors|distances|signs|cell")
 _PACKAGE = __name__.partition(".")[0]
-# Where the tensors of an adapter that is swapped in were read, by PEFT: name, and arguments that find files.
-_SOURCES: Any = WeakTensorKeyDictionary()
 
 
 def apply_peft_patches() -> None:
@@ -191,12 +189,12 @@ class PointCloudPeftModel(PeftModel):
         trained = PeftConfig.from_pretrained(folder).modules_to_save
         heads = {}
         if task is None:
-            warn_of_unknown_names(model, folder, {}, trained)
+            warn_of_unknown_names(model, folder, trained)
         elif adapter_name in self.peft_config:
-            take_task(model, adapter_name, task, trained)
+            take_task(model, folder, adapter_name, task, trained)
         else:
-            heads = heads_for(model, task, ensured_switch(model).own, trained)
-        with borrowing(model, heads):
+            heads = heads_for(model, folder, task, ensured_switch(model).own, trained)
+        with added(model, self, folder, adapter_name, task), borrowing(model, heads):
             loaded = super().load_adapter(folder, adapter_name, *args, **kwargs)
         if task is not None:
             ensured_switch(model).learn(adapter_name, task)
@@ -217,7 +215,7 @@ class PointCloudPeftModel(PeftModel):
 
     @property
     def has_active_enabled_adapter(self) -> bool:
-        """Whether an adapter is active."""
+        """True if an adapter is active."""
         return bool(self.peft_config) and super().has_active_enabled_adapter
 
     @contextlib.contextmanager
@@ -239,6 +237,9 @@ class PointCloudPeftModel(PeftModel):
                     raise ValueError(
                         f"{refused} of a {type(module).__name__}, whose layers mix rows; use set_adapter(…)"
                     )
+            switch = switch_of(self.get_base_model())
+            if switch is not None:
+                switch.check_rows(None if name == "__base__" else name for name in names)
             # Only LoRA tells trained modules about the rows; those of the active adapter would run for all.
             if not isinstance(self.base_model, LoraModel) and (trained := self._trained_modules(set(names))):
                 raise ValueError(f"{refused} of {trained[0]}, which is trained in full; choose it by set_adapter(…)")
@@ -313,7 +314,7 @@ class PointCloudPeftModel(PeftModel):
                 parent, _, name = path.rpartition(".")
                 setattr(model.get_submodule(parent), name, wrapper)
             if switch is not None:
-                model.add_module(SWITCH, switch)
+                model._modules[SWITCH] = switch
             raise
         if isinstance(switch, TaskSwitch):
             switch.end(chosen[0] if chosen and (keeps or has_head) else None)
@@ -416,18 +417,6 @@ def _become_ours(
 
 
 @Patch(
-    ("peft.utils.hotswap:load_peft_weights",),
-    "leaves behind where tensors were read, and with that the classes of the adapter that is swapped in",
-)
-def _remember_sources(original: Callable, model_id: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
-    weights = original(model_id, *args, **kwargs)
-    hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
-    for tensor in weights.values():
-        _SOURCES[tensor] = (os.fspath(model_id), hub)
-    return weights
-
-
-@Patch(
     ("peft.utils.hotswap:hotswap_adapter_from_state_dict",),
     "swaps the matrices of LoRA alone, fails with a KeyError on a trained head, and does not ask for the base",
 )
@@ -445,15 +434,17 @@ def _swap_trained_modules_too(
         original(model, state_dict, adapter_name, config, *args, **kwargs)
         return
     base = cast(PreTrainedModel, ours.get_base_model())
-    folder, hub = next((found for tensor in state_dict.values() if (found := _SOURCES.get(tensor))), (None, {}))
-    task = None if folder is None else stored_task(base, folder, hub)
+    # Nothing here says where the tensors were read.
+    task = recorded_task(base, config)
     if task is None:
-        warn_of_unknown_names(base, folder, hub, config.modules_to_save)
+        warn_of_unknown_names(base, None, config.modules_to_save)
         _swap_all(original, ours, model, state_dict, adapter_name, config, *args, **kwargs)
         return
     switch = ensured_switch(base)
     heads, before = {}, {}
-    for path, head in heads_for(base, task, switch.task_of(adapter_name), config.modules_to_save).items():
+    for path, head in heads_for(
+        base, adapter_name, task, switch.task_of(adapter_name), config.modules_to_save
+    ).items():
         wrapper: Any = base.get_submodule(path)
         # A module that the other one lacks is refused below.
         if isinstance(wrapper, ModulesToSaveWrapper) and adapter_name in wrapper.modules_to_save:

@@ -28,6 +28,7 @@ from hf_any3d.modeling.pretrained_parts.adapter_tasks import (
     Task,
     described,
     is_of_task,
+    record_of,
     set_task,
     stored_task,
     take_task,
@@ -381,7 +382,8 @@ def save_with_adapter(model: _Model, directory: str | os.PathLike, left_out: Col
         else:
             _save_on_base(model, directory, left_out)
     # By which others know whose adapter it is; PEFT leaves it out where there is a task type.
-    _change_settings(file, auto_mapping={"base_model_class": type(model).__name__, "parent_library": model.__module__})
+    owner = {"base_model_class": type(model).__name__, "parent_library": model.__module__}
+    _change_settings(file, auto_mapping=owner | record_of(model))
     leave_out_directories(file)
     model.save_beside(directory)
 
@@ -513,7 +515,7 @@ def _add_adapter(
         config.base_model_name_or_path = located(config.base_model_name_or_path, folder)
         adapted = PeftModel(model, config)
     if task is not None:
-        take_task(model, "default", task, config.modules_to_save)
+        take_task(model, name, "default", task, config.modules_to_save)
     mismatched = load_adapter_weights(adapted, name, folder, ignore_mismatched_sizes=ignore_mismatched_sizes)
     return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
 
@@ -561,6 +563,12 @@ def load_adapter_weights(
         for key, tensor in sorted(weights.items()):
             if tensor.shape != expected[key].shape:
                 mismatched.append((key, tensor.shape, expected[key].shape))
+        if mismatched and not ignore_mismatched_sizes:
+            key, ours, theirs = mismatched[0]
+            raise ValueError(
+                f"{name}: stores {key} with the shape {tuple(ours)}, and the model has {tuple(theirs)}, which is for "
+                f"{described(task_of(adapted.config))}; expected the {CONFIG_NAME} that the adapter was saved with"
+            )
         set_peft_model_state_dict(
             adapted, weights, adapter_name=adapter_name, ignore_mismatched_sizes=ignore_mismatched_sizes
         )
@@ -608,9 +616,9 @@ def check_adapter_to_load(model: _Model, name: str | os.PathLike, hub: dict[str,
             raise ValueError(f"{name}: the base model's weights are offloaded, such as {path}")
     # What the adapter was trained on is recorded there; without it, nothing can be compared.
     found = find_file(name, CONFIG_NAME, hub)
-    if found is None:
-        return None
     task = stored_task(model, name, hub)
+    if found is None:
+        return task
     if getattr(model, "_adapted_part", None) is not None and model.has_adapted_part(model.config):
         with stored_settings(found):
             recorded = json.loads(Path(found).read_text(encoding="utf-8"))

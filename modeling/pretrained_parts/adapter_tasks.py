@@ -34,6 +34,8 @@ Task = dict[str, Any]
 
 SWITCH = "adapter_tasks"
 """Attribute of a model with adapters that has its `TaskSwitch`."""
+# In `auto_mapping` of a PeftConfig, the one of its fields for what PEFT does not know.
+_RECORD = "task"
 # Labels, what the head is made of, its scores, and its loss. Settings of anything below the head are none of them.
 _SETTINGS = re.compile(
     r"id2label|label2id|problem_type|label_colors|none_label|category_(parts|names|templates)"
@@ -75,15 +77,33 @@ def described(task: Task) -> str:
     return f"{len(names)} classes ({listed(names, 3)}{problem})"
 
 
+def record_of(model: PreTrainedModel) -> dict[str, Any]:
+    """Return what an adapter's own config records of its task, for doors that read no other file; see `PeftConfig`."""
+    settings = model.config.to_dict() if _heads(model) else {}
+    return {_RECORD: {name: value for name, value in settings.items() if is_of_task(name)}} if settings else {}
+
+
+def recorded_task(model: PreTrainedModel, adapter: Any) -> Task | None:
+    """Return the task that the config of an adapter records, a PeftConfig or a dictionary; None without a record."""
+    mapping = adapter.get("auto_mapping") if isinstance(adapter, Mapping) else getattr(adapter, "auto_mapping", None)
+    record = mapping.get(_RECORD) if isinstance(mapping, Mapping) else None
+    if not isinstance(record, Mapping):
+        return None
+    with stored_settings(ADAPTER_CONFIG_NAME):
+        settings = {name: value for name, value in record.items() if is_of_task(name)}
+        return task_of(type(model.config).from_dict(model.config.to_dict() | settings))
+
+
 def stored_task(model: PreTrainedModel, name: str | os.PathLike, hub: Mapping[str, Any]) -> Task | None:
-    """Return the task of a stored adapter, that of the config.json beside it; None if it has none.
+    """Return the task of a stored adapter: that of the config.json beside it, or the record; None without both.
 
     Raises:
         ValueError: It was trained with another kind of model; names both.
     """
     recorded = read_json(name, CONFIG_NAME, hub)
+    adapter = read_json(name, ADAPTER_CONFIG_NAME, hub) or {}
     if recorded is None:
-        return None
+        return recorded_task(model, adapter)
     with stored_settings(name):
         kind = recorded["model_type"]
         if kind != model.config.model_type:
@@ -94,8 +114,7 @@ def stored_task(model: PreTrainedModel, name: str | os.PathLike, hub: Mapping[st
     if issubclass(saved_class, type(model)) or issubclass(type(model), saved_class) or model.base_model is model:
         return task_of(config)
     # What was trained below no head, or without it, fits below any.
-    is_below = issubclass(saved_class, type(model.base_model))
-    if not is_below and (read_json(name, ADAPTER_CONFIG_NAME, hub) or {}).get("modules_to_save"):
+    if not issubclass(saved_class, type(model.base_model)) and adapter.get("modules_to_save"):
         raise ValueError(
             f"{name}: the adapter of a {saved_class.__name__}; the model is a {type(model).__name__}: open the "
             "adapter by its directory, with the model that it was trained with"
@@ -104,23 +123,20 @@ def stored_task(model: PreTrainedModel, name: str | os.PathLike, hub: Mapping[st
 
 
 def warn_of_unknown_names(
-    model: PreTrainedModel, name: str | os.PathLike | None, hub: Mapping[str, Any], trained: Collection[str] | None
+    model: PreTrainedModel, name: str | os.PathLike | None, trained: Collection[str] | None
 ) -> None:
-    """Warn of an adapter with a head of its own that comes without the names of its classes.
+    """Warn of an adapter with a head of its own whose classes are unknown.
 
     Args:
         model: The model.
         name: Directory or repository of the adapter; None for tensors.
-        hub: Arguments of `from_pretrained` that find files.
         trained: The `modules_to_save` of the adapter.
     """
-    if name is not None and read_json(name, CONFIG_NAME, hub) is not None:
-        return
     endings = tuple(trained or ())
     if any(head.endswith(endings) for head in _heads(model) if head != "unknown_score"):
         warnings.warn(
-            f"{name or 'tensors'}: the adapter has a head and no {CONFIG_NAME} with its classes, so those of the "
-            f"model stay, {described(task_of(model.config))}; put that file beside it, or set model.config.id2label",
+            f"{name or 'tensors'}: the adapter has a head, and nothing says its classes, so those of the model stay, "
+            f"{described(task_of(model.config))}; put its {CONFIG_NAME} beside it, or set model.config.id2label",
             ModelWarning,
             stacklevel=4,
         )
@@ -138,11 +154,14 @@ class Absent(nn.Module):
     """Stands in a model for a module that only adapters have, such as an unknown score; it has no weights."""
 
 
-def heads_for(model: PreTrainedModel, task: Task, base: Task, trained: Collection[str] | None) -> dict[str, nn.Module]:
+def heads_for(
+    model: PreTrainedModel, name: object, task: Task, base: Task, trained: Collection[str] | None
+) -> dict[str, nn.Module]:
     """Build the heads of a task that an adapter has trained, for its weights, if they differ from those of the model.
 
     Args:
         model: The model.
+        name: Directory or repository of the adapter.
         task: The task.
         base: Another one, whose heads are there already.
         trained: The `modules_to_save` of the adapter.
@@ -168,7 +187,7 @@ def heads_for(model: PreTrainedModel, task: Task, base: Task, trained: Collectio
     own, other = (len(each.get("id2label") or ()) for each in (task, base))
     if own != other and not heads.keys() - {"unknown_score"}:
         raise ValueError(
-            f"the adapter has no head of its own and was trained for {described(task)}; the model has "
+            f"{name}: the adapter has no head of its own and was trained for {described(task)}; the model has "
             f"{described(base)}: open the model that it was trained on"
         )
     return heads
@@ -252,8 +271,13 @@ def replace_heads(model: PreTrainedModel, adapter_name: str, heads: Mapping[str,
         wrapper._adapters.add(adapter_name)
 
 
-def take_task(model: PreTrainedModel, adapter_name: str, task: Task, trained: Collection[str] | None) -> None:
-    """Give an adapter that a model has already a task, and heads of its sizes, whose weights are to be loaded."""
+def take_task(
+    model: PreTrainedModel, name: object, adapter_name: str, task: Task, trained: Collection[str] | None
+) -> None:
+    """Give an adapter that a model has already a task, and heads of its sizes, whose weights are to be loaded.
+
+    The arguments are those of `heads_for`, and the name of the adapter in the model.
+    """
     from peft.utils import ModulesToSaveWrapper  # takes a second
 
     switch = ensured_switch(model)
@@ -261,13 +285,15 @@ def take_task(model: PreTrainedModel, adapter_name: str, task: Task, trained: Co
         # A score, say, that the adapter which was there before had.
         if isinstance(wrapper, ModulesToSaveWrapper) and not path.endswith((SWITCH, *(trained or ()))):
             wrapper.delete_adapter(adapter_name, None)
-    replace_heads(model, adapter_name, heads_for(model, task, switch.task_of(adapter_name), trained))
+    replace_heads(model, adapter_name, heads_for(model, name, task, switch.task_of(adapter_name), trained))
     switch.learn(adapter_name, task)
 
 
 def switch_of(model: nn.Module) -> TaskSwitch | None:
     """Return the switch of a model with adapters; None without one."""
-    return cast(Any, model._modules.get(SWITCH))
+    switch: Any = model._modules.get(SWITCH)
+    # PEFT has put something else in its place where a tuner has unloaded itself.
+    return switch if hasattr(switch, "showing") else None
 
 
 def ensured_switch(model: PreTrainedModel) -> TaskSwitch:
@@ -277,8 +303,34 @@ def ensured_switch(model: PreTrainedModel) -> TaskSwitch:
     switch = switch_of(model)
     if switch is None:
         switch = TaskSwitch(model)
-        model.add_module(SWITCH, switch)
+        others = [name for name in model._modules if name != SWITCH]
+        model._modules[SWITCH] = switch
+        # First of all, so that it refuses adapters of several tasks before a module has been switched.
+        for name in others:
+            model._modules[name] = model._modules.pop(name)
     return switch
+
+
+@contextmanager
+def added(model: PreTrainedModel, adapted: Any, name: object, adapter_name: str, task: Task | None) -> Iterator[None]:
+    """Take an adapter back that could not be loaded; `adapted` has its methods, the model or one around it.
+
+    Raises:
+        ValueError: Its weights are of other sizes than its config.json says.
+    """
+    is_new = adapter_name not in getattr(adapted, "peft_config", {})
+    try:
+        yield
+    except BaseException as error:
+        if is_new and adapter_name in getattr(adapted, "peft_config", {}):
+            adapted.delete_adapter(adapter_name)
+        if isinstance(error, RuntimeError) and "mismatch" in str(error):
+            where = "the model is" if task is None else f"its {CONFIG_NAME} is"
+            raise ValueError(
+                f"{name}: its weights are of other sizes; {where} for {described(task or task_of(model.config))}: "
+                f"expected the {CONFIG_NAME} that it was saved with, whose id2label names all classes"
+            ) from error
+        raise
 
 
 def showing(model: nn.Module, adapter_name: str | None) -> AbstractContextManager[None]:

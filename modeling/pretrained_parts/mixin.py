@@ -36,9 +36,11 @@ from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     without_adapter,
 )
 from hf_any3d.modeling.pretrained_parts.adapter_tasks import (
+    added,
     borrowing,
     ensured_switch,
     heads_for,
+    recorded_task,
     showing,
     switch_of,
     take_task,
@@ -204,6 +206,9 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
                         self.save_beside(save_directory)
                         hooks().describe(self, save_directory, None)
                 return
+            if switch_of(self) is not None and not hasattr(self, "peft_config"):
+                # All adapters are deleted, of which PEFT leaves the layers.
+                self.save_without_adapters(save_directory, **kwargs)
             else:
                 with self._parts_as_stored(is_main_process) as reopened:
                     self._keys_to_ignore_on_save = self.names_stored_elsewhere()
@@ -218,8 +223,8 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
     def save_beside(self, directory: str | os.PathLike) -> None:
         """Store what belongs to the model and is none of its weights, with a full model and with an adapter."""
 
-    def save_without_adapters(self, directory: str | os.PathLike) -> None:
-        """Save the full model below its adapters, in a directory of its own."""
+    def save_without_adapters(self, directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save the full model below its adapters, in a directory of its own; `kwargs` as for `save_pretrained`."""
         if is_quantized(self) and os.path.isdir(self.name_or_path):
             # Packed weights have names of their own, and the directory has those that they were made of.
             type(self).from_pretrained(self.name_or_path).save_pretrained(directory)
@@ -235,7 +240,9 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
                 with showing(self, None):
                     # In the names of the model: adapters that were loaded left rules behind that would rename all
                     # weights.
-                    super().save_pretrained(directory, state_dict=state, save_original_format=False)
+                    super().save_pretrained(
+                        directory, **(kwargs | {"state_dict": state, "save_original_format": False})
+                    )
                     self.save_beside(directory)
             finally:
                 self._hf_peft_config_loaded = has_adapters
@@ -375,6 +382,7 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
             kwargs = {key: value for key, value in kwargs.items() if key not in (*HUB_ARGUMENTS, "adapter_kwargs")}
         elif peft_config is not None:
             warn_of_another_base(self, peft_config.base_model_name_or_path)
+            task = recorded_task(self, peft_config)
         is_new = adapter_name not in getattr(self, "peft_config", {})
         switch = ensured_switch(self)
         heads = {}
@@ -382,23 +390,25 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
         if name is not None and peft_config is None:
             settings = (read_json(name, ADAPTER_CONFIG_NAME, hub) or {}).get("modules_to_save")
         if task is None:
-            warn_of_unknown_names(self, name, hub, settings)
+            warn_of_unknown_names(self, name, settings)
         elif is_new:
-            heads = heads_for(self, task, switch.own, settings)
+            heads = heads_for(self, name, task, switch.own, settings)
         elif kwargs.get("hotswap", "auto") is True or getattr(self, "_hotswap_enabled", False):
-            take_task(self, adapter_name, task, settings)
-        with borrowing(self, heads):
-            info = super().load_adapter(peft_model_id, adapter_name, peft_config, adapter_state_dict, **kwargs)
-        if task is not None:
-            switch.learn(adapter_name, task)
-        if name is not None:
-            config = self.peft_config[adapter_name]
-            config.base_model_name_or_path = located(config.base_model_name_or_path, peft_model_id)
-        # transformers leaves out some weights (of VeRA, and the vectors of DoRA), and rounds all to the base's dtype.
-        if is_new and peft_model_id is not None and adapter_state_dict is None:
-            load_adapter_weights(self, os.fspath(name), peft_model_id, adapter_name)
-        elif is_new and adapter_state_dict is not None:
-            keep_stored_precision(self, adapter_state_dict, adapter_name)
+            take_task(self, name, adapter_name, task, settings)
+        with added(self, self, name or "tensors", adapter_name, task):
+            with borrowing(self, heads):
+                info = super().load_adapter(peft_model_id, adapter_name, peft_config, adapter_state_dict, **kwargs)
+            if task is not None:
+                switch.learn(adapter_name, task)
+            if name is not None:
+                config = self.peft_config[adapter_name]
+                config.base_model_name_or_path = located(config.base_model_name_or_path, peft_model_id)
+            # transformers leaves out some weights (of VeRA, and the vectors of DoRA), and rounds all to the base's
+            # dtype.
+            if is_new and peft_model_id is not None and adapter_state_dict is None:
+                load_adapter_weights(self, os.fspath(name), peft_model_id, adapter_name)
+            elif is_new and adapter_state_dict is not None:
+                keep_stored_precision(self, adapter_state_dict, adapter_name)
         return info
 
     # Parts whose weights are kept elsewhere.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,6 +88,17 @@ class TaskSwitch(ModulesToSaveWrapper):
                     "has one task at a time; choose one of them"
                 )
 
+    def check_rows(self, adapter_names: Iterable[str | None]) -> None:
+        """Raise a ValueError if rows of a batch would have different numbers of logits; names two adapters."""
+        first, *others = dict.fromkeys(adapter_names)
+        for name in others:
+            ours, theirs = self.task_of(first), self.task_of(name)
+            if len(ours.get("id2label") or ()) != len(theirs.get("id2label") or ()):
+                raise ValueError(
+                    f"adapter_names: {first or 'no adapter'!r} is for {described(ours)}, {name or 'no adapter'!r} for "
+                    f"{described(theirs)}; expected a batch for each"
+                )
+
     @contextmanager
     def showing(self, adapter_name: str | None) -> Iterator[None]:
         """Let the config say for some time what an adapter was trained with, None for none."""
@@ -105,6 +116,14 @@ class TaskSwitch(ModulesToSaveWrapper):
         """Remember which adapters are about to be active, as PEFT names only one to modules of this kind."""
         names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
         self.check_together(names)
+        for path, module in self._model[0].named_modules():
+            if isinstance(module, ModulesToSaveWrapper):
+                copies = [name for name in names if name in module.modules_to_save]
+                if len(copies) > 1:
+                    raise ValueError(
+                        f"the adapters {', '.join(copies)} have each trained {path}, of which a model has one; choose "
+                        "one of them"
+                    )
         self._adapters.update(names)
         self._asked = names
         return names[0] if names else None

@@ -58,9 +58,12 @@ def test_an_adapter_without_a_config_is_opened_on_the_base_that_it_names(hub, tm
 def test_adapters_are_compared_with_the_base_that_they_get(tmp_path):
     adapted(tiny_model()).save_pretrained(tmp_path)
     with pytest.warns(
-        UserWarning, match="the base model differs: head_dropout=0.25, the adapter was trained with 0.5; num_tok"
+        UserWarning, match="the base model differs: num_tokens=4, the adapter was trained with 8; plane_cells=4.0"
     ):
-        PeftModel.from_pretrained(tiny_model(head_dropout=0.25, num_tokens=4), tmp_path)
+        model = PeftModel.from_pretrained(tiny_model(head_dropout=0.25, num_tokens=4, plane_cells=4.0), tmp_path)
+    # The head is the adapter's.
+    assert model.config.head_dropout == 0.5
+    assert {layer.p for layer in model.classifier.modules() if isinstance(layer, torch.nn.Dropout)} == {0.5}
     config = json.loads((tmp_path / "config.json").read_text())
     recorded = config["parts"]["encoder"]
     part = {**recorded, "checksum": "tensors-sha256:" + "0" * 64, "revision": "abc"}
