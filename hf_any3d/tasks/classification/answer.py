@@ -32,7 +32,6 @@ class ClassificationAnswers(Answers):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.is_regression = self.config.problem_type == "regression"
         # What a page has room for
         if self.on_page and "top_k" not in self.settings:
             self.arguments |= {"top_k": _MOST_SHOWN} | self.for_pages
@@ -40,6 +39,11 @@ class ClassificationAnswers(Answers):
         calibration = getattr(self.config, "unknown", None)
         is_of_scans = calibration is not None and (calibration.width or calibration.energy)
         self._unlike_from = UNLIKE_FROM if is_of_scans else _UNLIKE_FROM_ELSE
+
+    @property
+    def is_regression(self) -> bool:
+        """True for numbers instead of labels; of a model with adapters, those of the active one."""
+        return self.config.problem_type == "regression"
 
     @cached_property
     def _width(self) -> int:
