@@ -249,7 +249,8 @@ def _set_original(model: PreTrainedModel, path: str, module: nn.Module | None) -
     owner = model.get_submodule(parent)
     wrapper = owner._modules.get(name)
     if hasattr(wrapper, "original_module"):
-        cast(Any, wrapper).original_module = Absent() if module is None else module
+        # PEFT has frozen the borrowed one.
+        cast(Any, wrapper).original_module = Absent() if module is None else module.requires_grad_(False)
     else:
         setattr(owner, name, module)
 

@@ -161,10 +161,11 @@ def test_switching_by_peft(lab):
 
 
 @on("act", "any2point")
-def test_switching_by_transformers(lab):
+def test_switching_by_transformers(lab, tmp_path):
     model = lab.base()
     for name in ("five", "three"):
-        model.load_adapter(lab.folder(name), adapter_name=name)
+        model.load_adapter(lab.folder(name), adapter_name=name, is_trainable=True)
+        assert not any(weight.requires_grad for key, weight in model.named_parameters() if "original_module" in key)
     for name in ("five", "three", "five"):
         model.set_adapter(name)
         lab.says(model, name)
@@ -176,6 +177,9 @@ def test_switching_by_transformers(lab):
     lab.says(model, "three")
     model.delete_adapter("three")
     lab.says(model, None)
+    # PEFT leaves its layers.
+    model.save_pretrained(tmp_path)
+    lab.says(lab.case.model_class.from_pretrained(tmp_path), None)
 
 
 @on("any2point", "voxels")
