@@ -323,7 +323,8 @@ class PointCloudPeftModel(PeftModel):
         """Merge adapters into the weights until `unmerge_adapter`, as PEFT does.
 
         Raises:
-            ValueError: One of them has trained modules in full and is not active: those of another would run.
+            ValueError: One of them has trained modules in full and is not active: those of another would run; or it
+                is of another task than the active one.
         """
         for name in adapter_names or ():
             trained = self._trained_modules([name, *self.active_adapters])
@@ -332,13 +333,17 @@ class PointCloudPeftModel(PeftModel):
                     f"the adapter {name!r} is not active, and {trained[0]} is trained in full; "
                     f"call set_adapter({name!r}) first"
                 )
+        switch = switch_of(self.get_base_model())
+        if switch is not None:
+            switch.check_together([*self.active_adapters, *(adapter_names or ())])
         cast(Any, self.base_model).merge_adapter(adapter_names, safe_merge)
 
     def add_weighted_adapter(self, adapters: list[str], *args: Any, **kwargs: Any) -> None:
         """Add an adapter that is the sum of others, as PEFT does.
 
         Raises:
-            ValueError: One of them has trained modules in full, which the sum would lack.
+            ValueError: One of them has trained modules in full, which the sum would lack, or they are of several
+                tasks.
         """
         trained = self._trained_modules(adapters)
         if trained:

@@ -323,6 +323,7 @@ def test_sums_are_of_one_task(without_head):
     for call in (
         lambda names: model.add_weighted_adapter(names, [1.0, 1.0], "sum", combination_type="linear"),
         model.base_model.set_adapter,
+        model.merge_adapter,
         lambda names: model.merge_and_unload(adapter_names=names),
     ):
         with raises(ValueError, naming="'other' for 3 classes (x, y, z)"):
