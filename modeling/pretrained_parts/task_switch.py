@@ -166,7 +166,10 @@ class TaskSwitch(ModulesToSaveWrapper):
         """Let the config say the task of what is left in the model."""
         names = adapter_names or self.active_adapters
         self.check_together(names)
-        self.end(names[0] if names else None)
+        # PEFT leaves the modules that an adapter has trained in full.
+        wrappers = [module for module in self._model[0].modules() if isinstance(module, ModulesToSaveWrapper)]
+        stays = merge or any(name in wrapper.modules_to_save for wrapper in wrappers for name in names)
+        self.end(names[0] if names and stays else None)
         return nn.Identity()
 
     def adapter_state_dict(self, adapter_name: str, state_dict: dict[str, Any]) -> dict[str, Any]:

@@ -315,6 +315,12 @@ def test_adapters_of_other_tasks_are_refused_in_one_line(without_head):
             assert "\n" not in str(refused.value) and lab.folder(name) in str(refused.value)
 
 
+def test_unloading_leaves_the_own_task_with_the_own_head(without_head):
+    lab = without_head
+    for unload in (lambda model: model.unload(), lambda model: model.base_model.unload()):
+        lab.says(unload(PeftModel.from_pretrained(lab.base(), lab.folder("headless"))), None)
+
+
 def test_sums_are_of_one_task(without_head):
     lab = without_head
     model = PeftModel.from_pretrained(lab.base(), lab.folder("headless"), adapter_name="one")
