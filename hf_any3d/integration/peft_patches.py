@@ -50,6 +50,7 @@ from hf_any3d.modeling.pretrained_parts.adapter_tasks import (
     warn_of_unknown_names,
 )
 from hf_any3d.modeling.pretrained_parts.contents import adapter_folder
+from hf_any3d.modeling.pretrained_parts.frozen_statistics import hold_statistics
 from hf_any3d.modeling.pretrained_parts.loading import HUB_ARGUMENTS
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin, opens_from_adapter
 from hf_any3d.modeling.pretrained_parts.record import including_parts, is_directory, located
@@ -76,6 +77,13 @@ class PointCloudPeftModel(PeftModel):
     PEFT chooses the class by the task type, so a model around one of ours becomes one of these while it is built; see
     `adapted_class`.
     """
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode; norms below the adapter keep their statistics, also below a learned prompt."""
+        super().train(mode)
+        if mode:
+            hold_statistics(self.get_base_model(), is_frozen=True)
+        return self
 
     def save_pretrained(
         self,
@@ -419,6 +427,8 @@ def _become_ours(
     original(self, model, peft_config, *args, **kwargs)
     if isinstance(model, LibraryModelMixin):
         ensured_switch(cast(PreTrainedModel, model)).set_adapter(self.active_adapters)
+    # A new model is in training mode, and nobody need call train().
+    hold_statistics(model, is_frozen=True)
 
 
 @Patch(

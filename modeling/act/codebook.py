@@ -47,6 +47,7 @@ class Codebook(nn.Module):
             the batch (Jukebox, arXiv 2005.00341, Sec. 3.1), in the first step all of them; 0 for no restarts.
     """
 
+    changes_itself = True
     counts: torch.Tensor
     sums: torch.Tensor
 
@@ -77,6 +78,11 @@ class Codebook(nn.Module):
     def updates_itself(self) -> bool:
         """True if training changes the code vectors by other means than gradients."""
         return self.ema_decay is not None or self.restart_share > 0
+
+    @property
+    def learns(self) -> bool:
+        """True in a step of training; not in passes that only measure, nor below an adapter."""
+        return self.training and torch.is_grad_enabled()
 
     @property
     def vectors(self) -> torch.Tensor:

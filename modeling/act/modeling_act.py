@@ -57,6 +57,7 @@ from hf_any3d.modeling.point_encoders.pretrained_base import (
     PretrainedBaseMixin,
 )
 from hf_any3d.modeling.point_ops import gather_points, in_full_precision
+from hf_any3d.modeling.pretrained_parts.frozen_statistics import hold_statistics
 
 # Settings by which students share the patches of their teacher, and those of the transformer's weights.
 _PATCH_FIELDS = ("num_groups", "group_size", "in_channels", "sampling_min_squared_norm")
@@ -543,6 +544,8 @@ class FrozenAutoencoderMixin:
         super().train(mode)  # pyright: ignore[reportAttributeAccessIssue] a method of the model
         # Batch statistics would make a cloud's targets depend on the others, and change the frozen model's norms.
         self.autoencoder.train(mode and self.config.teacher_in_training_mode)
+        # Again: the mode of the teacher is set after that of the model.
+        hold_statistics(self)  # pyright: ignore[reportArgumentType] the model
         return self  # pyright: ignore[reportReturnType]
 
     def _freeze_teacher(self) -> None:

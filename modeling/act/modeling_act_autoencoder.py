@@ -554,8 +554,7 @@ class ActAutoencoder(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
         patches = self.patch(points)
         neighbors = self.neighbors_of(patches)
         tokens = self._encode(patches, neighbors)
-        # Not in passes that only measure, such as for the statistics of norms.
-        learns = self.training and torch.is_grad_enabled()
+        learns = self.codebook.learns
         # It changes code vectors in place: before they are looked up, as the backward pass needs what was read.
         if learns and self.config.code_restart_share:
             self.codebook.restart(tokens)

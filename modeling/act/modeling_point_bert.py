@@ -24,6 +24,7 @@ from hf_any3d.modeling.point_encoders.patches import Patches
 from hf_any3d.modeling.point_encoders.point_transformer import TokenPropagation
 from hf_any3d.modeling.point_encoders.pretrained_base import Encoded
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, in_full_precision, knn
+from hf_any3d.modeling.pretrained_parts.frozen_statistics import has_adapters
 
 # Of the head for points, as released: neighbors of a graph, and hidden widths of a graph and of the head.
 _NEIGHBORS = 4
@@ -248,7 +249,8 @@ class PointBERTForPreTraining(FrozenAutoencoderMixin, _MaskedTokens, ActPreTrain
         mixed_encoded, mixed_features = self.read(mixed, mixed_mask)
         mixed_scores = self.code_head(mixed_encoded.last_hidden_state[:, 1:])
         mixed_codes = torch.where(kept, output.codes, output.codes.flip(0))
-        learns = self.training and torch.is_grad_enabled()
+        # An adapter is stored without them, as without statistics of norms.
+        learns = self.training and torch.is_grad_enabled() and not has_adapters(self)
         with torch.no_grad():
             # Before the average reads the clouds, as released.
             if learns:

@@ -162,20 +162,6 @@ class Detr3DPreTrainedModel(LibraryModelMixin, PointTokensMixin, PreTrainedModel
             if module.bias is not None:
                 init.uniform_(module.bias, -bound, bound)
 
-    def train(self, mode: bool = True) -> Detr3DPreTrainedModel:
-        """Set train mode; with adapters, the batch norms of the original modules stay in eval mode.
-
-        An adapter is stored without their running statistics.
-        """
-        super().train(mode)
-        # More modules than its own are those of adapters.
-        own = [own.module for own in own_modules(self)]
-        if mode and len(own) < sum(1 for _ in self.modules()):
-            for module in own:
-                if isinstance(module, nn.BatchNorm1d):
-                    module.training = False
-        return self
-
     @classmethod
     def from_point_encoder_pretrained(
         cls,

@@ -47,6 +47,7 @@ from hf_any3d.modeling.pretrained_parts.adapter_tasks import (
     warn_of_unknown_names,
 )
 from hf_any3d.modeling.pretrained_parts.contents import adapter_folder, contents_of, read_json
+from hf_any3d.modeling.pretrained_parts.frozen_statistics import hold_statistics
 from hf_any3d.modeling.pretrained_parts.loading import (
     HUB_ARGUMENTS,
     class_of_saved,
@@ -317,6 +318,13 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
         hooks().describe(self, working_dir, repo_id)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode; below adapters, norms keep their statistics: see `frozen_statistics`."""
+        super().train(mode)  # pyright: ignore[reportAttributeAccessIssue] a method of the model
+        if mode:
+            hold_statistics(self)  # pyright: ignore[reportArgumentType] the model
+        return self
+
     def enable_adapters(self) -> None:
         """Enable all adapters and fully trained modules (`modules_to_save`), which transformers leaves disabled."""
         super().enable_adapters()
@@ -330,6 +338,7 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
         """Add an adapter as transformers does; a config that names no modules adapts and trains the default ones."""
         ensured_switch(self)
         super().add_adapter(hooks().complete_adapter(self, adapter_config), adapter_name)
+        hold_statistics(self)
 
     def set_adapter(self, adapter_name: list[str] | str) -> None:
         """Set the active adapter as transformers does; the config says what it was trained with.
@@ -409,6 +418,7 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
                 load_adapter_weights(self, os.fspath(name), peft_model_id, adapter_name)
             elif is_new and adapter_state_dict is not None:
                 keep_stored_precision(self, adapter_state_dict, adapter_name)
+        hold_statistics(self)
         return info
 
     # Parts whose weights are kept elsewhere.
