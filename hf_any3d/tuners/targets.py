@@ -288,6 +288,12 @@ def left_out_modules(model: PeftModel, adapter_name: str) -> list[str]:
     with the exact base model that it was trained on.
     """
     base = model.get_base_model()
+    if not getattr(type(base), "takes_adapters", True):
+        # Pretrained in full: nothing that is not trained has a name elsewhere.
+        wrappers = dict(base.named_children())
+        return [
+            name for name, part in wrappers.items() if adapter_name not in getattr(part, "modules_to_save", ())
+        ]
     owner = encoder_owner(base)
     modules = {**dict(base.named_modules()), **dict(owner.named_children())}
     # PEFT wraps modules that are trained in full and keeps one copy for each adapter.

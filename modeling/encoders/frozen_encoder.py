@@ -32,7 +32,7 @@ from hf_any3d.modeling.layers.adapted_layers import LayerStack
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.pretrained_parts.contents import read_json
-from hf_any3d.modeling.pretrained_parts.loading import encoder_loading, is_quantized
+from hf_any3d.modeling.pretrained_parts.loading import encoder_loading, is_quantized, tell_quantized
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, open_recorded
@@ -142,6 +142,8 @@ class FrozenEncoderMixin(LibraryModelMixin):
         elif attn_implementation is not None:
             config.encoder_config._attn_implementation = attn_implementation
         encoder = load_encoder(config, dtype, **encoder_loading(device_map, quantization_config))
+        if quantization_config is not None:
+            tell_quantized(encoder, quantization_config)
         if encoder_weights != "pretrained":
             if is_quantized(encoder):
                 raise ValueError(

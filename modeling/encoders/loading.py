@@ -23,7 +23,12 @@ from hf_any3d.modeling.encoders.registry import (
     select_tower,
     towers_of,
 )
-from hf_any3d.modeling.pretrained_parts.loading import is_quantized, set_quantization, unused_weights_expected
+from hf_any3d.modeling.pretrained_parts.loading import (
+    is_quantized,
+    keep_in_full,
+    set_quantization,
+    unused_weights_expected,
+)
 from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
     open_recorded,
@@ -167,14 +172,15 @@ def open_encoder(
         return _open_tower(name_or_path, whole, config, dtype or torch.float32, **loading)
     # Weights unused: heads, other towers and further layers.
     with stored_settings(name_or_path), unused_weights_expected():
-        encoder, report = _class_of(family, config).from_pretrained(
+        build = _class_of(family, config)
+        encoder, report = build.from_pretrained(
             name_or_path,
             config=config,
             key_mapping=dict(family.key_mapping) or None,
             dtype=dtype or torch.float32,
             attn_implementation=config._attn_implementation,
             output_loading_info=True,
-            **loading,
+            **keep_in_full(loading, inside=("encoder",), build=lambda: _unloaded(build, config)),
         )
     set_quantization(encoder, stored_quantized=getattr(config, "quantization_config", None) is not None)
     # Converted after loading, as transformers keeps some of them in float32 by a list of its own.
@@ -198,13 +204,14 @@ def _open_tower(
 ) -> tuple[PreTrainedModel, list[str]]:
     """Open a checkpoint of several towers as a whole and keep one: its files may name the weights otherwise."""
     with stored_settings(name_or_path), unused_weights_expected():
+        whole = _with_tower(whole, config)
         model, report = AutoModel.from_pretrained(
             name_or_path,
-            config=_with_tower(whole, config),
+            config=whole,
             dtype=dtype,
             attn_implementation=config._attn_implementation,
             output_loading_info=True,
-            **loading,
+            **keep_in_full(loading, inside=("encoder",), build=lambda: _unloaded(AutoModel, whole)),
         )
     paths = [
         path
@@ -233,9 +240,11 @@ def _with_tower(whole: PreTrainedConfig, config: PreTrainedConfig) -> PreTrained
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """Build an encoder with random weights, without the parts that are not needed to encode tokens."""
     family = find_family(config)
-    build = _class_of(family, config)
-    encoder = build.from_config(config) if build is AutoModel else build._from_config(config)
-    return _without_unused(encoder, family)
+    return _without_unused(_unloaded(_class_of(family, config), config), family)
+
+
+def _unloaded(build: Any, config: PreTrainedConfig) -> PreTrainedModel:
+    return build.from_config(config) if build is AutoModel else build._from_config(config)
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from transformers.models.phi.modeling_phi import (
 from hf_any3d.modeling.hooks import LibraryModelHook
 from hf_any3d.modeling.layers.forward_contract import CACHE, rejects_unknown_keywords
 from hf_any3d.modeling.minigpt3d.configuration_normed_phi import NormedPhiConfig
+from hf_any3d.modeling.pretrained_parts.loading import keep_in_full
 
 
 class NormedPhiAttention(PhiAttention):
@@ -137,5 +138,11 @@ class NormedPhiForCausalLM(NormedPhiPreTrainedModel, PhiForCausalLM):
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model as transformers does; a `quantization_config` leaves the head in full precision."""
+        kwargs = keep_in_full(kwargs, "lm_head")
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     forward = rejects_unknown_keywords(PhiForCausalLM.forward)

@@ -106,6 +106,7 @@ class PretrainedBaseMixin(FrozenModulesMixin, LibraryModelMixin):
             )
         config = cls.config_of_base(config)
         quantized = {} if quantization_config is None else {"quantization_config": quantization_config}
+        quantized = keep_in_full(quantized, inside=(cls.base_model_prefix,))
         bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         try:

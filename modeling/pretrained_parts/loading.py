@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,13 +15,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.auto import AutoQuantizationConfig
+from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 from transformers.utils.hub import cached_file
 
 from hf_any3d.modeling.layers.direct_weights import keep_unpacked
 from hf_any3d.modeling.pretrained_parts.tensors import holds_tensors, own_modules
 
+logger = logging.get_logger(__name__)
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 """Arguments of `from_pretrained` that locate a repository and control its download."""
 # Arguments that auto classes and pipelines pass on, or that have no effect on a model that is built around its parts.
@@ -96,26 +104,100 @@ def is_quantized(part: PreTrainedModel) -> bool:
         if vars(module).get("hf_quantizer") is not None or "_packed_params" in module._modules:
             return True
         for name, weight in (*module._parameters.items(), *module._buffers.items()):
-            if weight is not None and name.endswith("weight"):
-                if not weight.is_floating_point() or holds_tensors(weight):
-                    return True
+            if weight is not None and name.endswith("weight") and _is_rounded(weight):
+                return True
     return False
 
 
-def keep_in_full(arguments: dict[str, Any], *patterns: str) -> dict[str, Any]:
+def _is_rounded(weight: torch.Tensor) -> bool:
+    return not weight.is_floating_point() or holds_tensors(weight)
+
+
+# Each library for quantization has its own name for the list of modules that it leaves in full precision.
+_SKIP_LISTS = ("llm_int8_skip_modules", "modules_to_not_convert", "skip_modules")
+
+
+def skip_list(quantization: Any) -> str | None:
+    """Return the name of the list, in a quantization config, of modules that stay in full precision; None if none."""
+    return next((name for name in _SKIP_LISTS if hasattr(quantization, name)), None)
+
+
+def keep_in_full(
+    arguments: dict[str, Any],
+    *patterns: str,
+    inside: Sequence[str] = (),
+    build: Callable[[], PreTrainedModel] | None = None,
+) -> dict[str, Any]:
     """Exclude matching modules from the quantization that `arguments` of `from_pretrained` ask for.
 
-    A quantization config that lists excluded modules itself is left as it is.
+    They join the modules that the quantization config itself excludes, and those that transformers excludes of a model
+    when a config has no list, such as its last layer: a list of a user never quantizes more than none.
+
+    Args:
+        arguments: The arguments, which are not changed.
+        *patterns: Names of modules, or regular expressions of them.
+        inside: Names of the part that the arguments open, in models around it, by which the user's list may name its
+            modules: `encoder.layers.0` is `layers.0` inside `encoder`.
+        build: Function that builds the model without weights; by it the modules are found that transformers excludes.
     """
     quantization = arguments.get("quantization_config")
-    # Each library for quantization has its own name for this.
-    fields = ("llm_int8_skip_modules", "modules_to_not_convert", "skip_modules")
-    field = next((name for name in fields if hasattr(quantization, name)), None)
-    if field is None or getattr(quantization, field) is not None:
+    if isinstance(quantization, dict):
+        quantization = AutoQuantizationConfig.from_dict(quantization)
+    field = skip_list(quantization)
+    given = None if field is None else getattr(quantization, field)
+    # Without any list, transformers finds its own.
+    if field is None or (given is None and not patterns):
         return arguments
+    names = [*(given or ()), *patterns]
+    for name, part in itertools.product(given or (), inside):
+        # Behind each mention: a part may have modules of its own name.
+        for found in re.finditer(rf"(?:^|(?<=\.)){re.escape(part)}(?:\\?\.|$)", name):
+            names.append(name[found.end() :] or ".*")
+    # With torchao, transformers compares the endings of names of weights, not of modules.
+    names += [f"{name}.weight" for name in [*names]]
+    if build is not None:
+        with torch.device("meta"):
+            names += get_keys_to_not_convert(build())
     quantization = copy.deepcopy(quantization)
-    setattr(quantization, field, list(patterns))
+    setattr(quantization, field, list(dict.fromkeys(names)))
     return arguments | {"quantization_config": quantization}
+
+
+def tell_quantized(model: PreTrainedModel, quantization: Any) -> None:
+    """Log once which linear layers a quantization config has quantized, and which ones have stayed as they were."""
+    if isinstance(quantization, dict):
+        quantization = AutoQuantizationConfig.from_dict(quantization)
+    rounded: list[str] = []
+    left: dict[str, list[str]] = {}
+    field = skip_list(quantization)
+    given = set((None if field is None else getattr(quantization, field)) or ())
+    without_effect = set(given)
+    for name, _, module in own_modules(model):
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, torch.Tensor) or weight.ndim != 2 and not _is_rounded(weight):
+            continue
+        if _is_rounded(weight):
+            rounded.append(name)
+        elif isinstance(module, nn.Linear | Conv1D):
+            words = name.split(".")
+            # Entries may be names inside a part, too.
+            tails = [".".join(words[start:]) for start in range(len(words))]
+            named = {entry for entry in given if not all(should_convert_module(tail, [entry]) for tail in tails)}
+            without_effect -= named
+            left.setdefault(f"by {field}" if named else "by default", []).append(name)
+    kept = [f"{len(names)} {why} ({listed(_numberless(names), 3)})" for why, names in sorted(left.items())]
+    told = (
+        f"{type(quantization).__name__} has quantized {len(rounded)} linear layers of {type(model).__name__} "
+        f"({listed(_numberless(rounded), 3) or 'none'}); in full precision are {', '.join(kept) or 'none'}"
+    )
+    if without_effect:
+        told += f"; no layer has the name {', '.join(map(repr, sorted(without_effect)))} of {field}"
+    logger.warning_once(told)
+
+
+def _numberless(names: Iterable[str]) -> list[str]:
+    """Return names of modules, those that differ in numbers alone once."""
+    return list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in names))
 
 
 def set_quantization(part: PreTrainedModel, stored_quantized: bool = False) -> None:

@@ -52,8 +52,10 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     HUB_ARGUMENTS,
     class_of_saved,
     is_quantized,
+    keep_in_full,
     listed,
     refuse_whole_numbers,
+    tell_quantized,
     weights_of,
 )
 from hf_any3d.modeling.pretrained_parts.record import (
@@ -149,7 +151,10 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
         name = pretrained_model_name_or_path
         hooks().check_name(name, kwargs)
         with stored_settings(name, kwargs):
-            return cls._from_repository(name, *args, **kwargs)
+            opened = cls._from_repository(name, *args, **kwargs)
+        if kwargs.get("quantization_config") is not None:
+            tell_quantized(opened[0] if isinstance(opened, tuple) else opened, kwargs["quantization_config"])
+        return opened
 
     @classmethod
     def _from_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
@@ -177,7 +182,14 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
 
     @classmethod
     def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
-        return super().from_pretrained(name, *args, **kwargs)
+        def build() -> PreTrainedModel:
+            config = kwargs.get("config")
+            if not isinstance(config, PreTrainedConfig):
+                hub = {key: kwargs[key] for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
+                config = cls.config_class.from_pretrained(name if config is None else config, **hub)
+            return cls(copy.deepcopy(config))
+
+        return super().from_pretrained(name, *args, **keep_in_full(kwargs, build=build))
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, *, include_encoder: bool = False, **kwargs: Any

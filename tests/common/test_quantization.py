@@ -15,11 +15,13 @@ import bitsandbytes
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file
 from torch import nn
 from torchao.quantization import Int8WeightOnlyConfig
 from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 
 from hf_any3d.modeling.minigpt3d import merge_lora
+from hf_any3d.modeling.pretrained_parts import loading
 from hf_any3d.modeling.pretrained_parts.loading import is_quantized
 from tests.closeness import assert_nearly_equal
 from tests.common.built import answer, built, expected_of, forget_models, fresh, over_cases  # noqa: F401
@@ -125,6 +127,54 @@ def test_quantized_models_compute_what_their_rounded_weights_say(case, way, tmp_
     assert relative_difference(found, expected) > 1e-3
 
 
+def rounded_layers(model: PreTrainedModel) -> set[str]:
+    """Return the names of quantized layers."""
+    return {name for name, layer in model.named_modules() if rounded_weight(layer) is not None}
+
+
+SKIP_LISTS = {"8 bit": "llm_int8_skip_modules", "4 bit": "llm_int8_skip_modules", "torchao": "modules_to_not_convert"}
+# Which layers are quantized depends on the class rather than on the library.
+_LISTED = (
+    CASES if ALL_PAIRS else [*SOME, *(case for case in CASES if case.name.startswith(("SpatialLMFor", "Normed")))]
+)
+
+
+@pytest.mark.usefixtures("directories_are_names")
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "way"), by_turns(_LISTED, list(ON_LOADING)), ids=name_of)
+def test_a_list_of_layers_in_full_precision_adds_to_that_of_the_class(case, way, tmp_path):
+    if refusal_of(way, case.name) is not None:
+        return
+    fresh(case).save_pretrained(tmp_path)
+
+    def opened(names: list[str] | None) -> set[str]:
+        config = ON_LOADING[way]()
+        setattr(config, SKIP_LISTS[way], names)
+        return rounded_layers(case.model_class.from_pretrained(tmp_path, quantization_config=config))
+
+    without = opened(None)
+    assert opened([]) == without
+    one = sorted(without)[len(without) // 2]
+    # As it is called in full, and by its end, with others that have the same.
+    assert opened([one]) == without - {name for name in without if name.endswith(one)}
+    end = one.rpartition(".")[2]
+    assert opened([end]) == {name for name in without if not name.endswith(end)}
+
+
+@pytest.mark.slow
+def test_what_is_quantized_is_told(tmp_path, monkeypatch):
+    case = next(case for case in SOME if case.name.startswith("ActFor"))
+    fresh(case).save_pretrained(tmp_path)
+    told = []
+    monkeypatch.setattr(loading.logger, "warning_once", told.append)
+    config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["qkv", "no_such_layer"])
+    model = case.model_class.from_pretrained(tmp_path, quantization_config=config)
+    assert len(told) == 1 and f"has quantized {len(rounded_layers(model))} linear layers of {case.name}" in told[0]
+    assert "by default (classifier.hidden.*, classifier.out)" in told[0]
+    assert "by llm_int8_skip_modules (act.blocks.layers.*.attention.qkv)" in told[0]
+    assert "no layer has the name 'no_such_layer'" in told[0]
+
+
 @pytest.mark.usefixtures("directories_are_names")
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "way"), by_turns(SOME, list(ON_LOADING)), ids=name_of)
@@ -140,7 +190,9 @@ def test_quantized_models_are_saved_and_loaded(case, way, tmp_path):
     else:
         assert is_quantized(again)
         assert_same(answer(case, again), answer(case, small), 1e-5)
-        full, bits = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "small"))
+        files = [load_file(tmp_path / name / "model.safetensors") for name in ("full", "small")]
+        # Without the names, which are more than the weights of a tiny language model.
+        full, bits = (sum(tensor.nbytes for tensor in file.values()) for file in files)
         assert bits < full
 
 
