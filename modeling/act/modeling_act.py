@@ -556,6 +556,12 @@ class FrozenAutoencoderMixin:
 
     _load_pretrained_model = staticmethod(ActAutoencoder._load_pretrained_model)
 
+    def _move_missing_keys_from_meta_to_device(self, missing_keys: Any, *args: Any, **kwargs: Any) -> None:
+        # The autoencoder asks for them below: offloaded weights have no memory either, but a file.
+        names = {key.removeprefix("autoencoder.") for key in missing_keys if key.startswith("autoencoder.")}
+        vars(self.autoencoder)["_keys_without_file"] = names
+        super()._move_missing_keys_from_meta_to_device(missing_keys, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
     def _initialize_missing_keys(self, is_quantized: bool) -> None:
         # First, as it loads the frozen encoder, which is in no checkpoint.
         self.autoencoder._initialize_missing_keys(is_quantized)

@@ -380,11 +380,11 @@ class FrozenEncoderMixin(LibraryModelMixin):
         encoder = owner.encoder
         owner._encoder_is_random = False
         plan, on_disk, path = vars(self).pop("_on_disk", (None, None, ""))
+        without_file = vars(self).pop("_keys_without_file", None)
         if encoder is None:  # an autoencoder without a teacher
             super()._initialize_missing_keys(is_quantized)
             return
         prefix = next(f"{name}." for name, module in self.named_modules() if module is encoder)
-        without_file = vars(self).pop("_keys_without_file", None)
         if without_file is None:  # a model inside the one that is being loaded, which alone is passed the missing keys
             weights = encoder.named_parameters()
             missing = sorted(name for name, weight in weights if not getattr(weight, "_is_hf_initialized", False))
