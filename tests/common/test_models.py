@@ -33,7 +33,7 @@ from tests.common.built import (
 from tests.common.models import CASES, case_of, first_of_configs, registered_classes, relative_difference
 from tests.common.refusals import check_refusal
 from tests.errors import raises
-from tests.turns import by_turns
+from tests.turns import ALL_PAIRS, by_turns
 
 HALVES = (torch.bfloat16, torch.float16)
 IN_HALF = {torch.bfloat16: 0.15, torch.float16: 0.02}
