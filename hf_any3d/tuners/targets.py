@@ -291,9 +291,7 @@ def left_out_modules(model: PeftModel, adapter_name: str) -> list[str]:
     if not getattr(type(base), "takes_adapters", True):
         # Pretrained in full: nothing that is not trained has a name elsewhere.
         wrappers = dict(base.named_children())
-        return [
-            name for name, part in wrappers.items() if adapter_name not in getattr(part, "modules_to_save", ())
-        ]
+        return [name for name, part in wrappers.items() if adapter_name not in getattr(part, "modules_to_save", ())]
     owner = encoder_owner(base)
     modules = {**dict(base.named_modules()), **dict(owner.named_children())}
     # PEFT wraps modules that are trained in full and keeps one copy for each adapter.
@@ -346,7 +344,7 @@ def encoder_layer_pattern(model: nn.Module, numbers: Iterable[int] | int | None)
         return rf"(.*\.)?{re.escape(stack.path)}\.\d+"  # for encoders of any depth
     count = len(stack.layers)
     numbers = [numbers] if isinstance(numbers, int) else list(numbers)
-    if not all(0 <= number < count for number in numbers):
+    if not all(isinstance(number, int) and 0 <= number < count for number in numbers):
         raise ValueError(f"layers_to_transform={list(numbers)}; expected numbers from 0 to {count - 1}")
     choice = "|".join(map(str, numbers))
     return rf"(.*\.)?{re.escape(stack.path)}\.({choice})"

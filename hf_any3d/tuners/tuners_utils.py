@@ -21,7 +21,10 @@ from hf_any3d.tuners.targets import encoder_layer_pattern, encoder_owner, layer_
 
 # Sizes of 0 would be adapters without an effect.
 _RANGES: Ranges = {
-    **dict.fromkeys(("r", "num_prompts", "group_size"), (1, 16_384)),
+    **dict.fromkeys(("r", "num_prompts", "num_groups", "group_size", "local_size", "neighbors"), (1, 16_384)),
+    **dict.fromkeys(("attention_width", "attention_heads"), (1, 16_384)),
+    # No number that is none, nor an infinite one
+    **dict.fromkeys(("bottleneck_scale", "aggregation_scale", "gate"), (-1e6, 1e6)),
     "mlp_ratio": (0.01, 8),
     **dict.fromkeys(("cell_size", "voxel_size", "curve_cell"), (1e-6, 1e6)),
 }
@@ -333,6 +336,17 @@ def check_later_layers(names: list[str], adapted: list[bool], first: int) -> Non
     left_out = [name for name, is_adapted in zip(names[first:], adapted[first:], strict=True) if not is_adapted]
     if left_out:
         raise ValueError(f"the layers leave out {left_out[0]}, to which the tokens go that {names[first]} adds")
+
+
+def tokens_of(model: nn.Module) -> int:
+    """Return the number of tokens of a cloud that a model's layers read, without a class token."""
+    # A detector passes on the layers of the point transformer inside it, which has the size.
+    owners = [part for part in model.modules() if getattr(type(part), "layer_stack", None) and part.layer_stack]
+    config: Any = owners[-1].config
+    count = config.num_groups if hasattr(config, "num_groups") else config.num_tokens
+    # Pretraining hides some of the patches from the layers.
+    hidden = int(model.config.mask_ratio * count) if getattr(type(model), "hides_patches", False) else 0
+    return count - hidden
 
 
 def check_embeds_patches(model: nn.Module, method: str) -> None:

@@ -150,7 +150,7 @@ def name_of(value: Case | str) -> str:
 def config_of(method: str, model: PreTrainedModel, **settings: Any) -> PeftConfig:
     """Return a config of a method for a model."""
     if method == "APPT" and isinstance(model, ActForPreTraining):
-        # The table has a row for each token, and some of these are hidden.
+        # Refused: the table has a row for each token, and some of these are hidden.
         settings = {"order_table": False} | settings
     return OWN[method](**settings) if method in OWN else STOCK[method](model, **settings)
 

@@ -107,7 +107,8 @@ class APPTLayer(WrappedModule):
             table = _whole(self.appt_positions[name])
             # The first row is that of a class token; further tokens before those of the cloud get none.
             of_special = nn.functional.pad(table[:1], (0, 0, 0, special - 1))
-            sequence = sequence + torch.cat([of_special, table[1:]])
+            # In training a tokenizer may give the first tokens alone.
+            sequence = sequence + torch.cat([of_special, table[1 : 1 + patches.shape[1]]])
         return torch.cat([sequence.to(hidden_states.dtype), behind], dim=1)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from hf_any3d.tuners.appt.config import APPTConfig
 from hf_any3d.tuners.appt.layer import APPTLayer
 from hf_any3d.tuners.targets import layer_stack
-from hf_any3d.tuners.tuners_utils import EncoderTuner, check_later_layers
+from hf_any3d.tuners.tuners_utils import EncoderTuner, check_later_layers, tokens_of
 
 
 class APPTModel(EncoderTuner):
@@ -21,7 +21,12 @@ class APPTModel(EncoderTuner):
     attention_axes = ("tokens",)
 
     def check_layers(self, peft_config: APPTConfig, names: list[str], adapted: list[bool]) -> None:
-        """Check that prompts have layers to go on to."""
+        """Check that prompts have layers to go on to, and that positions are those of the same patches."""
+        if peft_config.order_table and getattr(type(self.model), "hides_patches", False):
+            raise ValueError(
+                "order_table=True has a position for each patch of a cloud, and "
+                f"{type(self.model).__name__} hides some of them from its layers; expected order_table=False"
+            )
         check_later_layers(names, adapted, adapted.index(True) if True in adapted else len(names))
 
     def wrap(self, target: nn.Module) -> APPTLayer:
@@ -37,12 +42,4 @@ class APPTModel(EncoderTuner):
         wrapped = [layer for layer in layers if isinstance(layer, APPTLayer) and adapter_name in layer.configs]
         # PEFT wraps the layers in their order.
         start = wrapped[0].number if wrapped else layers.index(target)
-        return {"start": start, "tokens": _tokens_of(self.model)}
-
-
-def _tokens_of(model: nn.Module) -> int:
-    """Return the number of tokens of a cloud, class token excluded."""
-    # A detector passes on the layers of the point transformer inside it, which has the size.
-    owners = [part for part in model.modules() if getattr(type(part), "layer_stack", None) and part.layer_stack]
-    config: Any = owners[-1].config
-    return config.num_groups if hasattr(config, "num_groups") else config.num_tokens
+        return {"start": start, "tokens": tokens_of(self.model)}

@@ -69,6 +69,11 @@ class GuidedAdapterConfig(EncoderLayersConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.attention_width % self.attention_heads:
+            raise ValueError(
+                f"attention_width={self.attention_width} with attention_heads={self.attention_heads}; expected a "
+                "multiple of them"
+            )
         if self.start == "identity":
             # Each of both changes a layer by itself.
             for name, kept in (("gate", (None, 1)), ("init_weights", (True,))):

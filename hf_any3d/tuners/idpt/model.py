@@ -6,8 +6,9 @@ from torch import nn
 
 from hf_any3d.tuners.idpt.config import IDPTConfig
 from hf_any3d.tuners.idpt.layer import IDPTLayer
+from hf_any3d.tuners.idpt.module import PROMPT_MODULES
 from hf_any3d.tuners.targets import encoder_layer_pattern, layer_stack
-from hf_any3d.tuners.tuners_utils import EncoderTuner, check_later_layers
+from hf_any3d.tuners.tuners_utils import EncoderTuner, check_later_layers, tokens_of
 
 
 class IDPTModel(EncoderTuner):
@@ -28,19 +29,27 @@ class IDPTModel(EncoderTuner):
         return encoder_layer_pattern(self.model, range(min(numbers), count) if peft_config.keep_prompts else numbers)
 
     def check_layers(self, peft_config: IDPTConfig, names: list[str], adapted: list[bool]) -> None:
-        """Check that all layers to which prompts go are adapted."""
+        """Check that all layers to which prompts go are adapted, and that tokens have so many neighbors."""
         if peft_config.keep_prompts:
             check_later_layers(names, adapted, min(self._prompt_layers(peft_config)))
+        tokens = tokens_of(self.model)
+        if PROMPT_MODULES[peft_config.prompt_module] and peft_config.neighbors > tokens:
+            raise ValueError(
+                f"neighbors={peft_config.neighbors} of a token, and layers of {type(self.model).__name__} read "
+                f"{tokens} tokens of a cloud; expected 1 to {tokens}, or prompt_module='mlp'"
+            )
 
     def _prompt_layers(self, peft_config: IDPTConfig) -> list[int]:
         """Return the numbers of the layers that make prompts."""
         count = len(layer_stack(self.model).layers)
         asked = count - 1 if peft_config.prompt_layers is None else peft_config.prompt_layers
-        numbers = [asked] if isinstance(asked, int) else sorted(set(asked))
-        wrong = [number for number in numbers if not 0 <= number < count]
+        numbers = [asked] if isinstance(asked, int) else list(dict.fromkeys(asked))
+        if not numbers:
+            raise ValueError(f"prompt_layers is empty; expected numbers from 0 to {count - 1}, or None for the last")
+        wrong = [number for number in numbers if not isinstance(number, int) or not 0 <= number < count]
         if wrong:
             raise ValueError(f"prompt_layers={wrong}; expected numbers from 0 to {count - 1}")
-        return numbers
+        return sorted(numbers)
 
     def wrap(self, target: nn.Module) -> IDPTLayer:
         """Wrap a frozen layer in one with prompts."""
