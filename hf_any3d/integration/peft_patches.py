@@ -7,6 +7,7 @@ import contextlib
 import functools
 import os
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from peft import PeftConfig, PeftModel, PeftType
 from peft.tuners.lora import LoraModel
 from peft.utils import (
     ModulesToSaveWrapper,
+    get_peft_model_state_dict,
     load_peft_weights,
 )
 from transformers import PreTrainedModel
@@ -51,7 +53,7 @@ from hf_any3d.modeling.pretrained_parts.adapter_tasks import (
 )
 from hf_any3d.modeling.pretrained_parts.contents import adapter_folder
 from hf_any3d.modeling.pretrained_parts.frozen_statistics import hold_statistics
-from hf_any3d.modeling.pretrained_parts.loading import HUB_ARGUMENTS
+from hf_any3d.modeling.pretrained_parts.loading import HUB_ARGUMENTS, listed
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin, opens_from_adapter
 from hf_any3d.modeling.pretrained_parts.record import including_parts, is_directory, located
 from hf_any3d.modeling.pretrained_parts.task_switch import TaskSwitch
@@ -203,7 +205,13 @@ class PointCloudPeftModel(PeftModel):
         else:
             heads = heads_for(model, folder, task, ensured_switch(model).own, trained)
         with added(model, self, folder, adapter_name, task), borrowing(model, heads):
-            loaded = super().load_adapter(folder, adapter_name, *args, **kwargs)
+            try:
+                loaded = super().load_adapter(folder, adapter_name, *args, **kwargs)
+            except KeyError as error:
+                raise ValueError(
+                    f"{model_id}: the adapter lacks {error.args[0]}, which it has to hold by its config for this "
+                    f"{type(model).__name__}"
+                ) from error
         if task is not None:
             ensured_switch(model).learn(adapter_name, task)
         config = self.peft_config[adapter_name]
@@ -211,6 +219,15 @@ class PointCloudPeftModel(PeftModel):
         if kwargs.get("autocast_adapter_dtype", True) and not config.is_prompt_learning:
             weights = load_peft_weights(folder, device="cpu", key_mapping=kwargs.get("key_mapping"))
             keep_stored_precision(self, weights, adapter_name)
+            expected = get_peft_model_state_dict(self, adapter_name=adapter_name, save_embedding_layers=False)
+            lacking = sorted(key for key in expected.keys() - weights.keys() if key.endswith(("_mean", "_var")))
+            if lacking:
+                # PEFT loads what there is.
+                warnings.warn(
+                    f"{model_id}: the adapter lacks {listed(lacking, 2)}, statistics of norms that it trained, and "
+                    f"{type(model).__name__} has others: answers differ from the trained ones; train it again",
+                    stacklevel=2,
+                )
         return loaded
 
     # Of a model whose adapters are all deleted, PEFT still looks for the active one.

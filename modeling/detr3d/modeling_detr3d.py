@@ -130,6 +130,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, PointTokensMixin, PreTrainedModel
     _part_paths = {"point_encoder": "point_encoder.model"}
     _settings_without_effect_on_adapters = ("parts", "point_encoder_config", "freeze_point_encoder")
     _has_single_dtype = True
+    holds_statistics_below_adapters = True
 
     @classmethod
     def is_custom_code(cls) -> bool:

@@ -23,6 +23,7 @@ from hf_any3d.modeling.encoders.registry import (
     select_tower,
     towers_of,
 )
+from hf_any3d.modeling.pretrained_parts.frozen_statistics import FROZEN
 from hf_any3d.modeling.pretrained_parts.loading import (
     is_quantized,
     keep_in_full,
@@ -43,9 +44,6 @@ ENCODER_WEIGHTS = ("pretrained", "random", "shuffled")
 """Weights of a new model's encoder; the last two are controls of studies, see `replace_weights`."""
 
 _Module = TypeVar("_Module", bound=nn.Module)
-
-# Attribute that marks the encoder's own modules.
-FROZEN = "_belongs_to_frozen_encoder"
 
 
 class FrozenModulesMixin:

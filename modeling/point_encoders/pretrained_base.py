@@ -194,6 +194,7 @@ class PretrainedBaseMixin(FrozenModulesMixin, LibraryModelMixin):
 class AdaptedBaseMixin:
     """For the base model itself: how it trains with adapters."""
 
+    holds_statistics_below_adapters = True
     input_tokens: torch.nn.Module
 
     def train(self, mode: bool = True) -> PreTrainedModel:

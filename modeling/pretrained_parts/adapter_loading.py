@@ -41,6 +41,7 @@ from hf_any3d.modeling.pretrained_parts.contents import (
     find_file,
     is_lost_directory,
 )
+from hf_any3d.modeling.pretrained_parts.frozen_statistics import STATISTICS_OF_BASE, warn_of_moved_statistics
 from hf_any3d.modeling.pretrained_parts.loading import (
     apply_settings,
     class_of_saved,
@@ -383,7 +384,7 @@ def save_with_adapter(model: _Model, directory: str | os.PathLike, left_out: Col
             _save_on_base(model, directory, left_out)
     # By which others know whose adapter it is; PEFT leaves it out where there is a task type.
     owner = {"base_model_class": type(model).__name__, "parent_library": model.__module__}
-    _change_settings(file, auto_mapping=owner | record_of(model))
+    _change_settings(file, auto_mapping=owner | STATISTICS_OF_BASE | record_of(model))
     leave_out_directories(file)
     model.save_beside(directory)
 
@@ -614,6 +615,12 @@ def check_adapter_to_load(model: _Model, name: str | os.PathLike, hub: dict[str,
     for path, module in model.named_modules():
         if hasattr(module, "_hf_hook") and any(weight.is_meta for weight in module.parameters(recurse=False)):
             raise ValueError(f"{name}: the base model's weights are offloaded, such as {path}")
+    adapter = contents_of(name, hub).adapter or {}
+    mapping = adapter.get("auto_mapping")
+    # Of those of other programs nothing is known.
+    if isinstance(mapping, dict) and not mapping.items() >= STATISTICS_OF_BASE.items():
+        if str(mapping.get("parent_library")).partition(".")[0] == __name__.partition(".")[0]:
+            warn_of_moved_statistics(model, os.fspath(name), adapter.get("modules_to_save") or ())
     # What the adapter was trained on is recorded there; without it, nothing can be compared.
     found = find_file(name, CONFIG_NAME, hub)
     task = stored_task(model, name, hub)
