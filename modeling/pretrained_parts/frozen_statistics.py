@@ -1,4 +1,4 @@
-"""What training changes without gradients, such as running statistics of norms, stands still below adapters.
+"""State that training changes without gradients, such as running statistics of norms: still below adapters.
 
 An adapter is stored without the model below it. What a pass in training changes there would be lost, and the stored
 adapter would answer otherwise than the trained one. So modules below an adapter that change themselves stay in
