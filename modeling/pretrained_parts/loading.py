@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.integrations.hqq import name_to_linear_tag
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import AutoQuantizationConfig
 from transformers.quantizers.base import get_keys_to_not_convert
@@ -157,7 +158,13 @@ def keep_in_full(
     names += [f"{name}.weight" for name in [*names]]
     if build is not None:
         with torch.device("meta"):
-            names += get_keys_to_not_convert(build())
+            model = build()
+        names += get_keys_to_not_convert(model)
+        if field == "skip_modules":
+            # HQQ compares names without numbers, and knows no regular expressions.
+            for name, module in model.named_modules():
+                if isinstance(module, nn.Linear) and not should_convert_module(name, names):
+                    names.append(name_to_linear_tag(name))
     quantization = copy.deepcopy(quantization)
     setattr(quantization, field, list(dict.fromkeys(names)))
     return arguments | {"quantization_config": quantization}

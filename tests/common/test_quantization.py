@@ -8,6 +8,7 @@ activations to 8 bits otherwise.
 """
 
 import copy
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -159,6 +160,21 @@ def test_a_list_of_layers_in_full_precision_adds_to_that_of_the_class(case, way,
     assert opened([one]) == without - {name for name in without if name.endswith(one)}
     end = one.rpartition(".")[2]
     assert opened([end]) == {name for name in without if not name.endswith(end)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", ["llm_int8_skip_modules", "modules_to_not_convert", "skip_modules"])
+def test_lists_of_any_library_are_joined(field):
+    """Of libraries that are not installed too: the list is all that is asked of their configs."""
+    config = types.SimpleNamespace(**{field: ["qkv"]})
+    given = {"quantization_config": config}
+    case = next(case for case in SOME if case.name.startswith("ActFor"))
+    joined = loading.keep_in_full(given, "classifier", inside=("act",), build=lambda: fresh(case))
+    names = getattr(joined["quantization_config"], field)
+    assert {"qkv", "classifier"} < set(names) and vars(config) == {field: ["qkv"]}
+    # HQQ's names have no numbers.
+    assert ("act.blocks.attention.qkv" in names) == ("classifier.out" in names) == (field == "skip_modules")
+    assert loading.keep_in_full(given | {"quantization_config": types.SimpleNamespace()}, "classifier", build=fresh)
 
 
 @pytest.mark.slow
