@@ -168,15 +168,16 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, PreTr
     def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
         """Load a model with its pretrained parts from their repositories.
 
-        The model is then on one device. `quantization_config` applies to the language model except its last layer.
+        `quantization_config` then applies to the language model except its last layer, and the model is on one device.
+        That of a model which is stored whole applies to all linear layers except the last one.
         """
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         config = kwargs.get("config")
         if name is not None and not isinstance(config, cls.config_class):
             config = cls.config_class.from_pretrained(name if config is None else config, **hub)
         if config is None or not any(config.part(part).is_elsewhere for part in PARTS):
-            # Logits are sensitive, and the other parts too small to gain from it.
-            kwargs = keep_in_full(kwargs, r"(?!(?:minigpt3d\.)?language_model\.).*", r".*language_model\.lm_head")
+            # Logits are sensitive.
+            kwargs = keep_in_full(kwargs, r".*language_model\.lm_head")
             kwargs["key_mapping"] = {**EARLIER_PATTERNS, **(kwargs.get("key_mapping") or {})}
             opened = super()._from_full_repository(name, *args, **kwargs)
             _forget_earlier_names(opened[0] if isinstance(opened, tuple) else opened)
