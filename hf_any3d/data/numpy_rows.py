@@ -1,6 +1,6 @@
 """Rows of datasets as numpy arrays whose coordinates keep their digits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,6 +10,7 @@ from hf_any3d.data.files import PointCloudData
 _Rows = TypeVar("_Rows")
 # Columns of coordinates, which may be those of a map.
 _PLACES = ("points", "boxes")
+_READ_TOGETHER = 64
 
 
 def numpy_rows(rows: _Rows, columns: Sequence[str] | None = None) -> _Rows:
@@ -30,11 +31,123 @@ def numpy_rows(rows: _Rows, columns: Sequence[str] | None = None) -> _Rows:
         return type(rows)({split: numpy_rows(part, columns) for split, part in rows.items()})
     if not isinstance(rows, Dataset):
         return rows.with_format("numpy")  # type: ignore[attr-defined]
+    if _transform(rows) is not None:
+        return _with_last_step(rows, _ToNumpy(columns))
     chosen = rows.column_names if columns is None else columns
     settings: dict[str, Any] = {}
     if any(_has_doubles(rows.features[name]) for name in _PLACES if name in chosen):
         settings["dtype"] = None  # of numpy: the type that an array has
+    narrow = _narrow_type(rows)
+    if narrow is not None:
+        settings["dtype"] = narrow
     return rows.with_format("numpy", columns=None if columns is None else list(columns), **settings)
+
+
+def has_own_rows(rows: Any) -> bool:
+    """Return whether a dataset gives other rows than it stores: by a transform, or a type of fewer digits.
+
+    Formats such as numpy or torch give what is stored, in other containers.
+    """
+    from datasets import Dataset
+
+    if not isinstance(rows, Dataset):
+        return False
+    return _transform(rows) is not None or _narrow_type(rows) is not None
+
+
+def columns_of(rows: Any) -> list[str]:
+    """Return the names of the columns that the rows of a dataset have as it gives them.
+
+    With a transform of its own, they are those of its first row.
+    """
+    form = rows.format
+    if has_own_rows(rows) and len(rows):
+        from hf_any3d.data.epochs import states_kept  # here, since it imports torch
+
+        with states_kept():
+            return list(rows[0])
+    return list(rows.column_names if form["output_all_columns"] else form["columns"])
+
+
+def choose_columns(rows: _Rows, columns: Sequence[str]) -> _Rows:
+    """Return a dataset with some of the columns of `columns_of`; a transform still gets all that are stored."""
+    if _transform(rows) is not None:
+        return _with_last_step(rows, _Choice(columns))
+    return rows.select_columns(list(columns))  # type: ignore[attr-defined]
+
+
+def column_of(rows: Any, name: str) -> list[Any]:
+    """Return the values of a column as the dataset gives them, as Python objects."""
+    if not has_own_rows(rows):
+        return rows.with_format(None)[name][:]
+    values = []
+    for start in range(0, len(rows), _READ_TOGETHER):
+        values += rows[start : start + _READ_TOGETHER][name]
+    return [value.tolist() if hasattr(value, "tolist") else value for value in values]
+
+
+class _Choice:
+    """Chooses columns of a batch."""
+
+    def __init__(self, columns: Sequence[str]):
+        self.columns = list(columns)
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: batch[name] for name in self.columns}
+
+
+class _ToNumpy:
+    """Makes arrays of the numbers in a batch."""
+
+    def __init__(self, columns: Sequence[str] | None):
+        self.columns = columns
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = batch if self.columns is None else _Choice(self.columns)(batch)
+        return {name: [_as_array(value) for value in values] for name, values in chosen.items()}
+
+
+class _Steps:
+    """Calls the transform of a dataset, and then further ones."""
+
+    def __init__(self, *steps: Callable | None):
+        self.steps = [step for step in steps if step is not None]
+
+    def __call__(self, batch: Any) -> Any:
+        for step in self.steps:
+            batch = step(batch)
+        return batch
+
+
+def _transform(rows: Any) -> Callable | None:
+    return rows.format["format_kwargs"]["transform"] if rows.format["type"] == "custom" else None
+
+
+def _narrow_type(rows: Any) -> np.dtype | None:
+    """Return the type of all numbers in the format of a dataset, if it has fewer digits than coordinates."""
+    dtype = rows.format["format_kwargs"].get("dtype")
+    if dtype is None:
+        return None
+    try:
+        found = np.dtype(str(dtype).removeprefix("torch.") if "torch." in str(dtype) else dtype)
+    except TypeError:  # one that numpy lacks, such as bfloat16
+        return None
+    return None if found in (np.float32, np.float64) else found
+
+
+def _with_last_step(rows: Any, step: Callable) -> Any:
+    form = rows.format
+    return rows.with_transform(_Steps(_transform(rows), step), form["columns"], form["output_all_columns"])
+
+
+def _as_array(value: Any) -> Any:
+    if isinstance(value, (str, bytes, Mapping)) or value is None:
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of several lengths
+        return value
+    return array if array.dtype.kind in "iufb" else value
 
 
 def usual_types(row: Mapping[str, Any]) -> dict[str, Any]:

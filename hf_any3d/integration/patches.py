@@ -1,12 +1,12 @@
 """Changes to other libraries, beyond what they offer for it, each with its reason.
 
 Models, processors, pipelines, PEFT methods and the column of clouds are registered by public functions, in
-`hf_any3d.integration.registration`. What has no public function is here and in `peft_patches`, `trainer_patches` and
-`datasets_patches` beside this module:
+`hf_any3d.integration.registration`. What has no public function is here and in `peft_patches`, `trainer_patches`,
+`loader_patches` and `datasets_patches` beside this module:
 
-- Nine functions are wrapped, see `PATCHES`. Three of them open a saved model by its name, and are wrapped from the
+- Ten functions are wrapped, see `PATCHES`. Three of them open a saved model by its name, and are wrapped from the
   import on, as nothing else sees a name before others take it for theirs. The others wait until the first of our
-  models or clouds is built. Whatever is not ours gets what the original answers to what was given: wrappers of names
+  models, clouds or training rows is built. Whatever is not ours gets what the original answers to what was given: wrappers of names
   ask only once the original has found an adapter, or nothing at all, and only read what it has found.
 - Two tables that have no function for it get entries of our own model types: which models have the loss of a language
   model, by which Trainer shifts labels, and what LoRA adapts in our language models by default.

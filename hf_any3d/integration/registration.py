@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import pipelines
+from hf_any3d.data.epochs import when_made
 from hf_any3d.data.files.point_cloud import when_built
 from hf_any3d.extensions import EXTENSIONS
 from hf_any3d.hub.names import check_name
@@ -126,6 +127,7 @@ def register() -> None:
         )
     )
     when_built(enter_patches_of_clouds)
+    when_made(enter_patches_of_rows)
     apply_patches(
         {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()},
         next_token_models,
@@ -146,6 +148,12 @@ def enter_patches_of_models() -> None:
 def enter_patches_of_clouds() -> None:
     """Apply the patches that act on clouds, when the first one is built."""
     when_imported("datasets.arrow_dataset", _patch_datasets)
+
+
+@functools.cache
+def enter_patches_of_rows() -> None:
+    """Apply the patches that act on loaders, when the first rows with an epoch are made."""
+    when_imported("accelerate.data_loader", _patch_loaders)
 
 
 def _register_models() -> None:
@@ -210,6 +218,12 @@ def _patch_trainer() -> None:
     from hf_any3d.integration.trainer_patches import apply_trainer_patches
 
     apply_trainer_patches()
+
+
+def _patch_loaders() -> None:
+    from hf_any3d.integration.loader_patches import apply_loader_patches
+
+    apply_loader_patches()
 
 
 def _register_point_cloud() -> None:

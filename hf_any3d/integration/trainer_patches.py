@@ -8,6 +8,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LabelSmoother
+from transformers.trainer_utils import has_length
 
 from hf_any3d.integration.patches import Patch, apply_patches_of, is_ours
 from hf_any3d.integration.peft_patches import PointCloudPeftModel
@@ -45,7 +46,8 @@ class BestAdaptersCallback(TrainerCallback):
 @Patch(
     ("transformers.trainer:Trainer.compute_loss",),
     "to smooth labels, replaces any loss by the cross-entropy of the logits, does not say that nothing is trained, "
-    "and has no callback for the best weights of adapters with names of their own",
+    "has no callback for the best weights of adapters with names of their own, and goes on with other rows of a stream "
+    "that has ended before",
 )
 def _keep_the_objective(
     original: Callable, self: Any, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
@@ -54,6 +56,7 @@ def _keep_the_objective(
         return original(self, model, inputs, *args, **kwargs)
     if not any(isinstance(callback, BestAdaptersCallback) for callback in self.callback_handler.callbacks):
         self.add_callback(BestAdaptersCallback)
+    _refuse_passes_of_streams(self)
     # Once in a training, by the first batch with labels.
     if self.label_smoother is not None and "labels" in inputs and not hasattr(self, "_checked_smoothing"):
         self.label_smoother = _Smoother(self.label_smoother.epsilon, self.label_smoother.ignore_index)
@@ -72,6 +75,19 @@ def _keep_the_objective(
             "training with AutoPeftModel.from_pretrained(directory, is_trainable=True)"
         )
     return computed
+
+
+def _refuse_passes_of_streams(trainer: Any) -> None:
+    """Refuse the first step of a resumed run in a later pass of a stream: Trainer counts no passes, but steps alone."""
+    loader = trainer.callback_handler.train_dataloader
+    start = getattr(trainer, "_initial_global_step", 0)
+    is_first = 0 < start == trainer.state.global_step and not trainer.args.ignore_data_skip
+    # The loader that skips what was seen has ended before, so that Trainer went on to another.
+    if is_first and not has_length(loader) and getattr(loader, "iteration", 0) > 0:
+        raise ValueError(
+            f"a pass of the stream ends before step {start}, and Trainer does not know in which it was; give rows of "
+            "dataset.repeat(None) and start again, or go on with other rows by ignore_data_skip=True"
+        )
 
 
 class _Smoother(LabelSmoother):

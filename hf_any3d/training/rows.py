@@ -16,9 +16,10 @@ from datasets import ClassLabel, Dataset, Features, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_any3d.data.epochs import SharedEpoch
 from hf_any3d.data.inputs import ATTRIBUTES, first_channel, to_cloud
 from hf_any3d.data.numpy_rows import numpy_rows
-from hf_any3d.data.torch_datasets import ArrowRows, SharedEpoch, read_table, refuse_without_points
+from hf_any3d.data.torch_datasets import ArrowRows, read_table, refuse_without_points
 from hf_any3d.data.transforms import (
     Compose,
     GlobalRotScaleTrans,

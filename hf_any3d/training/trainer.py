@@ -26,7 +26,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, TrainOutput, rotate_checkpoints
 
-from hf_any3d.data import AugmentedDataset, PointCloudCollator
+from hf_any3d.data import PointCloudCollator
 from hf_any3d.model_card import write_trainer_card
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.kernels.joined_batches import joined_batches
@@ -44,7 +44,7 @@ from hf_any3d.training.checkpoints import (
 )
 from hf_any3d.training.faster_steps import CapturedSteps, compile_layers
 from hf_any3d.training.processes import OwnNoise, joining_norms, keep_out_of_ddp, split_evenly
-from hf_any3d.training.rows import EpochCallback, StreamedRows
+from hf_any3d.training.rows import StreamedRows
 from hf_any3d.training.schedules import FewTokensFirst
 from hf_any3d.utils.atomic_files import folder_inside, write_text
 
@@ -92,8 +92,6 @@ class PointTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.add_callback(OwnNoise())
-        if isinstance(self.train_dataset, AugmentedDataset):
-            self.add_callback(EpochCallback(self.train_dataset))  # accelerate sets it in one process alone
         if self.label_smoother is not None and self.compute_loss_func is not None:
             raise ValueError(
                 f"--label_smoothing_factor {self.args.label_smoothing_factor} with a loss function of its own, which "

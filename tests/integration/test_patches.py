@@ -29,7 +29,9 @@ from transformers import BertForSequenceClassification, BertModel
 from transformers.models.auto import auto_factory
 
 import hf_any3d
+from hf_any3d.data import AugmentedDataset
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.transforms import Jitter
 from hf_any3d.integration.patches import PATCHES
 from hf_any3d.integration.peft_patches import adapted_class
 from hf_any3d.integration.trainer_patches import BestAdaptersCallback
@@ -54,15 +56,16 @@ def adapter(tmp_path_factory):
     return folder
 
 
-# What waits for the first model and the first cloud.
+# What waits for the first model, the first cloud and the first training rows.
 tiny_model()
+ROWS = AugmentedDataset([{"points": torch.zeros(4, 3)}] * 6, Jitter())
 PointCloudData(points=torch.zeros(4, 3).numpy())
 importlib.import_module("datasets")
 TARGETS = [target for patch in PATCHES for target in patch.targets]
 
 
 def test_few_functions_are_wrapped_and_the_page_says_what_would_delete_each():
-    assert len(PATCHES) <= 9, TARGETS
+    assert len(PATCHES) <= 10, TARGETS
     page = (ROOT / "docs" / "upstream.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w.]+)` \|.{20,}\|.{20,}\|$", page, re.MULTILINE)
     # Patches are entered as libraries are imported.
@@ -261,6 +264,21 @@ def test_trainers_find_no_best_weights_of_an_adapter_with_a_name_of_its_own(tmp_
     callback = trainer.pop_callback(BestAdaptersCallback)
     callback.on_train_end(trainer.args, trainer.state, trainer.control, model=model)
     assert all(torch.equal(weight, stored[name]) for name, weight in trained.items())
+
+
+def test_loaders_tell_rows_no_epoch_that_is_begun_in_the_middle():
+    for nested in (ROWS, torch.utils.data.ConcatDataset([ROWS])):
+        sampler = accelerate.data_loader.SeedableRandomSampler(nested)
+        loader = accelerate.data_loader.DataLoaderShard(nested, batch_size=2, sampler=sampler)
+        resumed = accelerate.skip_first_batches(loader, 1)
+        ROWS.epoch = 0
+        original(accelerate.data_loader.DataLoaderShard.set_epoch)(resumed, 3)
+        assert ROWS.epoch == 0
+        resumed.set_epoch(3)
+        assert ROWS.epoch == 3
+        # An evaluation of the same rows in between, whose loader is in its own first epoch.
+        accelerate.data_loader.DataLoaderShard(nested, batch_size=2).set_epoch(0)
+        assert ROWS.epoch == 3
 
 
 def test_trainers_smooth_labels_of_any_loss(tmp_path):

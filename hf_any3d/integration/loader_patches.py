@@ -1,0 +1,40 @@
+"""Changes to the loaders of accelerate, as in `hf_any3d.integration.patches`: rows learn the epoch that a loader is in."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils.data import SequentialSampler
+
+from hf_any3d.data.epochs import rows_with_epoch
+from hf_any3d.integration.patches import Patch, apply_patches_of
+
+
+def apply_loader_patches() -> None:
+    """Apply the patches of loaders."""
+    apply_patches_of(__name__)
+
+
+@Patch(
+    ("accelerate.data_loader:DataLoaderShard.set_epoch", "accelerate.data_loader:DataLoaderDispatcher.set_epoch"),
+    "tells the epoch to a sampler or to the dataset, never to both: in several processes, and in the epoch that a run "
+    "is resumed in, to the sampler alone; and to no dataset within another, such as a Subset",
+)
+def _tell_rows(original: Callable, self: Any, epoch: int) -> None:
+    rows = rows_with_epoch(self.dataset)
+    before = [part.epoch for part in rows]
+    original(self, epoch)
+    # The order of an evaluation, whose loader counts its own epochs, perhaps within one of the training.
+    sampler = self.batch_sampler
+    while hasattr(sampler, "batch_sampler"):  # of one that skips or divides batches
+        sampler = sampler.batch_sampler
+    is_in_order = isinstance(getattr(sampler, "sampler", None), SequentialSampler)
+    for part, last in zip(rows, before, strict=True):
+        if not is_in_order:
+            part.is_shuffled = True
+        elif getattr(part, "is_shuffled", False):
+            part.epoch = last
+            continue
+        if hasattr(part, "set_epoch"):
+            part.set_epoch(epoch)
+        elif not is_in_order:
+            part.epoch = epoch
