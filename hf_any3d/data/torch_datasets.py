@@ -105,11 +105,11 @@ class AugmentedDataset(torch.utils.data.Dataset):
     own transform and format.
 
     Trainer sets the epoch, also in several processes and when it resumes within an epoch. What a transform draws from
-    torch, numpy or `random` then depends on seed, epoch and row alone, so that a resumed run sees the same clouds as an
-    uninterrupted one, with any number of workers. Before, it depends on torch's state.
+    torch, numpy or `random` then depends on seed, epoch and row alone, so that a resumed run sees the same clouds as
+    an uninterrupted one, with any number of workers. Before, it depends on torch's state.
 
-    Of a stream, it is an `IterableDataset` of torch. There the points of a row and its place in the stream stand in for
-    its number.
+    Of a stream, it is an `IterableDataset` of torch. There the points of a row and its place in the stream stand in
+    for its number. Trainer cannot resume in a later pass of a stream that ends; use `dataset.repeat(None)`.
 
     Args:
         dataset: rows with a column `points`: of `datasets`, streamed or not, a dataset of torch such as a `Subset`, or

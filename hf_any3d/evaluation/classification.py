@@ -14,6 +14,7 @@ from hf_any3d.evaluation.confusion import (
     overall_accuracy,
     record_confusion,
 )
+from hf_any3d.evaluation.eval_batches import whole
 from hf_any3d.evaluation.scan_scores import ScanScores, probabilities, record_scans
 from hf_any3d.evaluation.unknown import predicted_classes
 from hf_any3d.modeling.layers.unknown_score import unknown_settings
@@ -41,7 +42,8 @@ def compute_classification_metrics(eval_prediction: EvalPrediction, config: Any 
     Args:
         eval_prediction: predictions (samples, num_labels), or a tuple that begins with them, and label_ids: class
             numbers (samples,), or floats, zeros and ones (samples, num_labels) for several classes a sample, or the
-            numbers of a regression, (samples, num_labels) or (samples,).
+            numbers of a regression, (samples, num_labels) or (samples,). Either may be a list of rows, or of batches
+            that `eval_do_concat_batches=False` keeps apart.
         config: Config of a classifier whose predictions are those of `logits_with_unknown`.
 
     Returns:
@@ -52,10 +54,9 @@ def compute_classification_metrics(eval_prediction: EvalPrediction, config: Any 
     Raises:
         ValueError: Predictions have NaN, or labels do not fit them.
     """
-    logits = eval_prediction.predictions
-    logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
+    logits, labels = whole(eval_prediction)
+    logits = logits[0] if isinstance(logits, tuple) else logits
     refuse_nan(logits)
-    labels = np.asarray(eval_prediction.label_ids)
     # Class numbers are whole; floats stand for several classes a sample, or for a regression.
     if labels.dtype.kind == "f":
         return _metrics_of_numbers(logits, labels)
@@ -99,19 +100,20 @@ def evaluate_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Se
     by_class = {}
     for split, rows in splits.items():
         output: Any = trainer.predict(rows, metric_key_prefix=split)
+        logits, labels = whole(output)
         # A split without labels cannot be judged.
-        if output.label_ids is None:
+        if labels is None:
             continue
         trainer.log_metrics(split, output.metrics)
         # Without the times and speeds that Trainer adds
         kept = {key: output.metrics.get(f"{split}_{key}") for key in _KEPT}
         metrics[split] = {key: float(value) for key, value in kept.items() if value is not None}
-        matrix, names = confusion_of(output.predictions, output.label_ids, classes, trainer)
+        matrix, names = confusion_of(logits, labels, classes, trainer)
         record_confusion(trainer, split, matrix, names)
-        answers = predicted_classes(output.predictions, getattr(trainer.model, "config", None))
+        answers = predicted_classes(logits, getattr(trainer.model, "config", None))
         # Without the column of the unknown score
-        scores = probabilities(output.predictions[:, : len(classes)]).max(axis=1)
-        record_scans(trainer, split, ScanScores.of_classes(answers, output.label_ids, scores, names))
+        scores = probabilities(logits[:, : len(classes)]).max(axis=1)
+        record_scans(trainer, split, ScanScores.of_classes(answers, labels, scores, names))
         by_class[split] = by_name(names, class_accuracies(matrix))
     return metrics, by_class
 

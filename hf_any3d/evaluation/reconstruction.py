@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer
 
 from hf_any3d.evaluation.classification import Judgment, refuse_nan
+from hf_any3d.evaluation.eval_batches import whole
 from hf_any3d.evaluation.scan_scores import ScanScores, record_scans
 from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.point_ops import reconstruction_scores
@@ -77,8 +78,7 @@ class ComputeReconstructionMetrics:
         The perplexity is the exponential of the entropy of their frequencies: as many evenly used codes have this
         entropy (as reported for VQ-VAE, arXiv 1711.00937, and its successors).
         """
-        predictions: Any = eval_prediction.predictions
-        measured, token_ids = predictions
+        (measured, token_ids), _ = whole(eval_prediction)
         refuse_nan(measured)
         by_category = category_means(np.asarray(measured), self.categories)
         means = np.mean(list(by_category.values()), axis=0)
@@ -132,7 +132,7 @@ def evaluate_reconstruction(
         trainer.log_metrics(split, output.metrics)
         metrics[split] = {name: float(output.metrics[f"{split}_{name}"]) for name in (*METRICS, *CODE_METRICS, "loss")}
         # (rows, measures); the codes come second.
-        measured = output.predictions[0]
+        measured = whole(output)[0][0]
         groups = None if numbers is None else [names[number] for number in numbers]
         record_scans(trainer, split, ScanScores.of_values(METRICS[0], measured[:, 0].tolist(), groups))
         if numbers is not None:

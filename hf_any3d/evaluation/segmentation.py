@@ -12,6 +12,7 @@ from hf_any3d.data.blocks import merge_blocks
 from hf_any3d.evaluation.classification import Judgment, by_name, refuse_nan
 from hf_any3d.evaluation.confusion import confusion_matrix, overall_accuracy, record_confusion
 from hf_any3d.evaluation.detection import check_lengths
+from hf_any3d.evaluation.eval_batches import whole
 from hf_any3d.evaluation.labels import class_ious, mean_iou
 from hf_any3d.evaluation.scan_scores import ScanScores, record_scans
 from hf_any3d.modeling.layers.tasks import part_mask
@@ -118,7 +119,7 @@ class LabelPoints:
 
 def compute_semantic_metrics(eval_prediction: EvalPrediction) -> dict[str, float]:
     """Compute `mean_iou` and `accuracy` of points, both in [0, 1]; a `compute_metrics` for use with `LabelPoints`."""
-    matrix = point_confusion(np.asarray(eval_prediction.predictions), np.asarray(eval_prediction.label_ids))
+    matrix = point_confusion(*whole(eval_prediction))
     return {"mean_iou": mean_iou(matrix), "accuracy": overall_accuracy(matrix)}
 
 
@@ -130,9 +131,7 @@ class ComputePartMetrics:
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
         """Return metrics in [0, 1]; the prediction's `label_ids` are `(labels, category)`."""
-        predictions: Any = eval_prediction.predictions
-        label_ids: Any = eval_prediction.label_ids
-        labels, categories = label_ids
+        predictions, (labels, categories) = whole(eval_prediction)
         by_category = part_ious(predictions, labels, categories, self.category_parts)
         return {**part_means(by_category), "accuracy": overall_accuracy(point_confusion(predictions, labels))}
 
@@ -219,6 +218,7 @@ def _predict_clouds(trainer: Trainer, rows: Blocks) -> Iterator[tuple[int, np.nd
             if following and (len(members) < _BLOCKS_PER_STEP or following == [cloud]):
                 continue
             output: Any = trainer.predict(Subset(rows, members))  # pyright: ignore[reportArgumentType] a protocol
+            predictions, _ = whole(output)
             clouds = np.array([rows.clouds[number] for number in members])
             index = np.stack([rows.index[number] for number in members])
             for cloud in np.unique(clouds):
@@ -226,7 +226,7 @@ def _predict_clouds(trainer: Trainer, rows: Blocks) -> Iterator[tuple[int, np.nd
                 of_cloud = clouds == cloud
                 count = len(rows.dataset[int(cloud)]["labels"])
                 # Blocks overlap, and a point gets the mean of its logits.
-                merged = merge_blocks(index[of_cloud], output.predictions[of_cloud], count)
+                merged = merge_blocks(index[of_cloud], predictions[of_cloud], count)
                 yield int(cloud), merged, output.metrics["test_loss"]
             members = []
     finally:

@@ -10,6 +10,7 @@ from transformers import EvalPrediction, Trainer
 from hf_any3d.data.options import at_least
 from hf_any3d.evaluation.classification import Judgment, by_name, compute_classification_metrics, confusion_of
 from hf_any3d.evaluation.confusion import class_accuracies
+from hf_any3d.evaluation.eval_batches import whole
 from hf_any3d.utils.progress import progress_bar
 
 
@@ -36,8 +37,8 @@ def vote_logits(trainer: Trainer, rows: AugmentedRows, votes: int) -> tuple[np.n
     for rows.epoch in progress_bar(range(votes), hidden=quiet, desc="votes", unit="vote"):
         output: Any = trainer.predict(rows, metric_key_prefix="vote")  # pyright: ignore[reportArgumentType] a protocol
         # In double precision, where the rounding of a sum of few numbers does not matter.
-        total = total + output.predictions.astype(np.float64)
-        labels = output.label_ids
+        predictions, labels = whole(output)
+        total = total + predictions.astype(np.float64)
     rows.epoch = before
     return total / votes, labels
 

@@ -18,6 +18,7 @@ from hf_any3d.evaluation.confusion import (
     overall_accuracy,
     record_confusion,
 )
+from hf_any3d.evaluation.eval_batches import whole
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.utils.progress import progress_bar
@@ -109,7 +110,7 @@ def compute_zero_shot_metrics(unseen: Sequence[int]) -> Callable[[EvalPrediction
     """Return the `compute_metrics` of Trainer for `zero_shot_scores`; `unseen` are the classes not trained."""
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
-        return zero_shot_scores(np.asarray(prediction.predictions), np.asarray(prediction.label_ids), unseen)
+        return zero_shot_scores(*whole(prediction), unseen)
 
     return compute
 
@@ -165,12 +166,13 @@ def evaluate_zero_shot(
     for split, rows in splits.items():
         output: Any = trainer.predict(rows, metric_key_prefix=split)
         trainer.log_metrics(split, output.metrics)
-        metrics[split] = zero_shot_scores(output.predictions, output.label_ids, unseen)
+        logits, labels = whole(output)
+        metrics[split] = zero_shot_scores(logits, labels, unseen)
         # Samples of unseen classes are predicted among the unseen ones only, and those of seen classes among the seen.
         # (classes,) against (samples, 1), so (samples, classes).
-        other_kind = np.isin(np.arange(len(classes)), unseen) != np.isin(output.label_ids, unseen)[:, None]
-        answers = np.where(other_kind, -np.inf, output.predictions).argmax(axis=1)
-        matrix = confusion_matrix(answers, output.label_ids, len(classes))
+        other_kind = np.isin(np.arange(len(classes)), unseen) != np.isin(labels, unseen)[:, None]
+        answers = np.where(other_kind, -np.inf, logits).argmax(axis=1)
+        matrix = confusion_matrix(answers, labels, len(classes))
         record_confusion(trainer, split, matrix, classes)
         by_class[split] = by_name(classes, class_accuracies(matrix))
     return metrics, by_class

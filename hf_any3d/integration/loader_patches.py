@@ -1,4 +1,4 @@
-"""Changes to the loaders of accelerate, as in `hf_any3d.integration.patches`: rows learn the epoch that a loader is in."""
+"""Changes to the loaders of accelerate, as in `hf_any3d.integration.patches`: rows learn its epoch."""
 
 from collections.abc import Callable
 from typing import Any

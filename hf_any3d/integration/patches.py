@@ -6,8 +6,8 @@ Models, processors, pipelines, PEFT methods and the column of clouds are registe
 
 - Ten functions are wrapped, see `PATCHES`. Three of them open a saved model by its name, and are wrapped from the
   import on, as nothing else sees a name before others take it for theirs. The others wait until the first of our
-  models, clouds or training rows is built. Whatever is not ours gets what the original answers to what was given: wrappers of names
-  ask only once the original has found an adapter, or nothing at all, and only read what it has found.
+  models, clouds or training rows is built. Whatever is not ours gets what the original answers to what was given:
+  wrappers of names ask only once the original has found an adapter, or nothing at all, and only read what it found.
 - Two tables that have no function for it get entries of our own model types: which models have the loss of a language
   model, by which Trainer shifts labels, and what LoRA adapts in our language models by default.
 - `PeftType` gets a member for each of our methods in its tables of names and values, as PEFT refuses others. That

@@ -46,8 +46,8 @@ class BestAdaptersCallback(TrainerCallback):
 @Patch(
     ("transformers.trainer:Trainer.compute_loss",),
     "to smooth labels, replaces any loss by the cross-entropy of the logits, does not say that nothing is trained, "
-    "has no callback for the best weights of adapters with names of their own, and goes on with other rows of a stream "
-    "that has ended before",
+    "has no callback for the best weights of adapters with names of their own, and resumes with other rows of a "
+    "stream that has ended before",
 )
 def _keep_the_objective(
     original: Callable, self: Any, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
@@ -78,7 +78,7 @@ def _keep_the_objective(
 
 
 def _refuse_passes_of_streams(trainer: Any) -> None:
-    """Refuse the first step of a resumed run in a later pass of a stream: Trainer counts no passes, but steps alone."""
+    """Refuse the first step of a run that is resumed in a later pass of a stream: Trainer counts steps alone."""
     loader = trainer.callback_handler.train_dataloader
     start = getattr(trainer, "_initial_global_step", 0)
     is_first = 0 < start == trainer.state.global_step and not trainer.args.ignore_data_skip

@@ -30,7 +30,6 @@ class Range(NamedTuple):
     below: bool = False
 
 
-_POSITIVE = Range(0, inf, above=True, below=True)
 _FINITE = Range(0, inf, below=True)
 _SHARE = Range(0, 1, below=True)
 _COUNT = Range(1)
@@ -49,7 +48,7 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("save_total_limit", "ddp_timeout", "ddp_bucket_cap_mb"), _COUNT),
     "max_steps": Range(-1),
     "num_train_epochs": _FINITE,
-    "learning_rate": _POSITIVE,
+    "learning_rate": _FINITE,  # 0 for a dry run
     "weight_decay": _FINITE,
     # Without a limit, and with 0, which stands for none
     "max_grad_norm": Range(0),

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import MISSING, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, cast
@@ -75,6 +75,8 @@ class PointTrainer(Trainer):
     In several processes it gives what one process with all clouds of a step would, except for random numbers such as
     dropout: see `hf_any3d.training.processes`.
 
+    With the `TrainingArguments` of transformers, further settings have the defaults of `PointTrainingArguments`.
+
     It may be killed while saving: it resumes only from complete checkpoints, see `checkpoint_to_resume`, and the model
     in the output directory is either complete or cannot be loaded.
     """
@@ -97,17 +99,16 @@ class PointTrainer(Trainer):
                 f"--label_smoothing_factor {self.args.label_smoothing_factor} with a loss function of its own, which "
                 "has no smoothing; expected 0"
             )
-        # These arguments may be transformers' own, which lack the fields of PointTrainingArguments.
-        if getattr(self.args, "index_in_workers", False):
+        if self._setting("index_in_workers"):
             core = self._bare_model
             if "point_index" not in inspect.signature(core.forward).parameters:
                 raise ValueError(f"--index_in_workers: {type(core).__name__} takes no point_index; leave it out")
             # The collator computes for each batch what the model would compute from its points.
             collator = cast(PointCloudCollator, self.data_collator)
             self.data_collator = replace(collator, indexer=core.point_indexer)
-        if shares := getattr(self.args, "few_tokens", None):
+        if shares := self._setting("few_tokens"):
             self.add_callback(FewTokensFirst(shares))
-        self._compiles = getattr(self.args, "compile_layers", False)
+        self._compiles = self._setting("compile_layers")
         if self._compiles:
             compile_layers(self._bare_model)
         self._captured: CapturedSteps | None = None
@@ -118,6 +119,13 @@ class PointTrainer(Trainer):
             write_trainer_card(self, *args, **kwargs)
         else:
             super().create_model_card(*args, **kwargs)
+
+    def _setting(self, name: str) -> Any:
+        """Return a field of PointTrainingArguments; its default where the arguments are transformers' own."""
+        if hasattr(self.args, name):
+            return getattr(self.args, name)
+        default = PointTrainingArguments.__dataclass_fields__[name]
+        return default.default if default.default is not MISSING else default.default_factory()  # type: ignore[misc]
 
     @property
     def rows_per_step(self) -> int | list[int]:
@@ -148,7 +156,7 @@ class PointTrainer(Trainer):
 
     @property
     def _joins_batches(self) -> bool:
-        return getattr(self.args, "join_batches", False) and self.args.world_size > 1
+        return self._setting("join_batches") and self.args.world_size > 1
 
     def _wrap_model(self, model: nn.Module, training: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
         is_ddp = self.args.world_size > 1 and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
@@ -241,10 +249,12 @@ class PointTrainer(Trainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the names of parameters with weight decay, by the type of their modules, not only by their names."""
-        if self.args.weight_decay_on == "all":
+        if self._setting("weight_decay_on") == "all":
             return [name for name, _ in model.named_parameters()]
-        if self.args.weight_decay_on == "matrices":
-            return decaying_parameters(model, self.args.no_weight_decay, always=self.args.always_weight_decay)
+        if self._setting("weight_decay_on") == "matrices":
+            return decaying_parameters(
+                model, self._setting("no_weight_decay"), always=self._setting("always_weight_decay")
+            )
         # A parameter decays only if both rules say so, Trainer's and that of this package.
         by_name = set(super().get_decay_parameter_names(model))
         return [name for name in decaying_parameters(model, class_tokens=False) if name in by_name]
@@ -270,7 +280,7 @@ class PointTrainer(Trainer):
             smoothing = self.args.label_smoothing_factor
             raise ValueError(f"--label_smoothing_factor {smoothing}: {name} is trained without labels; expected 0")
         # Capturing is for steps of training alone, which need no outputs.
-        if model.training and not return_outputs and getattr(self.args, "cuda_graphs", False):
+        if model.training and not return_outputs and self._setting("cuda_graphs"):
             if self._captured is None:
                 self._captured = CapturedSteps(model, self._bare_model)
             return self._captured.loss(inputs | self._loss_arguments(**kwargs))
@@ -290,7 +300,7 @@ class PointTrainer(Trainer):
         if self._compiles:
             self._compiles = False
             logger.info("The first step took %.0f s, in which layers were compiled", time.perf_counter() - start)
-        if self.args.two_steps_per_batch and self.accelerator.sync_gradients:
+        if self._setting("two_steps_per_batch") and self.accelerator.sync_gradients:
             # The regular step, after clipping, uses the same gradient.
             self.optimizer.step()
         return loss
@@ -309,8 +319,10 @@ class PointTrainer(Trainer):
         # An optimizer that was passed to Trainer wins over the arguments.
         is_given = self.optimizer is not None
         optimizer = super().create_optimizer(model)
-        if self.args.learning_rate_factors and not is_given:
-            scale_learning_rates(optimizer, self.model if model is None else model, self.args.learning_rate_factors)
+        if self._setting("learning_rate_factors") and not is_given:
+            scale_learning_rates(
+                optimizer, self.model if model is None else model, self._setting("learning_rate_factors")
+            )
         return optimizer
 
     def create_scheduler(
@@ -318,7 +330,7 @@ class PointTrainer(Trainer):
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Create the schedule of the learning rate."""
         # A scheduler that was passed to Trainer wins over the arguments.
-        schedule = self.args.epoch_schedule
+        schedule = getattr(self.args, "epoch_schedule", None)
         if self.lr_scheduler is None and schedule is not None:
             # The last step of an epoch may have fewer batches, and counts as one.
             steps = ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)

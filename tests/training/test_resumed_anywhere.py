@@ -1,4 +1,4 @@
-"""A run of the stock Trainer that is resumed at any step sees the clouds, and has the weights, of one without a break."""
+"""A run of the stock Trainer that is resumed at any step has the weights of one without a break."""
 
 import random
 

@@ -6,7 +6,11 @@ from transformers import Trainer, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform, load_point_dataset, validation_split
+from hf_any3d.data.transforms import Jitter
 from hf_any3d.evaluation.classification import compute_classification_metrics
+from hf_any3d.training.arguments import PointTrainingArguments
+from hf_any3d.training.trainer import PointTrainer
+from tests.tiny_encoders import tiny_model
 from tests.turns import some
 
 
@@ -65,3 +69,24 @@ def test_stock_trainer_trains_on_augmented_rows_and_evaluates_plain_ones(workers
     plain = torch.from_numpy(splits["validation"]["points"][:64][:, :128])
     judged = [points for training, points in model.seen if not training and len(points) == 64]
     assert len(judged) == 3 and all(torch.equal(points, plain) for points in judged)
+
+
+@pytest.mark.parametrize("rate", [1e-2, 0])
+def test_our_trainer_takes_arguments_of_transformers(rate, tmp_path):
+    torch.manual_seed(0)
+    rows = [{"points": torch.randn(32, 3), "label": number % 3} for number in range(8)]
+    quiet = {"report_to": "none", "disable_tqdm": True, "use_cpu": True}
+    few = {"per_device_train_batch_size": 4, "max_steps": 3, "learning_rate": rate, "save_steps": 2}
+    weights = []
+    for start in (None, str(tmp_path / "checkpoint-2")):
+        model = tiny_model("bert")
+        arguments = TrainingArguments(str(tmp_path), label_names=["labels"], **few, **quiet)
+        trainer = PointTrainer(model, arguments, PointCloudCollator(), AugmentedDataset(rows, Jitter()), rows)
+        trainer.train(resume_from_checkpoint=start)
+        assert trainer.evaluate()["eval_loss"] > 0
+        weights.append(model.state_dict())
+    assert PointTrainingArguments(str(tmp_path), learning_rate=rate, use_cpu=True).learning_rate == rate
+    trainer.save_model()
+    trainer.create_model_card()
+    assert (tmp_path / "README.md").exists()
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
