@@ -28,6 +28,7 @@ from hf_any3d.data.files.source import Source
 from hf_any3d.data.files.text_numbers import shorten
 from hf_any3d.data.inputs import as_array, to_cloud
 from hf_any3d.data.options import one_of
+from hf_any3d.data.tables import is_table
 
 if TYPE_CHECKING:
     from datasets.features.features import FeatureType
@@ -111,7 +112,8 @@ class PointCloud:
         if isinstance(value, Mapping) and "points" not in value:
             return self._encode_file(value)
         # By the name of its module, as trimesh need not be installed
-        if isinstance(value, PointCloudData) or type(value).__module__.partition(".")[0] == "trimesh":
+        is_mesh = type(value).__module__.partition(".")[0] == "trimesh"
+        if isinstance(value, PointCloudData) or is_mesh or is_table(value):
             cloud = to_cloud(value)
         elif isinstance(value, Mapping):
             points = as_array(value["points"], "points")

@@ -11,6 +11,7 @@ from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_clou
 from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.data.files.point_cloud import MEASURED
 from hf_any3d.data.options import renaming
+from hf_any3d.data.tables import without_tables
 
 # Feature of a processor -> field of `PointCloudData`.
 ATTRIBUTES = {"rgb": "colors", "normals": "normals", "intensity": "intensity", "ring": "ring"}
@@ -40,8 +41,10 @@ def split_clouds(clouds: Any) -> list[Any]:
     """Split one or many clouds into a list.
 
     Many clouds are a list, tuple or column of a dataset, an array or tensor (batch, points, channels), or a dict with
-    the `points`, `path` or `bytes` of many clouds (a slice of a dataset). A list of rows of numbers is one cloud.
+    the `points`, `path` or `bytes` of many clouds (a slice of a dataset), or a table with such a column. A list of
+    rows of numbers is one cloud, and a table with x, y and z, too.
     """
+    clouds = without_tables(clouds)
     if isinstance(clouds, Mapping):
         if not _are_many(clouds):
             return [clouds]
@@ -89,11 +92,18 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",), columns: Sequence[s
     Args:
         entry: a path; a PointCloudData; an array, tensor or nested list (points, channels) with the channels of
             `features` (further ones are ignored); a dict with `points` and perhaps the other fields of
-            PointCloudData, except labels, or with `path` or `bytes`; a trimesh Trimesh, PointCloud or Scene.
+            PointCloudData, except labels, or with `path` or `bytes`; a data frame of pandas or polars or a table of
+            pyarrow with the columns of a CSV file (`x`, `y`, `z`, `red`, `nx`, `intensity`, …); a trimesh Trimesh,
+            PointCloud or Scene.
         features: the channels of an array: "xyz", "rgb", "normals", "intensity", "ring", "return_number",
             "number_of_returns".
         columns: names of further columns that are read of files and taken of a dict; see `read_point_cloud`.
     """
+    entry = without_tables(entry)
+    if isinstance(entry, list) and entry and isinstance(entry[0], Mapping):
+        if len(entry) > 1:
+            raise PointCloudError(f"{len(entry)} clouds; expected one")
+        entry = entry[0]
     if isinstance(entry, PointCloudData):
         # Its fields may have been changed; building a new one checks them.
         return PointCloudData(**vars(entry))
@@ -133,6 +143,8 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",), columns: Sequence[s
 
 def _from_array(array: np.ndarray, features: Sequence[str]) -> dict[str, Any]:
     """Return the fields of `PointCloudData` that an array (points, channels) has."""
+    if not array.ndim:
+        raise PointCloudError(f"a cloud is {array}, a single number; expected (points, 3)")
     cloud = {"points": array[..., :3]}
     start = 3
     for name in features:

@@ -169,8 +169,8 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         Args:
             clouds: one cloud or a list of clouds, each a path, a PointCloudData, an array, tensor or nested list
                 (points, channels) with the channels of `features`, a dict with `points` and perhaps `colors` and
-                `normals` (a dataset row), or a trimesh Trimesh, PointCloud or Scene; or an array or tensor
-                (batch, points, channels).
+                `normals` (a dataset row), a data frame with x, y and z, or a trimesh Trimesh, PointCloud or Scene; or
+                an array or tensor (batch, points, channels), or a table with a column `points` or `path`.
             num_points: instead of the processor's.
             seed: instead of the processor's; a sequence has one for each cloud.
             up_axis: the axis that points up in the clouds; they are turned so that the processor's does. None turns

@@ -22,10 +22,10 @@ def specialize(pipeline: type, model_type: str, special: type) -> None:
 class PointCloudPipeline(PointCloudSteps, Pipeline):
     """Base of the pipelines whose input is point clouds.
 
-    They take a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
-    dataset column of them; a mesh is sampled on its surface. All but reconstructions have the argument `up_axis`, the
-    axis that points up in the clouds, "x", "y" or "z"; they are turned to that of the model's training. By default
-    nothing is turned.
+    They take a path, an array or tensor `(points, channels)`, a data frame with columns x, y and z, a trimesh object,
+    a dataset row, a list, generator or dataset column of them, or a table with a column `points` or `path`; a mesh is
+    sampled on its surface. All but reconstructions have the argument `up_axis`, the axis that points up in the clouds,
+    "x", "y" or "z"; they are turned to that of the model's training. By default nothing is turned.
 
     Raises:
         OSError: The directory of the model has no processor.

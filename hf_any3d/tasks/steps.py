@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.no_object import NoObjectWarning, why_too_large
 from hf_any3d.data.options import one_of
+from hf_any3d.data.tables import without_tables
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.utils.progress import progress_bar
@@ -125,12 +127,14 @@ def as_clouds(inputs: Any) -> Any:
     """Convert a pipeline's input to one cloud or `Clouds`; iterators are returned unchanged.
 
     An array or tensor `(clouds, points, channels)` and a list are many clouds. A list of rows of numbers, a path, a
-    dict (a dataset row) and any object that is not a sequence, such as a mesh, are one.
+    dict (a dataset row) and any object that is not a sequence, such as a mesh, are one. A table is one or many, see
+    `without_tables`.
     """
+    inputs = without_tables(inputs)
     if isinstance(inputs, (np.ndarray, torch.Tensor)):
         return Clouds(inputs) if inputs.ndim == 3 else inputs
     # One cloud, or a Dataset, which transformers reads itself.
-    if isinstance(inputs, (str, bytes, dict)) or hasattr(inputs, "__fspath__") or isinstance(inputs, Dataset):
+    if isinstance(inputs, (str, bytes, dict, Dataset, PointCloudData)) or hasattr(inputs, "__fspath__"):
         return inputs
     if isinstance(inputs, (list, tuple)):
         first = inputs[0] if inputs else None
