@@ -49,8 +49,9 @@ def rows_with_epoch(dataset: Any) -> list[Any]:
             continue
         seen.add(id(part))
         if isinstance(part, Dataset):
-            kinds = type(part).__mro__
-            if any(isinstance(vars(kind).get("epoch"), SharedEpoch) for kind in kinds):
+            epochs = [vars(kind).get("epoch") for kind in type(part).__mro__]
+            # Some rows have none: they are the same in all epochs.
+            if any(isinstance(epoch, SharedEpoch) and epoch.name in vars(part) for epoch in epochs):
                 found.append(part)
             held = vars(part).values()
         else:

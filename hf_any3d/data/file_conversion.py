@@ -20,7 +20,7 @@ from hf_any3d.data.feature import PointCloud, local_path, read_stored
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
 from hf_any3d.data.files.point_cloud import MEASURED
 from hf_any3d.data.files.registry import read_stamp
-from hf_any3d.data.numpy_rows import numpy_rows
+from hf_any3d.data.numpy_rows import numpy_rows, refuse_transform
 from hf_any3d.data.options import one_of, require_columns
 from hf_any3d.data.point_arrays import resample_index
 from hf_any3d.version import __version__
@@ -50,7 +50,8 @@ def _each_split(function: Conversion) -> Conversion:
     @wraps(function)
     def convert(dataset: Any, **options: Any) -> Any:
         if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
-            return type(dataset)({split: function(rows, **options) for split, rows in dataset.items()})
+            return type(dataset)({split: convert(rows, **options) for split, rows in dataset.items()})
+        refuse_transform(dataset, function.__name__)
         return function(dataset, **options)
 
     return cast("Conversion", convert)

@@ -77,13 +77,22 @@ def choose_columns(rows: _Rows, columns: Sequence[str]) -> _Rows:
 
 
 def column_of(rows: Any, name: str) -> list[Any]:
-    """Return the values of a column as the dataset gives them, as Python objects."""
-    if not has_own_rows(rows):
+    """Return the values of a column as the dataset gives them, as Python objects; a hidden one as it is stored."""
+    if not has_own_rows(rows) or name not in columns_of(rows):
         return rows.with_format(None)[name][:]
     values = []
     for start in range(0, len(rows), _READ_TOGETHER):
         values += rows[start : start + _READ_TOGETHER][name]
     return [value.tolist() if hasattr(value, "tolist") else value for value in values]
+
+
+def refuse_transform(rows: Any, work: str) -> None:
+    """Raise a ValueError for rows with a transform of their own, for work that stores rows or changes columns."""
+    if type(rows).__name__ != "IterableDataset" and _transform(rows) is not None:
+        raise ValueError(
+            f"{work}: the dataset has a transform (with_transform), which is no part of what it stores; use "
+            "dataset.with_format(None).map(transform, batched=True), or leave it out by dataset.with_format(None)"
+        )
 
 
 class _Choice:
@@ -147,7 +156,8 @@ def _as_array(value: Any) -> Any:
         array = np.asarray(value)
     except ValueError:  # lists of several lengths
         return value
-    return array if array.dtype.kind in "iufb" else value
+    # Indexed by nothing, a number is one of numpy, and an array itself.
+    return array[()] if array.dtype.kind in "iufb" else value
 
 
 def usual_types(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
 
+from hf_any3d.data.numpy_rows import column_of, columns_of, refuse_transform
 from hf_any3d.data.options import require_columns
 
 
@@ -48,7 +49,8 @@ def validation_split(
         raise ValueError(f"dataset has splits {', '.join(splits)}; expected train and no validation")
     rows = splits.pop("train")
     needed = [name for name in (group_column, label_column if stratify else None) if name is not None]
-    require_columns(needed, rows.column_names)
+    # Splits are by what is stored, too, where a transform hides it.
+    require_columns(needed, {*rows.column_names, *columns_of(rows)})
     classes = _groups_of_classes(rows, group_column, label_column if stratify else None)
     if all(len(groups) < 2 for groups in classes.values()):
         raise ValueError(f"{len(classes)} groups, one a class: give more, or --validation_fraction 0")
@@ -75,13 +77,12 @@ def _groups_of_classes(
     rows: Dataset, group_column: str | None, label_column: str | None
 ) -> dict[Any, list[list[int]]]:
     """Return class -> groups of row numbers; without a column of labels, all groups are of one class."""
-    plain = rows.with_format(None)
     # Without a column each row is a group of its own.
-    keys = range(len(rows)) if group_column is None else plain[group_column]
+    keys = range(len(rows)) if group_column is None else column_of(rows, group_column)
     members = defaultdict(list)
     for index, key in enumerate(keys):
         members[key].append(index)
-    labels = [None] * len(rows) if label_column is None else plain[label_column]
+    labels = [None] * len(rows) if label_column is None else column_of(rows, label_column)
     classes = defaultdict(list)
     for group in members.values():
         # A group may hold several classes; it counts for its most frequent one.
@@ -114,6 +115,8 @@ def draw_fold(
 
     Source: the protocol of OcCo and Point-BERT for ModelNet40 (5 or 10 ways, 10 or 20 shots, 10 folds).
     """
+    for rows in splits.values():
+        refuse_transform(rows, "draw_fold")
     label = splits["train"].features["label"]
     sizes = {"train": shot, "test": test_per_class}
     labels = {split: np.asarray(splits[split].with_format(None)["label"][:]) for split in sizes}

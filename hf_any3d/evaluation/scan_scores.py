@@ -12,7 +12,7 @@ import numpy as np
 
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.learned_scans import checksum_of_points
-from hf_any3d.data.numpy_rows import numpy_rows
+from hf_any3d.data.numpy_rows import column_of, numpy_rows
 from hf_any3d.utils.atomic_files import write_json
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class ScanScores:
 def file_names(rows: Dataset) -> list[str]:
     """Return the file of each row, or "row 3"."""
     if "file" in rows.column_names:
-        return [str(name) for name in rows.with_format(None)["file"][:]]
+        return [str(name) for name in column_of(rows, "file")]
     return [f"row {number}" for number in range(len(rows))]
 
 

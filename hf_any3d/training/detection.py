@@ -15,7 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hf_any3d.data.boxes import Changes, DrawPoints, Scene, build_changes
 from hf_any3d.data.inputs import count_channels
-from hf_any3d.data.numpy_rows import near_origin, numpy_rows
+from hf_any3d.data.numpy_rows import column_of, near_origin, numpy_rows
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.detection import detection_metrics
@@ -224,7 +224,7 @@ class Detection(program.TrainingTask):
         labels = {"id2label": dict(enumerate(classes)), "label2id": {name: n for n, name in enumerate(classes)}}
         # A new detector; its size and number of headings follow from settings and boxes.
         if name is None:
-            boxes = (box for row in splits["train"].with_format(None)["boxes"] for box in row)
+            boxes = (box for row in column_of(splits["train"], "boxes") for box in row)
             # Without turned boxes a single bin says that all headings are 0.
             bins = 12 if any(abs(box[6]) > 1e-4 for box in boxes) else 1
             settings = {"num_heading_bins": bins, **self.model.model_config, **labels}
@@ -250,7 +250,7 @@ class Detection(program.TrainingTask):
             )
         # Before the training: such a scene would end it at some later step.
         for split, rows in splits.items():
-            for row, numbers in enumerate(rows.with_format(None)["box_labels"]):
+            for row, numbers in enumerate(column_of(rows, "box_labels")):
                 where = f"row {row} of the {split} split"
                 most = model.config.num_queries
                 if len(numbers) > most:

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_any3d.data.numpy_rows import numpy_rows
+from hf_any3d.data.numpy_rows import columns_of, has_own_rows, numpy_rows
 from hf_any3d.modeling.layers.losses import classification_loss
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
@@ -76,12 +76,16 @@ def frozen_features(
             clouds = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
             points = processor(clouds)["points"]
         pooled = encoder(points.to(device), return_dict=True).pooler_output
-        return {"features": pooled.float().cpu().numpy()}  # (batch, features)
+        # What a transform has changed is not what is stored.
+        others = {name: batch[name] for name in kept} if are_own else {}
+        return {**others, "features": pooled.float().cpu().numpy()}  # (batch, features)
 
     # Labels and names are needed next to the features; points would only be copied into the cache.
-    kept = {name: kind for name, kind in rows.features.items() if isinstance(kind, (Value, ClassLabel))}
+    are_own, given = has_own_rows(rows), columns_of(rows)
+    kinds = (Value, ClassLabel)
+    kept = {name: kind for name, kind in rows.features.items() if isinstance(kind, kinds) and name in given}
     with evaluation_mode(model):
-        return numpy_rows(rows).map(
+        computed = numpy_rows(rows).map(
             compute,
             batched=True,
             batch_size=batch_size,
@@ -92,6 +96,7 @@ def frozen_features(
             new_fingerprint=fingerprint,
             desc="frozen features",
         )
+    return computed.with_format("numpy") if are_own else computed
 
 
 def _as_text(settings: Mapping[str, Any] | None) -> str:

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoProcessor, BitsAndBytesConfig
 
 from hf_any3d.data.inputs import to_cloud
-from hf_any3d.data.numpy_rows import near_origin, numpy_rows
+from hf_any3d.data.numpy_rows import columns_of, near_origin, numpy_rows
 from hf_any3d.data.room_voxels import VoxelizedRoom
 from hf_any3d.data.scan_frames import turn_about_z
 from hf_any3d.data.torch_datasets import ArrowRows
@@ -74,11 +74,12 @@ class LayoutRows(PreparedRows):
         fold_quarter_turns: bool = False,
     ):
         self._names: list[str] | None = None
-        if "layout" not in dataset.column_names:
+        columns = columns_of(dataset)
+        if "layout" not in columns:
             # Boxes alone are layouts without walls; names of their classes are what the model writes.
             label = getattr(dataset.features.get("box_labels"), "feature", None)
-            if not isinstance(label, ClassLabel) or "boxes" not in dataset.column_names:
-                raise ValueError(f"no column 'layout', nor boxes with classes; there are {dataset.column_names}")
+            if not isinstance(label, ClassLabel) or "boxes" not in columns:
+                raise ValueError(f"no column 'layout', nor boxes with classes; there are {columns}")
             self._names = label.names
         # Arrays instead of lists of numbers, which would take many times the memory.
         self.dataset = numpy_rows(dataset)

@@ -20,6 +20,7 @@ from scipy.spatial.transform import Rotation
 
 from hf_any3d.data.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt
 from hf_any3d.data.inputs import ATTRIBUTES, first_channel
+from hf_any3d.data.numpy_rows import choose_columns, columns_of
 from hf_any3d.data.point_arrays import resample_index, rotation_matrix
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.model_card.saving import FILE as CARD, add_section
@@ -114,8 +115,8 @@ class ConditionRows(PreparedRows):
     def __init__(self, dataset: Dataset, processor: PointCloudProcessor, condition: Condition, seed: int = 0):
         # Only the columns that the processor reads.
         needed = ("points", *(ATTRIBUTES[name] for name in processor.features[1:]), "label")
-        columns = [name for name in needed if name in dataset.column_names]
-        self.rows = ArrowRows(dataset.select_columns(columns))
+        given = columns_of(dataset)
+        self.rows = ArrowRows(choose_columns(dataset, [name for name in needed if name in given]))
         self.processor = processor
         self.condition = condition
         self.seed = seed

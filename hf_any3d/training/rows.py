@@ -18,7 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_any3d.data.epochs import SharedEpoch
 from hf_any3d.data.inputs import ATTRIBUTES, first_channel, to_cloud
-from hf_any3d.data.numpy_rows import numpy_rows
+from hf_any3d.data.numpy_rows import choose_columns, columns_of, numpy_rows
 from hf_any3d.data.torch_datasets import ArrowRows, read_table, refuse_without_points
 from hf_any3d.data.transforms import (
     Compose,
@@ -106,8 +106,8 @@ class ProcessedDataset(PreparedRows):
         seed: int | None = None,
         whole: bool = False,
     ):
-        columns = _columns(dataset.column_names, processor, self.label_columns)
-        self.dataset = numpy_rows(dataset.select_columns(columns))
+        columns = _columns(columns_of(dataset), processor, self.label_columns)
+        self.dataset = numpy_rows(choose_columns(dataset, columns))
         self.rows = ArrowRows(self.dataset)
         self.processor = processor
         self.transform = transform
@@ -139,7 +139,7 @@ def _refuse_without_label(row: dict[str, Any], features: Features, name: str) ->
         return
     label = row["label"]
     # `datasets` reads null as None or NaN; numbers that are no classes may be negative.
-    is_class = isinstance(features["label"], ClassLabel)
+    is_class = isinstance(features.get("label"), ClassLabel)
     if label is None or label != label or (is_class and label < 0):
         raise ValueError(f"{name} has no label ({label}); leave it out (`dataset.filter`)")
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from hf_any3d.data.blocks import bounds_of, draw_crop, split_into_blocks
-from hf_any3d.data.numpy_rows import near_origin
+from hf_any3d.data.numpy_rows import choose_columns, column_of, has_own_rows, near_origin
 from hf_any3d.data.transforms import Compose
 from hf_any3d.evaluation.segmentation import IGNORED, counted_labels
 from hf_any3d.processing.point_clouds import PointCloudProcessor
@@ -77,7 +77,9 @@ class CropRows(_PointLabelRows):
         super().__init__(dataset, processor, transform, seed)
         self.with_category = with_category
         self.min_points = min_points
-        sizes = [np.size(labels) for labels in self.dataset["labels"]]
+        # Rows with a transform of their own have no columns.
+        of_points = column_of(dataset, "labels") if has_own_rows(dataset) else self.dataset["labels"]
+        sizes = [np.size(labels) for labels in of_points]
         # A large scene has more crops than a small one, so that all points are seen about equally often.
         times = [max(1, round(size / processor.num_points)) for size in sizes]
         self.clouds = np.repeat(np.arange(len(sizes)), times)  # (rows,), cloud of each row
@@ -113,7 +115,7 @@ class BlockRows(_PointLabelRows):
         seed = cast(int, processor.seed)  # so that blocks stay the same
         self.index: list[np.ndarray] = []
         self.clouds: list[int] = []
-        rows: Any = self.dataset.select_columns(["points"])
+        rows: Any = choose_columns(self.dataset, ["points"])
         for cloud, stored in enumerate(rows):
             row, _ = near_origin(stored)
             for vote in range(votes):

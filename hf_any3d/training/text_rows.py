@@ -99,10 +99,11 @@ class ConversationRows(PreparedRows):
         self._columns = [name for name in clouds if name in names]
         if self._whole is None:
             self._clouds = ArrowRows(dataset.select_columns(self._columns))
-        self._turns = dataset.select_columns([_TURNS]).with_format(None)
+            self._turns = dataset.select_columns([_TURNS]).with_format(None)
+        self._size = len(dataset)
 
     def __len__(self) -> int:
-        return len(self._turns)
+        return self._size
 
     def prepare(self, numbers: list[int]) -> list[dict[str, Any]]:
         """Return the rows with these numbers, read together."""

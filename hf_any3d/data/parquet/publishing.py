@@ -14,7 +14,7 @@ from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, Hf
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from hf_any3d.data.file_conversion import add_preview
-from hf_any3d.data.numpy_rows import numpy_rows
+from hf_any3d.data.numpy_rows import numpy_rows, refuse_transform
 from hf_any3d.data.options import require_columns
 from hf_any3d.data.parquet.published_dataset import OPEN_LICENSES
 from hf_any3d.hub.names import refuse_push_if_offline
@@ -102,6 +102,7 @@ def push_point_dataset(
     if not isinstance(splits, DatasetDict):
         raise TypeError(f"splits={type(splits).__name__}; expected a DatasetDict or a Dataset")
     for split, rows in splits.items():
+        refuse_transform(rows, "push_point_dataset")
         require_columns(["points"], rows.column_names, f"split {split}: ")
         if not len(rows):
             raise ValueError(f"split {split} has no rows; expected some with points")
@@ -158,6 +159,7 @@ def write_point_dataset(splits: DatasetDict, folder: str | os.PathLike) -> None:
     """
     folder = Path(folder)
     for split, rows in splits.items():
+        refuse_transform(rows, "write_point_dataset")
         require_columns(["points"], rows.column_names, f"split {split}: ")
     statistics = {}
     for split, rows in splits.items():
