@@ -27,7 +27,7 @@ _UNREAD = {
     },  # chosen only where there is none
     "modeling/point_transformer_v3/modeling_point_transformer_v3.py": {"forward(inverse)"},
     # Called by libraries.
-    "hf_any3d/data/torch_datasets.py": {"__get__(owner)"},
+    "hf_any3d/data/epochs.py": {"__get__(owner)"},
     "hf_any3d/utils/import_watcher.py": {"find_spec(target)"},
     "hf_any3d/model_card/saving.py": {"write_trainer_card(model_name)"},
     "hf_any3d/training/detection.py": {"evaluation_loop(prediction_loss_only)", "evaluation_loop(ignore_keys)"},

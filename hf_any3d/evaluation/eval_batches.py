@@ -1,4 +1,4 @@
-"""What Trainer hands over after an evaluation, as arrays of all rows.
+"""Predictions and labels of all rows as arrays, however an evaluation hands them over.
 
 With `eval_do_concat_batches=False` it hands over lists of batches, and other programs hand over lists of rows.
 """
