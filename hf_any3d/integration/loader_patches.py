@@ -23,18 +23,19 @@ def _tell_rows(original: Callable, self: Any, epoch: int) -> None:
     rows = rows_with_epoch(self.dataset)
     before = [part.epoch for part in rows]
     original(self, epoch)
-    # The order of an evaluation, whose loader counts its own epochs, perhaps within one of the training.
     sampler = self.batch_sampler
     while hasattr(sampler, "batch_sampler"):  # of one that skips or divides batches
         sampler = sampler.batch_sampler
+    # An evaluation counts its own epochs, perhaps within one of the training; Trainer seeds no workers for it.
     is_in_order = isinstance(getattr(sampler, "sampler", None), SequentialSampler)
+    is_evaluation = is_in_order and getattr(self, "worker_init_fn", None) is None
     for part, last in zip(rows, before, strict=True):
-        if not is_in_order:
-            part.is_shuffled = True
-        elif getattr(part, "is_shuffled", False):
+        if not is_evaluation:
+            part.is_trained_on = True
+        elif getattr(part, "is_trained_on", False):
             part.epoch = last
             continue
         if hasattr(part, "set_epoch"):
             part.set_epoch(epoch)
-        elif not is_in_order:
+        elif not is_evaluation:
             part.epoch = epoch

@@ -61,7 +61,7 @@ TRAINED = {
 SETTINGS = {
     "plain": {},
     "workers": {"dataloader_num_workers": 2, "dataloader_persistent_workers": True},
-    "in order": {"train_sampling_strategy": "sequential"},
+    "in order": {"train_sampling_strategy": "sequential", "eval_strategy": "steps", "eval_steps": 1},
     "accumulated": {"gradient_accumulation_steps": 2},
     "evaluated on what it is trained on": {"eval_strategy": "steps", "eval_steps": 1},
 }
