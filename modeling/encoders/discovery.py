@@ -15,7 +15,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,7 +39,7 @@ from hf_any3d.modeling.encoders.positions import (
     tensor_at,
 )
 from hf_any3d.modeling.encoders.registry import EncoderFamily, UnsupportedEncoder
-from hf_any3d.modeling.encoders.skeleton import BATCH, WORDS, Call, OwnPass, Skeleton, Step, is_norm
+from hf_any3d.modeling.encoders.skeleton import BATCH, WORDS, Call, OwnPass, Skeleton, Step, is_norm, trial_configs
 
 # Of the size of what is compared
 _TOLERANCE = 1e-4
@@ -56,7 +56,9 @@ def discover(config: PreTrainedConfig) -> EncoderFamily:
         UnsupportedEncoder: Its layers cannot process point tokens; says why.
     """
     with _apart_from_training():
-        return _Discovery(config).family()
+        for trial, is_small in trial_configs(config):
+            with suppress(UnsupportedEncoder) if trial is not None else nullcontext():
+                return _Discovery(config, trial, is_small).family()
 
 
 def attends_to_later_words(config: PreTrainedConfig) -> bool:
@@ -93,9 +95,11 @@ def _feels_the_last(call: Call) -> bool:
 class _Discovery:
     """One discovery, step by step."""
 
-    def __init__(self, config: PreTrainedConfig):
+    def __init__(self, config: PreTrainedConfig, trial: PreTrainedConfig | None = None, is_small: bool = False):
         self.config = config
-        self.skeleton = Skeleton(config)
+        self.is_small = is_small
+        self.has_table = True
+        self.skeleton = Skeleton(config, trial)
 
     def _builder(self) -> Callable[[], _Discovery]:
         """Return what builds this discovery anew: families outlive it, and are not to hold the copy's weights."""
@@ -114,6 +118,8 @@ class _Discovery:
         _refuse_order(skeleton)
         skeleton.prepare()
         own = skeleton.run()
+        if self.is_small:
+            _refuse_sizes(own.calls)
         self._check_tokens(own)
         self.width = own.calls[0].tokens.shape[-1]
         self.total = own.calls[0].tokens.shape[1]
@@ -133,7 +139,7 @@ class _Discovery:
             layers=_joined(prefix, skeleton.layers_path),
             branch=branch,
             positions=positions,
-            kind=self._kind_of(positions, arguments),
+            kind=self._kind_of(arguments),
             reached="read off its own forward pass",
             final_norm=None if final_norm is None else _joined(prefix, final_norm),
             input_norm=None if self.input_norm is None else _joined(prefix, self.input_norm),
@@ -173,7 +179,8 @@ class _Discovery:
             raise UnsupportedEncoder("its layers get several streams of numbers for each token")
         if first.tokens.ndim != 3:
             raise UnsupportedEncoder("its layers get a grid of pixels, and tokens of a cloud form no grid")
-        if first.tokens.shape[0] != BATCH:
+        is_line = self.skeleton.modality == "text"
+        if first.tokens.shape[0] != BATCH or (is_line and first.tokens.shape[2] == WORDS):
             raise UnsupportedEncoder("its layers get the tokens on another axis than the second")
         for call in own.calls:
             output = hidden_of(call.output)
@@ -203,10 +210,12 @@ class _Discovery:
         except (AttributeError, TypeError):
             rows = columns = math.isqrt(self.total)
         if not 0 <= self.total - rows * columns <= 16:
-            rows = columns = math.isqrt(self.total)
-        if self.total - rows * columns > 16:
             raise UnsupportedEncoder(f"the {self.total} tokens of an image form no grid of patches")
         return (rows, columns)
+
+    def _own_grid(self) -> tuple[int, int]:
+        """Return the rows and columns of the encoder's own images, which may be larger than those of the trial."""
+        return image_grid(self.config) if self.is_small else self.grid
 
     def _find_input_norm(self, own: OwnPass) -> str | None:
         """Return the path of the norm whose output is the first layer's input."""
@@ -238,13 +247,14 @@ class _Discovery:
         special = self.total - places
         patches = table[special:]
         is_line = len(self.grid) == 1
-        rows, columns = (1, None) if is_line else self.grid
+        rows, columns = (1, None) if is_line else self._own_grid()
         class_token = None
         if special:
             class_token = self._find_class_token(table, special)
         if (patches - patches[:1]).abs().max() <= _TOLERANCE * patches.abs().max().clamp_min(1):
             # A vector that all tokens have alike is no position.
             kind = "line" if is_line else "plane"
+            self.has_table = False
             return (lambda encoder: PositionTable(kind, None, rows, columns)), class_token
         self._check_words()
         source = self._find_rows(patches)
@@ -255,7 +265,7 @@ class _Discovery:
         path = _joined(prefix, path)
         shared = [(times, _joined(prefix, other), row) for times, other, row in shared]
         # Some tables hold rows behind those of the longest text.
-        count = self._longest() if is_line else places
+        count = self._longest() if is_line else rows * columns
 
         def positions(encoder: PreTrainedModel) -> PositionTable:
             weight = tensor_at(encoder, path)
@@ -343,6 +353,8 @@ class _Discovery:
 
     def _computed_positions(self, table: torch.Tensor) -> Callable[[PreTrainedModel], PositionTable]:
         """Return positions that a formula gives, whatever the weights are."""
+        if self.is_small:
+            raise UnsupportedEncoder("its positions are no rows of a table, and depend on the size of its input")
         special = self.total - math.prod(self.grid)
         self.skeleton.randomize(2)
         other = self._entering(erased=True)[special:]
@@ -405,7 +417,7 @@ class _Discovery:
 
     def _longest(self) -> int | None:
         """Return the length of the longest text that the config allows, or None if it sets no limit."""
-        config = self.skeleton.config
+        config = self.config if self.is_small else self.skeleton.config
         return getattr(config, "max_position_embeddings", None) or getattr(config, "max_source_positions", None)
 
     def _longest_line(self) -> torch.Tensor:
@@ -600,10 +612,10 @@ class _Discovery:
         tokens = values.pop(theirs.main)
         return hidden_of(theirs.layer(tokens, **values))
 
-    def _kind_of(self, positions: Callable, arguments: LayerArguments) -> str:
+    def _kind_of(self, arguments: LayerArguments) -> str:
         shape = "line" if len(self.grid) == 1 else "grid"
         kinds = []
-        if positions(self.skeleton.model).weight is not None:
+        if self.has_table:
             kinds.append("table")
         if any(isinstance(value, FittedRotation) for value in _leaves(arguments.layers)):
             kinds.append("rotary")
@@ -624,6 +636,15 @@ def _leaves(value: Any) -> list[Any]:
     if isinstance(value, list):
         return [leaf for one in value for leaf in _leaves(one)]
     return [value]
+
+
+def _refuse_sizes(calls: list[Call]) -> None:
+    """Refuse what may depend on the size of the input among the arguments of layers: rotations and numbers."""
+    for call in calls:
+        others = {name: v for name, v in call.arguments.items() if name != call.main and "mask" not in name.lower()}
+        for value in _leaves(others):
+            if isinstance(value, (int, float, tuple, torch.Tensor)) and not isinstance(value, bool):
+                raise UnsupportedEncoder("what its layers get depends on the size of its input")
 
 
 def _has_flat_rotation(layers: list[dict[str, Any]]) -> bool:
@@ -648,9 +669,6 @@ def _unused_parts(model: nn.Module, prefix: str) -> tuple[str, ...]:
 
 def _refuse_order(skeleton: Skeleton) -> None:
     """Refuse layers with modules whose result depends on the order of the tokens."""
-    # Of few words, such encoders attend to all.
-    if getattr(skeleton.config, "attention_type", None) == "block_sparse":
-        raise UnsupportedEncoder("its attention is sparse along the order of the tokens, and a cloud has none")
     for layer in skeleton.layers:
         for module in layer.modules():
             kind = type(module).__name__

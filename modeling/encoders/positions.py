@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -68,8 +68,10 @@ def bidirectional_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
         yield {"attention_mask": call.mask, "is_causal": False}
 
 
-def hidden_of(output: torch.Tensor | tuple | list) -> torch.Tensor:
+def hidden_of(output: torch.Tensor | tuple | list | Mapping) -> torch.Tensor:
     """Return the hidden states of a layer's output; some layers return attention weights too."""
+    if isinstance(output, Mapping):
+        return next(iter(output.values()))
     return output[0] if isinstance(output, (tuple, list)) else output
 
 
@@ -216,11 +218,22 @@ def plane(weight: torch.Tensor, special_tokens: int, rows: int) -> PositionTable
     return PositionTable("plane", patches, rows, patches.shape[0] // rows)
 
 
+def pair_of(size: Any) -> tuple[int, int]:
+    """Return the height and width of a size that a config gives as one number, two, or by name."""
+    if isinstance(size, dict):
+        return size["height"], size["width"]
+    return (size[0], size[1]) if isinstance(size, (list, tuple)) else (size, size)
+
+
+def patch_of(config: PreTrainedConfig) -> tuple[int, int]:
+    """Return the height and width of a patch, also of encoders of videos."""
+    tubelet = getattr(config, "tubelet_size", None)
+    return pair_of(tubelet[1:] if isinstance(tubelet, (list, tuple)) else config.patch_size)
+
+
 def image_grid(config: PreTrainedConfig) -> tuple[int, int]:
     """Return the rows and columns of an image's patches."""
-    image, patch = (
-        size if isinstance(size, (list, tuple)) else (size, size) for size in (config.image_size, config.patch_size)
-    )
+    image, patch = pair_of(config.image_size), patch_of(config)
     return image[0] // patch[0], image[1] // patch[1]
 
 

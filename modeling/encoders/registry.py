@@ -179,6 +179,9 @@ def find_family(config: PreTrainedConfig) -> EncoderFamily:
 
 def _discovered(config: PreTrainedConfig) -> EncoderFamily | str:
     """Return the family that the rule finds for a config, or the reason why there is none; kept by its settings."""
+    if getattr(config, "attention_type", None) == "block_sparse":
+        # Blocks follow the order of words, which a cloud has not; the same weights attend to all as for short texts.
+        config.attention_type = "original_full"
     # What an encoder is named, and what its heads and weights are, does not matter.
     settings = {name: value for name, value in config.to_dict().items() if name not in _WITHOUT_EFFECT}
     key = f"{type(config).__name__} {sorted(settings.items(), key=str)}"

@@ -10,8 +10,8 @@ import copy
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from hf_any3d.modeling.encoders.model_classes import build_from_config
-from hf_any3d.modeling.encoders.positions import hidden_of
+from hf_any3d.modeling.encoders.positions import hidden_of, image_grid, pair_of, patch_of
 from hf_any3d.modeling.encoders.registry import UnsupportedEncoder
 
 # Two clouds, so that the axis of the batch can be told from others of length 1.
@@ -30,6 +30,8 @@ BATCH = 2
 # A few words; a prime number, so that no other axis has this length by chance.
 WORDS = 13
 _ROOM = 32
+# In a row of a small image
+_FEW_PATCHES = 5
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Above this number of parameters in a layer, its feed-forward part is built narrower; of experts there are many.
 _LARGE_LAYER = 30_000_000
@@ -94,6 +96,7 @@ class Skeleton:
 
     Args:
         config: Config of the encoder, or of an encoder-decoder, of which the encoder is taken.
+        trial: One of `trial_configs`, whose model runs the layers; None for the encoder's own.
 
     `prepare` gives it weights; then it can run.
 
@@ -101,12 +104,19 @@ class Skeleton:
         UnsupportedEncoder: It has no list of layers.
     """
 
-    def __init__(self, config: PreTrainedConfig):
+    def __init__(self, config: PreTrainedConfig, trial: PreTrainedConfig | None = None):
         config = copy.deepcopy(config)
         _make_room(config)
         self._build(config)
-        if max(_size(layer) for layer in self.layers) > _LARGE_LAYER and _narrow_feed_forward(config):
-            self._build(config)
+        narrow = copy.deepcopy(config)
+        if max(_size(layer) for layer in self.layers) > _LARGE_LAYER and _narrow_feed_forward(narrow):
+            with suppress(UnsupportedEncoder):  # where other settings depend on the width
+                self._build(narrow)
+        if trial is not None:
+            layers = self.layers
+            self._build(trial)
+            for number, layer in enumerate(layers):
+                self.layers[number] = layer
         self.config = getattr(self.part, "config", config)
         self.modality = modality_of(self.part)
 
@@ -123,7 +133,8 @@ class Skeleton:
             self.words._parameters["weight"] = nn.Parameter(zeros, requires_grad=False)
         inside = {id(module) for layer in self.layers for module in layer.modules()}
         self.outside = {name: m for name, m in self.part.named_modules() if name and id(m) not in inside}
-        self.kinds = _first_of_each_kind(self.layers)
+        self.firsts = _first_of_each_kind(self.layers)
+        self.kinds = sorted(set(self.firsts))
         generator = torch.Generator().manual_seed(0)
         for number in self.kinds:
             for module in self.layers[number].modules():
@@ -142,8 +153,8 @@ class Skeleton:
             package = re.search(r"requires the (\S+) library", str(error))
             missing = package[1] if package else error.name
             raise UnsupportedEncoder(f"it needs the package {missing}, which is not installed") from error
-        except Exception as error:  # of settings that do not fit
-            raise UnsupportedEncoder("the settings of its config do not fit together, and build no model") from error
+        except Exception as error:  # whatever a model raises of its settings
+            raise UnsupportedEncoder(f"transformers builds no model of its config ({words_of(error)})") from error
         self.prefix, self.part = encoder_half(self.model)
         self.layers_path, self.layers = _largest_stack(self.part)
 
@@ -179,59 +190,71 @@ class Skeleton:
             erase_input: Whether patches or frames are zeros behind the convolution that embeds them.
             alike: Whether all words of a text have one vector.
         """
-        errors = []
+        failures: list[tuple[int, Exception, dict[str, Any]]] = []
         for values in own_inputs(self.part, self.modality, length):
+            seen = OwnPass([], [], [])
             try:
-                return self._run(values, seed, stubbed, erase_input, alike)
+                self._run(values, seen, seed, stubbed, erase_input, alike)
             except UnsupportedEncoder:
                 raise
             except Exception as error:
-                errors.append(error)
-        kind = _INPUT_WORDS[self.modality]
-        for error in errors:
-            missing = re.findall(r"'(\w+)'", str(error).partition("missing")[2])
-            if isinstance(error, TypeError) and missing:
-                raise UnsupportedEncoder(f"its forward pass needs {', '.join(missing)} beside {kind}") from error
-        raise UnsupportedEncoder(f"its own forward pass fails on {kind} alone") from errors[0]
+                # What an encoder does behind its layers, such as merging patches, does not concern tokens.
+                if len(seen.calls) < len(self.layers) or seen.calls[-1].output is None:
+                    failures.append((len(seen.before) + len(seen.calls), error, values))
+                    continue
+            return seen
+        # The form with which it comes furthest is its own.
+        _, error, values = max(failures, key=lambda failure: failure[0])
+        given = f"{length} words" if self.modality == "text" else _INPUT_WORDS[self.modality]
+        own_error = self._error_by_itself(values)
+        missing = re.findall(r"'(\w+)'", str(own_error).partition("missing")[2])
+        if isinstance(own_error, TypeError) and missing:
+            raise UnsupportedEncoder(f"its forward pass needs {', '.join(missing)} beside {given}") from error
+        if own_error is not None:
+            raise UnsupportedEncoder(f"its own forward pass fails on {given} alone ({words_of(own_error)})") from error
+        step = "the input is zeros" if erase_input else "layers hand on their tokens" if stubbed else "it is watched"
+        raise UnsupportedEncoder(
+            f"its own forward pass runs on {given}, but fails in the trial where {step} ({words_of(error)})"
+        ) from error
 
-    def _run(self, values: dict[str, Any], seed: int | None, stubbed: bool, erase_input: bool, alike: bool) -> OwnPass:
+    def _error_by_itself(self, values: dict[str, Any]) -> Exception | None:
+        """Return what the encoder's own forward pass raises when nothing of it is watched or replaced."""
+        for layer, first in zip(self.layers, self.firsts, strict=True):
+            # Layers of a kind share weights here, which takes no memory.
+            for module, other in zip(layer.modules(), self.layers[first].modules(), strict=True):
+                module._parameters.update(other._parameters)
+        try:
+            self.part(**values)
+        except Exception as error:  # whatever a model raises
+            return error
+        return None
+
+    def _run(
+        self,
+        values: dict[str, Any],
+        seen: OwnPass,
+        seed: int | None,
+        stubbed: bool,
+        erase_input: bool,
+        alike: bool,
+    ) -> None:
         names = {id(module): name for name, module in self.outside.items()}
-        seen = OwnPass([], [], [])
         hooks = []
-
-        def enter(layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            arguments = bind_arguments(layer, args, kwargs)
-            main = next((name for name, value in arguments.items() if isinstance(value, torch.Tensor)), "")
-            seen.calls.append(Call(layer, arguments, main, None))
-
-        def leave(layer: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-            call = next(call for call in reversed(seen.calls) if call.layer is layer)
-            call.output = output
 
         def note(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
             source = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)), None)
             (seen.after if seen.calls else seen.before).append(Step(names[id(module)], source, hidden_of(output)))
 
-        for layer in self.layers:
-            hooks.append(layer.register_forward_pre_hook(enter, with_kwargs=True))
-            hooks.append(layer.register_forward_hook(leave, with_kwargs=True))
         for module in self.outside.values():
             hooks.append(module.register_forward_hook(note, with_kwargs=True))
         if erase_input and self.words is None:
-            hooks += [m.register_forward_hook(lambda m, a, output: output * 0) for m in self._embedders()]
+            hooks += [module.register_forward_hook(_erase) for module in self._embedders()]
         try:
-            with (
-                self._given_words(seed, alike),
-                self._stubs(range(len(self.layers)) if stubbed else self._without_weights()),
-            ):
+            with self._given_words(seed, alike), self._watched_layers(seen.calls, stubbed):
                 self.part(**values)
         finally:
             for hook in hooks:
                 hook.remove()
-        return seen
-
-    def _without_weights(self) -> list[int]:
-        return [number for number in range(len(self.layers)) if number not in self.kinds]
 
     def _embedders(self) -> list[nn.Module]:
         """Return what turns pixels or sound into tokens: convolutions, else the first linear layer."""
@@ -263,27 +286,35 @@ class Skeleton:
             hook.remove()
 
     @contextmanager
-    def _stubs(self, numbers: Any) -> Iterator[None]:
-        """Let layers hand on their input, in the form of the first layer's output."""
-        replaced: dict[nn.Module, Callable] = {}
-        form: list[Any] = []
+    def _watched_layers(self, calls: list[Call], stubbed: bool) -> Iterator[None]:
+        """Note the calls of the layers; those without weights, or all, hand on their input.
 
-        def remember(layer: nn.Module, args: tuple, output: Any) -> None:
-            form.append(output)
+        They do so in the form of the first layer's output. Not by hooks, as some encoders call `layer.forward`.
+        """
 
-        hook = self.layers[0].register_forward_hook(remember)
-        for number in numbers:
-            replaced[self.layers[number]] = lambda *args, layer=self.layers[number], **kwargs: _hand_on(
-                next(v for v in bind_arguments(layer, args, kwargs).values() if isinstance(v, torch.Tensor)),
-                form[0] if form else self._output_form,
-            )
+        def watched(number: int, forward: Callable) -> Callable:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                layer = self.layers[number]
+                arguments = bind_arguments(layer, args, kwargs)
+                main = next((name for name, value in arguments.items() if isinstance(value, torch.Tensor)), "")
+                calls.append(call := Call(layer, arguments, main, None))
+                if stubbed or self.firsts[number] != number:
+                    call.output = _hand_on(call.tokens, self._output_form)
+                else:
+                    call.output = forward(*args, **kwargs)
+                    if number == 0:
+                        self._output_form = call.output
+                return call.output
+
+            return run
+
         try:
-            with _replaced_forward(replaced):
-                yield
+            for number, layer in enumerate(self.layers):
+                layer.__dict__["forward"] = watched(number, layer.forward)
+            yield
         finally:
-            hook.remove()
-        if 0 not in numbers and form:
-            self._output_form = form[0]
+            for layer in self.layers:
+                layer.__dict__.pop("forward", None)
 
     _output_form: Any = None
 
@@ -308,21 +339,23 @@ def _word_embedding(part: PreTrainedModel) -> nn.Module:
     return words
 
 
+def words_of(error: BaseException) -> str:
+    """Return what an error of an encoder says, for the reason of a refusal."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:200]
+
+
+def _erase(module: nn.Module, args: tuple, output: Any) -> Any:
+    # Some convolutions return a mask beside what they embed.
+    return (output[0] * 0, *output[1:]) if isinstance(output, tuple) else output * 0
+
+
 def _hand_on(tokens: torch.Tensor, form: Any) -> Any:
+    if isinstance(form, Mapping):
+        return {name: tokens if number == 0 else None for number, name in enumerate(form)}
     if isinstance(form, (tuple, list)):
         return type(form)([tokens, *[None] * (len(form) - 1)])
     return tokens
-
-
-@contextmanager
-def _replaced_forward(replaced: dict[nn.Module, Callable]) -> Iterator[None]:
-    for module, forward in replaced.items():
-        module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        for module in replaced:
-            del module.__dict__["forward"]
 
 
 def _build_without_weights(config: PreTrainedConfig) -> PreTrainedModel:
@@ -398,6 +431,8 @@ def _make_room(config: PreTrainedConfig) -> None:
         value = getattr(config, name, None)
         if isinstance(value, int) and 0 < value < _ROOM:
             setattr(config, name, _ROOM)
+    if getattr(config, "mask_ratio", None):
+        config.mask_ratio = 0.0  # of patches that are hidden in pretraining
 
 
 def _narrow_feed_forward(config: PreTrainedConfig) -> bool:
@@ -416,8 +451,9 @@ def _narrow_feed_forward(config: PreTrainedConfig) -> bool:
 
 
 def _first_of_each_kind(layers: Any) -> list[int]:
-    """Return the numbers of the first layers of each kind: modules and settings in them, without their number."""
+    """Return for each layer the first one of its kind: modules and settings in them, without their number."""
     first: dict[Any, int] = {}
+    firsts = []
     for number, layer in enumerate(layers):
         parts = []
         for name, module in layer.named_modules():
@@ -428,8 +464,8 @@ def _first_of_each_kind(layers: Any) -> list[int]:
                     settings.append((key, value))
             shapes = tuple((key, tuple(weight.shape)) for key, weight in module.named_parameters(recurse=False))
             parts.append((name, type(module), tuple(settings), shapes))
-        first.setdefault(tuple(parts), number)
-    return list(first.values())
+        firsts.append(first.setdefault(tuple(parts), number))
+    return firsts
 
 
 def _draw_weights(module: nn.Module, generator: torch.Generator) -> None:
@@ -463,6 +499,32 @@ def own_inputs(part: PreTrainedModel, modality: str, length: int) -> list[dict[s
     return [common | form for form in forms]
 
 
+def trial_configs(config: PreTrainedConfig) -> Iterator[tuple[PreTrainedConfig | None, bool]]:
+    """Yield configs to try, and whether their input is smaller than the encoder's own; None for its own config.
+
+    A small image or a short recording tells as much about layers that do not get its size, one frame as a video.
+    """
+    frame = copy.deepcopy(config)
+    tubelet = getattr(config, "tubelet_size", None)
+    frames = tubelet[0] if isinstance(tubelet, (list, tuple)) else tubelet or 1
+    is_video = hasattr(config, "image_size") and (getattr(config, "num_frames", None) or 0) > frames
+    if is_video:
+        frame.num_frames = frames
+    small = copy.deepcopy(frame)
+    try:
+        height, width = (_FEW_PATCHES * one for one in patch_of(config))
+        if max(image_grid(config)) > 2 * _FEW_PATCHES:
+            small.image_size = height if isinstance(config.image_size, int) else [height, width]
+            yield small, True
+    except (AttributeError, TypeError):  # no images, or of a size that the config does not say
+        if (getattr(config, "max_source_positions", None) or 0) > _ROOM:
+            small.max_source_positions = _ROOM
+            yield small, True
+    if is_video:
+        yield frame, False
+    yield None, False
+
+
 def _plain_word(config: PreTrainedConfig) -> int:
     """Return the number of a word that is none of the special ones."""
     special: set[int] = set()
@@ -472,12 +534,6 @@ def _plain_word(config: PreTrainedConfig) -> int:
     return next(number for number in range(3, 10_000) if number not in special)
 
 
-def _pair(size: Any) -> tuple[int, int]:
-    if isinstance(size, dict):
-        return size["height"], size["width"]
-    return (size[0], size[1]) if isinstance(size, (tuple, list)) else (size, size)
-
-
 def _image_size(part: PreTrainedModel, patch: tuple[int, int]) -> tuple[int, int]:
     """Return the height and width of an encoder's images, a few patches if it takes any."""
     size = getattr(part.config, "image_size", None)
@@ -485,14 +541,17 @@ def _image_size(part: PreTrainedModel, patch: tuple[int, int]) -> tuple[int, int
         if size is None:
             # Of models that transformers wraps, a module says it.
             size = getattr(module, "img_size", None)
-    return _pair(size or (4 * patch[0], 4 * patch[1]))
+    return pair_of(size or (4 * patch[0], 4 * patch[1]))
 
 
 def _image_forms(part: PreTrainedModel, takes: Any) -> list[dict[str, Any]]:
     config = part.config
     name = next((name for name in ("pixel_values", "pixel_values_videos") if name in takes), "pixel_values")
     channels = getattr(config, "num_channels", None) or getattr(config, "in_channels", None) or 3
-    patch = _pair(getattr(config, "patch_size", None) or 16)
+    try:
+        patch = patch_of(config)
+    except AttributeError:
+        patch = (16, 16)
     generator = torch.Generator().manual_seed(0)
     if "spatial_shapes" in takes:
         side = math.isqrt(getattr(config, "num_patches", 16))
@@ -501,8 +560,9 @@ def _image_forms(part: PreTrainedModel, takes: Any) -> list[dict[str, Any]]:
         return [{name: pixels, "pixel_attention_mask": seen, "spatial_shapes": torch.tensor([[side, side]] * BATCH)}]
     size = _image_size(part, patch)
     image = torch.randn(BATCH, channels, *size, generator=generator)
-    # One frame, for encoders of videos.
-    forms = [{name: image}, {name: image.unsqueeze(1)}]
+    # For encoders of videos, as few frames as they take.
+    frames = getattr(config, "num_frames", None) or 1
+    forms = [{name: image}, {name: image.unsqueeze(1).expand(-1, frames, -1, -1, -1)}]
     if "noise" in takes:  # ViT-MAE leaves its patches in order only then
         count = (size[0] // patch[0]) * (size[1] // patch[1])
         forms = [form | {"noise": torch.arange(float(count)).expand(BATCH, -1)} for form in forms]
