@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+
 from docs.tools.published_tables import published_tables_page
 from hf_any3d.data.catalog import dataset_module
 from hf_any3d.data.files.labels import copy_endings
 from hf_any3d.data.parquet import License, PublishedDataset
 from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK
 from hf_any3d.integration.registration import ENCODERS, MODELS, PIPELINES, PROCESSORS
-from hf_any3d.modeling.encoders import composite_checkpoints, encoder_families, refused_encoders
+from hf_any3d.modeling.encoders import UnsupportedEncoder, composite_checkpoints, encoder_families, select_tower
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.registry import DATASETS, FORMATS, TASKS
 from hf_any3d.tasks.settings import settings_of
@@ -102,6 +104,14 @@ def _any_encoders() -> list[str]:
     return lines[:-1]
 
 
+def _is_usable(model_type: str, tower: str) -> bool:
+    try:
+        select_tower(AutoConfig.for_model(model_type), tower)
+    except UnsupportedEncoder:
+        return False
+    return True
+
+
 def encoders_page() -> str:
     """Return the page of encoders: families, checkpoints with several encoders, and unsupported encoders."""
     lines = [
@@ -124,19 +134,10 @@ def encoders_page() -> str:
     )
     lines += ["", f"{len(families)} model types.", "", "## Checkpoints with several encoders", ""]
     for model_type, towers in sorted(composite_checkpoints().items()):
-        usable = [tower for tower in towers if f"{model_type}_{tower}_model" not in refused_encoders()]
+        usable = [tower for tower in towers if _is_usable(model_type, tower)]
         lines.append(f"- `{model_type}`: " + ", ".join(f'`tower="{tower}"`' for tower in usable))
     lines += ["- Any other: the encoders whose configs it holds, `text_config`, `vision_config`, `audio_config` …"]
-    lines += ["", _POSITIONS, "## Declared as not supported", "", "`UnsupportedEncoder` has the reason:", ""]
-    reasons: dict[str, list[str]] = {}
-    for model_type, reason in refused_encoders().items():
-        reasons.setdefault(reason, []).append(f"`{model_type}`")
-    lines += [f"- {', '.join(model_types)}: {reason}." for reason, model_types in reasons.items()]
-    lines += [
-        "- `electra`, `deberta`, `deberta-v2` with embeddings narrower than their layers, `deberta-v2` with a "
-        "convolution parallel to its first layer, `dpt` with a convolutional backbone.",
-        "",
-    ]
+    lines += ["", _POSITIONS.rstrip(), ""]
     return "\n".join(lines)
 
 

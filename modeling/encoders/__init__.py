@@ -28,7 +28,6 @@ from hf_any3d.modeling.encoders.registry import (
     composite_checkpoints,
     encoder_families,
     find_family,
-    refused_encoders,
     register_family,
     register_rule,
 )
@@ -63,7 +62,6 @@ __all__ = [
     "load_encoder",
     "open_pretrained_part",
     "refuse_adapter",
-    "refused_encoders",
     "register_family",
     "register_rule",
     "restore_part",

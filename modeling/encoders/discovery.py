@@ -39,7 +39,17 @@ from hf_any3d.modeling.encoders.positions import (
     tensor_at,
 )
 from hf_any3d.modeling.encoders.registry import EncoderFamily, UnsupportedEncoder
-from hf_any3d.modeling.encoders.skeleton import BATCH, WORDS, Call, OwnPass, Skeleton, Step, is_norm, trial_configs
+from hf_any3d.modeling.encoders.skeleton import (
+    BATCH,
+    WORDS,
+    Call,
+    OwnPass,
+    Skeleton,
+    Step,
+    is_norm,
+    trial_configs,
+    words_of,
+)
 
 # Of the size of what is compared
 _TOLERANCE = 1e-4
@@ -180,6 +190,9 @@ class _Discovery:
         if first.tokens.ndim != 3:
             raise UnsupportedEncoder("its layers get a grid of pixels, and tokens of a cloud form no grid")
         is_line = self.skeleton.modality == "text"
+        rows = first.tokens.shape[0] // BATCH
+        if rows > 1 and first.tokens.shape[0] == rows * BATCH and not is_line:
+            raise UnsupportedEncoder(f"its layers get {rows} rows of tokens for each input, and a cloud has one")
         if first.tokens.shape[0] != BATCH or (is_line and first.tokens.shape[2] == WORDS):
             raise UnsupportedEncoder("its layers get the tokens on another axis than the second")
         for call in own.calls:
@@ -210,7 +223,7 @@ class _Discovery:
         except (AttributeError, TypeError):
             rows = columns = math.isqrt(self.total)
         if not 0 <= self.total - rows * columns <= 16:
-            raise UnsupportedEncoder(f"the {self.total} tokens of an image form no grid of patches")
+            raise UnsupportedEncoder(f"the {self.total} tokens of its input form no grid of patches")
         return (rows, columns)
 
     def _own_grid(self) -> tuple[int, int]:
@@ -516,8 +529,8 @@ class _Discovery:
                 problem = self._compare(own, arguments)
             except UnsupportedEncoder:
                 raise
-            except Exception:  # whatever a layer of an unknown encoder raises
-                problems.append("its layers refuse the arguments made for points")
+            except Exception as error:  # whatever a layer of an unknown encoder raises
+                problems.append(f"its layers fail on point tokens in the trial ({words_of(error)})")
                 continue
             if problem is None:
                 return

@@ -103,10 +103,9 @@ class EncoderFamily:
         return (_registered, (self.model_types[0],)) if self.config is None else (find_family, (self.config,))
 
 
-# By `model_type`: families, sub-configs of the towers of composite checkpoints, and reasons of refusals.
+# By `model_type`: families, and sub-configs of the towers of composite checkpoints.
 _FAMILIES: dict[str, EncoderFamily] = {}
 _COMPOSITES: dict[str, dict[str, str]] = {}
-_REFUSED: dict[str, str] = {}
 # By the settings of a config: families that were discovered, or reasons of refusals.
 _DISCOVERED: dict[str, EncoderFamily | str] = {}
 _RULES: list[Callable[[PreTrainedConfig], EncoderFamily]] = []
@@ -134,16 +133,6 @@ def register_composite(model_type: str, towers: dict[str, str]) -> None:
     _COMPOSITES[model_type] = dict(towers)
 
 
-def refuse_encoders(model_types: tuple[str, ...], reason: str) -> None:
-    """Register the reason, for the error message, why encoders of these `model_type` values are not supported."""
-    _REFUSED.update(dict.fromkeys(model_types, reason))
-
-
-def refused_encoders() -> dict[str, str]:
-    """Return known `model_type` values that are not supported, with the reason."""
-    return dict(_REFUSED)
-
-
 def composite_checkpoints() -> dict[str, tuple[str, ...]]:
     """Return the towers of checkpoints with several encoders, by `model_type`."""
     return {model_type: tuple(towers) for model_type, towers in _COMPOSITES.items()}
@@ -163,7 +152,7 @@ def find_family(config: PreTrainedConfig) -> EncoderFamily:
     """Return the family of an encoder config; raises `UnsupportedEncoder` if none supports it."""
     family = _FAMILIES.get(config.model_type)
     if family is None:
-        found = _REFUSED.get(config.model_type) or _discovered(config)
+        found = _discovered(config)
         if isinstance(found, str):
             raise UnsupportedEncoder(
                 f"encoder of model_type '{config.model_type}' is not supported: {found}; {examples_like(config)}"

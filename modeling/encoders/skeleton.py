@@ -126,6 +126,8 @@ class Skeleton:
         Raises:
             UnsupportedEncoder: It reads neither words, nor images, nor sound.
         """
+        if {"input_ids", "pixel_values"} <= set(inspect.signature(self.part.forward).parameters):
+            raise UnsupportedEncoder("it reads words and images by one encoder, which is not one of words alone")
         self.words = _word_embedding(self.part) if self.modality == "text" else None
         if self.words is not None:
             # All words alike cost no memory; `run` gives their vectors.
@@ -354,7 +356,8 @@ def _hand_on(tokens: torch.Tensor, form: Any) -> Any:
     if isinstance(form, Mapping):
         return {name: tokens if number == 0 else None for number, name in enumerate(form)}
     if isinstance(form, (tuple, list)):
-        return type(form)([tokens, *[None] * (len(form) - 1)])
+        parts = [tokens, *[None] * (len(form) - 1)]
+        return type(form)(*parts) if hasattr(form, "_fields") else type(form)(parts)
     return tokens
 
 
@@ -363,6 +366,8 @@ def _build_without_weights(config: PreTrainedConfig) -> PreTrainedModel:
     # computed as always: rotary frequencies and sinusoids are not drawn.
     config = copy.deepcopy(config)
     config._attn_implementation = "eager"
+    # Where there are several models without a head, the auto class looks for one in this list.
+    config.architectures = []
 
     def forget(module: nn.Module, name: str, weight: nn.Parameter | None) -> nn.Parameter | None:
         if weight is None or weight.is_meta:
@@ -418,7 +423,10 @@ def _largest_stack(part: PreTrainedModel) -> tuple[str, Any]:
             stacks.append((name, module))
     if not stacks:
         raise UnsupportedEncoder("it has no list of layers with attention between tokens")
-    return max(stacks, key=lambda stack: _size(stack[1]))
+    path, layers = max(stacks, key=lambda stack: _size(stack[1]))
+    if isinstance(layers[0], nn.ModuleList):
+        raise UnsupportedEncoder("its layers come in several lists, one for each stage")
+    return path, layers
 
 
 def _size(module: nn.Module) -> int:
@@ -578,13 +586,15 @@ def _sound_forms(config: PreTrainedConfig, takes: Any) -> list[dict[str, Any]]:
     frames = 2 * (getattr(config, "max_source_positions", None) or 64)
     generator = torch.Generator().manual_seed(0)
     sound = torch.randn(BATCH, bins, frames, generator=generator)
-    if "input_features" in takes:
-        forms = [{"input_features": sound}, {"input_features": sound.transpose(1, 2)}]
+    name = "input_features" if "input_features" in takes else "input_values"
+    long = getattr(config, "max_length", None) or getattr(config, "num_frames", None) or frames
+    spectra = [sound, sound.transpose(1, 2), torch.randn(BATCH, long, bins, generator=generator)]
+    # Sound itself, its spectrum, or that as an image
+    if name == "input_values":
+        spectra = [torch.randn(BATCH, 4000, generator=generator), spectra[2], spectra[2].transpose(1, 2).unsqueeze(1)]
     else:
-        forms = [{"input_values": torch.randn(BATCH, 4000, generator=generator)}]
-        long = getattr(config, "max_length", None) or getattr(config, "num_frames", None) or frames
-        spectrum = torch.randn(BATCH, long, bins, generator=generator)
-        forms += [{"input_values": spectrum}, {"input_values": spectrum.transpose(1, 2).unsqueeze(1)}]
+        spectra += [spectra[2].unsqueeze(1)]
+    forms = [{name: spectrum} for spectrum in spectra]
     # Some need a mask, though nothing is hidden.
     for mask in ("input_features_mask", "attention_mask"):
         if mask in takes:

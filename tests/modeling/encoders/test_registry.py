@@ -13,7 +13,6 @@ from hf_any3d.modeling.encoders import (
     encoder_settings,
     find_family,
     hidden_of,
-    refused_encoders,
 )
 from tests.errors import raises
 from tests.tiny_encoders import ENCODER_TYPES, HIDDEN, LAYERS, random_encoder, saved_encoder, tiny_config, tiny_model
@@ -84,14 +83,6 @@ def test_a_family_pickles_by_name():
 def test_a_refusal_names_three_encoders_of_the_same_modality(model_type, examples):
     with raises(UnsupportedEncoder, naming=examples):
         find_family(AutoConfig.for_model(model_type))
-
-
-@pytest.mark.parametrize("model_type", list(refused_encoders()))
-def test_unsupported_encoders_are_refused_with_the_reason(model_type):
-    assert model_type not in ALL
-    with pytest.raises(UnsupportedEncoder) as error:
-        find_family(AutoConfig.for_model(model_type))
-    assert refused_encoders()[model_type] in str(error.value)
 
 
 @pytest.mark.parametrize(
