@@ -198,7 +198,6 @@ class Addend:
 
 
 LEARNED_PLANE = {"kind": "learned, on a grid"}
-SINUSOID_LINE = {"kind": "sinusoids, on a line"}
 
 
 def line(weight: torch.Tensor) -> PositionTable:

@@ -114,6 +114,7 @@ class Skeleton:
                 self._build(narrow)
         if trial is not None:
             layers = self.layers
+            _make_room(trial)
             self._build(trial)
             for number, layer in enumerate(layers):
                 self.layers[number] = layer
@@ -214,7 +215,9 @@ class Skeleton:
             raise UnsupportedEncoder(f"its forward pass needs {', '.join(missing)} beside {given}") from error
         if own_error is not None:
             raise UnsupportedEncoder(f"its own forward pass fails on {given} alone ({words_of(own_error)})") from error
-        step = "the input is zeros" if erase_input else "layers hand on their tokens" if stubbed else "it is watched"
+        step = "layers hand on their tokens" if stubbed else "it is watched"
+        if erase_input or seed is None:
+            step = "its input is zeros"
         raise UnsupportedEncoder(
             f"its own forward pass runs on {given}, but fails in the trial where {step} ({words_of(error)})"
         ) from error
@@ -226,19 +229,14 @@ class Skeleton:
             for module, other in zip(layer.modules(), self.layers[first].modules(), strict=True):
                 module._parameters.update(other._parameters)
         try:
-            self.part(**values)
+            with self._given_words(0, False):
+                self.part(**values)
         except Exception as error:  # whatever a model raises
             return error
         return None
 
     def _run(
-        self,
-        values: dict[str, Any],
-        seen: OwnPass,
-        seed: int | None,
-        stubbed: bool,
-        erase_input: bool,
-        alike: bool,
+        self, values: dict, seen: OwnPass, seed: int | None, stubbed: bool, erase_input: bool, alike: bool
     ) -> None:
         names = {id(module): name for name, module in self.outside.items()}
         hooks = []
@@ -277,7 +275,9 @@ class Skeleton:
             shape = hidden_of(output).shape
             given = torch.zeros(shape)
             if seed is not None:
-                drawn = torch.randn(*shape[:-2], 1 if alike else shape[-2], shape[-1], generator=_seeded(seed))
+                drawn = torch.randn(
+                    *shape[:-2], 1 if alike else shape[-2], shape[-1], generator=torch.Generator().manual_seed(seed)
+                )
                 given = given + drawn
             return type(output)([given, *output[1:]]) if isinstance(output, (tuple, list)) else given
 
@@ -319,10 +319,6 @@ class Skeleton:
                 layer.__dict__.pop("forward", None)
 
     _output_form: Any = None
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 _INPUT_WORDS = {"text": "words", "vision": "an image", "audio": "a recording"}
@@ -588,13 +584,12 @@ def _sound_forms(config: PreTrainedConfig, takes: Any) -> list[dict[str, Any]]:
     sound = torch.randn(BATCH, bins, frames, generator=generator)
     name = "input_features" if "input_features" in takes else "input_values"
     long = getattr(config, "max_length", None) or getattr(config, "num_frames", None) or frames
-    spectra = [sound, sound.transpose(1, 2), torch.randn(BATCH, long, bins, generator=generator)]
-    # Sound itself, its spectrum, or that as an image
+    spectrum = torch.randn(BATCH, long, bins, generator=generator)
+    # Sound, or its spectrum as a line or an image
+    spectra = [sound, sound.transpose(1, 2), spectrum.unsqueeze(1)]
     if name == "input_values":
-        spectra = [torch.randn(BATCH, 4000, generator=generator), spectra[2], spectra[2].transpose(1, 2).unsqueeze(1)]
-    else:
-        spectra += [spectra[2].unsqueeze(1)]
-    forms = [{name: spectrum} for spectrum in spectra]
+        spectra = [torch.randn(BATCH, 4000, generator=generator), spectrum, spectrum.transpose(1, 2).unsqueeze(1)]
+    forms = [{name: one} for one in spectra]
     # Some need a mask, though nothing is hidden.
     for mask in ("input_features_mask", "attention_mask"):
         if mask in takes:

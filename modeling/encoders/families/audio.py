@@ -11,12 +11,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.encoders.positions import (
     LEARNED_PLANE,
-    SINUSOID_LINE,
     LayerPass,
     PositionTable,
     class_token,
     free_line,
-    line,
     line_bias,
     plane,
 )
@@ -110,14 +108,6 @@ for name, model_type, layers, branch, positions, fields in (
         # rows: mel bins, columns: time
         lambda model: plane(model.embeddings.position_embeddings, 1, model.config.patch_grid[0]),
         _SPECTROGRAM,
-    ),
-    (
-        "Whisper encoder",
-        "whisper",
-        "encoder.layers",
-        "fc2",
-        lambda model: line(model.encoder.embed_positions.weight),
-        SINUSOID_LINE | {"final_norm": "encoder.layer_norm", "unused": ("decoder",)},
     ),
 ):
     register_family(EncoderFamily(name, (model_type,), "audio", layers, branch, positions, **fields))

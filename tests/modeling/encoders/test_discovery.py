@@ -28,6 +28,10 @@ class NewsConfig(PreTrainedConfig):
     shifts: bool = False
     reads_ids: bool = False
     repeats: bool = False
+    fails: bool = False
+    projects: bool = False
+    wants_values: bool = False
+    blocks: int = 1
 
 
 class Block(nn.Module):
@@ -65,6 +69,7 @@ class NewsModel(PreTrainedModel):
         super().__init__(config)
         self.words = nn.Embedding(config.vocab_size, WIDTH)
         self.stack = nn.Sequential(*(Block(config) for _ in range(config.num_hidden_layers)))
+        self.parts = nn.Linear(WIDTH, WIDTH // config.blocks)
         self.after = nn.LayerNorm(WIDTH)
         self.post_init()
 
@@ -73,6 +78,10 @@ class NewsModel(PreTrainedModel):
 
     def forward(self, input_ids=None, **kwargs):
         tokens = self.words(input_ids)
+        if self.config.fails:
+            raise RuntimeError("words of news are read in pairs")
+        if self.config.wants_values and tokens.std() < 0.01:
+            raise RuntimeError("words of news are all alike")
         angles = torch.arange(tokens.shape[1])[:, None] * 0.5 ** torch.arange(WIDTH // 2).repeat_interleave(2)
         twist = (angles.cos()[None], angles.sin()[None])
         more = {"numbers": input_ids} if self.config.reads_ids else {}
@@ -80,7 +89,8 @@ class NewsModel(PreTrainedModel):
             for _ in range(2 if self.config.repeats else 1):
                 # The mask that is not given is one of zeros, shape (batch, words, words).
                 tokens = block(tokens, twist, mask=None, **more)
-        return self.after(tokens)
+        tokens = self.after(tokens)
+        return tokens.view(-1, 999) if self.config.projects else tokens
 
 
 AutoConfig.register(NewsConfig.model_type, NewsConfig)
@@ -114,6 +124,44 @@ def test_a_family_is_found_once_and_copied_as_itself():
 def test_what_a_cloud_has_not_is_refused_with_the_reason(settings, reason):
     with raises(UnsupportedEncoder, naming=reason):
         discover(NewsConfig(**settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"blocks": 0}, "transformers builds no model of its config (ZeroDivisionError: "),
+        ({"fails": True}, "fails on 13 words alone (RuntimeError: words of news are read in pairs)"),
+        (
+            {"wants_values": True},
+            "runs on 13 words, but fails in the trial where its input is zeros (RuntimeError: words",
+        ),
+    ],
+)
+def test_a_failure_of_the_trial_names_the_step_in_the_words_of_the_encoder(settings, reason):
+    with raises(UnsupportedEncoder, naming=reason):
+        discover(NewsConfig(**settings))
+
+
+def test_what_an_encoder_does_behind_its_layers_does_not_matter():
+    assert discover(NewsConfig(projects=True)).final_norm == "after"
+
+
+def test_an_encoder_of_videos_sees_one_frame_and_a_table_is_read_at_its_own_size():
+    small = {"num_hidden_layers": 1, "hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 24}
+    config = AutoConfig.for_model("vivit", num_frames=6, image_size=96, tubelet_size=[2, 8, 8], **small)
+    family = find_family(config)
+    encoder = AutoModel.from_config(config)
+    table = family.positions(encoder)
+    assert (table.rows, table.columns) == (12, 12)
+    assert torch.equal(table.weight, encoder.embeddings.position_embeddings[0, 1 : 1 + 144])
+
+
+@pytest.mark.parametrize("model_type", ["big_bird", "bigbird_pegasus"])
+def test_attention_in_blocks_of_words_attends_to_all_tokens(model_type):
+    config = small_config(model_type)
+    config.attention_type = "block_sparse"
+    find_family(config)
+    assert config.attention_type == "original_full"
 
 
 def test_random_numbers_do_not_change():
