@@ -36,8 +36,8 @@ PUBLISHED_CHECKS = Path(__file__).with_name("published_checks.json")
 _NOTE = "<!-- Written by `python -m docs.tools.tables` from the registries. -->"
 _RULE = """## How an encoder is understood
 
-A small copy with random weights runs on a few words, an image or a recording while its forward pass is watched. This
-takes seconds and downloads no weights.
+A small copy with random weights runs on a few words, a small image, one frame of a video or a recording while its
+forward pass is watched. This takes a second and downloads no weights.
 
 - The longest list of modules called once each, in order, on tokens `(batch, tokens, width)` is its layer stack.
 - What reaches the layers without any input is its position table; rotary arguments are fitted.
@@ -45,7 +45,7 @@ takes seconds and downloads no weights.
 - The module whose output is added last is the branch that guided adapters extend.
 
 Then the layers must reproduce the copy's own outputs, and exchanging two tokens with their positions must exchange
-their outputs. Encoders that fail are refused.
+their outputs. Encoders that fail are refused; if the copy fails, the message names the step and quotes the encoder.
 """
 _POSITIONS = """## Positions at continuous coordinates
 

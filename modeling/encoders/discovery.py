@@ -41,6 +41,7 @@ from hf_any3d.modeling.encoders.positions import (
 from hf_any3d.modeling.encoders.registry import EncoderFamily, UnsupportedEncoder
 from hf_any3d.modeling.encoders.skeleton import (
     BATCH,
+    CONVOLUTIONS,
     WORDS,
     Call,
     OwnPass,
@@ -56,7 +57,6 @@ _TOLERANCE = 1e-4
 # Words in the names of modules that process tokens one after the other
 _SEQUENTIAL = {"Mamba", "Mamba2", "Rwkv", "Lstm", "Rglru", "Recurrent", "Xlstm"}
 _SEQUENTIAL_PAIRS = {("Delta", "Net"), ("Short", "Conv"), ("Linear", "Attention"), ("Lightning", "Attention")}
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def discover(config: PreTrainedConfig) -> EncoderFamily:
@@ -271,6 +271,8 @@ class _Discovery:
             return (lambda encoder: PositionTable(kind, None, rows, columns)), class_token
         self._check_words()
         source = self._find_rows(patches)
+        if source is None and special and self._find_rows(table[:places]) is not None:
+            raise UnsupportedEncoder("its class token comes behind its patches, and not before them")
         if source is None:
             return self._computed_positions(patches), class_token
         path, first, shared = source
@@ -685,7 +687,7 @@ def _refuse_order(skeleton: Skeleton) -> None:
     for layer in skeleton.layers:
         for module in layer.modules():
             kind = type(module).__name__
-            if isinstance(module, _CONVOLUTIONS) and max(module.kernel_size) > 1:
+            if isinstance(module, CONVOLUTIONS) and max(module.kernel_size) > 1:
                 raise UnsupportedEncoder("its layers convolve neighboring tokens, and tokens of a cloud have none")
             # "GatedDeltaNet" is Gated, Delta, Net; "LSTM" is one word.
             words = [word.capitalize() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]*", kind)]

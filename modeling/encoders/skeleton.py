@@ -32,7 +32,7 @@ WORDS = 13
 _ROOM = 32
 # In a row of a small image
 _FEW_PATCHES = 5
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Above this number of parameters in a layer, its feed-forward part is built narrower; of experts there are many.
 _LARGE_LAYER = 30_000_000
 _NARROW = 256
@@ -258,7 +258,7 @@ class Skeleton:
 
     def _embedders(self) -> list[nn.Module]:
         """Return what turns pixels or sound into tokens: convolutions, else the first linear layer."""
-        convolutions = [module for module in self.outside.values() if isinstance(module, _CONVOLUTIONS)]
+        convolutions = [module for module in self.outside.values() if isinstance(module, CONVOLUTIONS)]
         if convolutions:
             return convolutions if self.modality == "audio" else convolutions[:1]
         return [module for module in self.outside.values() if isinstance(module, nn.Linear)][:1]
