@@ -234,14 +234,14 @@ class _Discovery:
         """Return the path of the norm whose output is the first layer's input."""
         entering = own.calls[0].tokens
         for step in reversed(own.before):
-            if self._is_norm_step(step, entering) and torch.equal(step.output, entering):
+            if self._is_norm_step(step, entering) and torch.equal(step.output.reshape(entering.shape), entering):
                 return step.path
         return None
 
     def _find_final_norm(self, own: OwnPass) -> str | None:
         leaving = hidden_of(own.calls[-1].output)
         for step in own.after:
-            if self._is_norm_step(step, leaving) and torch.equal(step.source, leaving):
+            if self._is_norm_step(step, leaving) and torch.equal(step.source.reshape(leaving.shape), leaving):
                 return step.path
         return None
 
@@ -249,7 +249,8 @@ class _Discovery:
         if not isinstance(step.source, torch.Tensor) or not isinstance(step.output, torch.Tensor):
             return False
         module = self.skeleton.part.get_submodule(step.path)
-        return step.source.shape == tokens.shape == step.output.shape and is_norm(module, self.width)
+        sizes = {step.source.numel(), step.output.numel(), tokens.numel()}
+        return len(sizes) == 1 and is_norm(module, self.width)
 
     # Positions that are added to tokens
 
@@ -299,7 +300,8 @@ class _Discovery:
         seen = self.skeleton.run(length=self.total, seed=seed, stubbed=True, erase_input=erased, alike=alike)
         if self.input_norm is None:
             return seen.calls[0].tokens[0]
-        return next(step for step in reversed(seen.before) if step.path == self.input_norm).source[0]
+        entering = next(step for step in reversed(seen.before) if step.path == self.input_norm).source
+        return entering.reshape(seen.calls[0].tokens.shape)[0]
 
     def _check_words(self) -> None:
         """Refuse embeddings that norm or project words together with their positions."""
