@@ -72,7 +72,10 @@ _OF_TYPE: dict[str, dict[str, Any]] = {
     "switch_transformers": {"num_sparse_encoder_layers": 0},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
     "lfm2_moe": {"num_hidden_layers": 2, "layer_types": ["full_attention", "full_attention"]},
-    "dbrx": {"attn_config": {"kv_n_heads": 4, "rope_theta": 1e4, "clip_qkv": 8}, "ffn_config": {"ffn_hidden_size": 96}},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 4, "rope_theta": 1e4, "clip_qkv": 8},
+        "ffn_config": {"ffn_hidden_size": 96},
+    },
     "mimo_v2_flash": {"num_attention_heads": 8},
     "neomme": {"head_dim": 16},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _WITHOUT_SCALING["rope_parameters"]}},
@@ -209,7 +212,9 @@ def verdicts_on(model_type: str) -> Iterator[Verdict]:
     for tower, inner in (towers_of(config) or {"": config}).items():
         verdict = _verdict(model_type, tower, inner)
         if verdict.reason.startswith(_MISFITS):
-            # Small settings that do not fit together: two layers of the type's own sizes.
+            # Small settings that do not fit together: those of its class, else two layers of the type's own sizes.
+            verdict = _verdict(model_type, tower, _small(type(inner), _OF_TYPE.get(inner.model_type, {})))
+        if verdict.reason.startswith(_MISFITS):
             own = _shortened(type(inner)())
             verdict = _verdict(model_type, tower, own) if _is_moderate(own) else verdict
         yield verdict

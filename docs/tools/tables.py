@@ -21,7 +21,8 @@ from hf_any3d.data.files.labels import copy_endings
 from hf_any3d.data.parquet import License, PublishedDataset
 from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK
 from hf_any3d.integration.registration import ENCODERS, MODELS, PIPELINES, PROCESSORS
-from hf_any3d.modeling.encoders import UnsupportedEncoder, composite_checkpoints, encoder_families, select_tower
+from hf_any3d.modeling.encoders import UnsupportedEncoder, composite_checkpoints, encoder_families
+from hf_any3d.modeling.encoders.registry import select_tower
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.registry import DATASETS, FORMATS, TASKS
 from hf_any3d.tasks.settings import settings_of

@@ -496,6 +496,8 @@ def own_inputs(part: PreTrainedModel, modality: str, length: int) -> list[dict[s
             common[name] = value
     if modality == "text":
         forms = [{"input_ids": torch.full((BATCH, length), _plain_word(config))}]
+        # Some need a language; the first one.
+        forms += [forms[0] | {name: torch.zeros(BATCH, dtype=torch.long)} for name in takes if name.startswith("lang")]
     elif modality == "vision":
         forms = _image_forms(part, takes)
     else:

@@ -50,15 +50,14 @@ LINES = (
 PLACES = ("granite", "markuplm", "mlcd_vision_model")
 # How an encoder differs from tokens that attend to each other, or the setting, argument or package that is in the way
 TRUE_REASONS = (
-    "convolve", "no attention between tokens", "in sequence", "stages merge", "form no grid", "sparse along the order",
-    "approximation along the order", "order of the tokens", "hide tokens from each other", "preceding tokens only",
+    "convolve", "in sequence", "stages merge", "form no grid", "order of the tokens", "hide tokens from each other",
     "shared or skipped", "share weights", "for each word beside", "for each text beside", "for each pair of words",
     "streams of numbers", "projected together with their positions", "tokens change between the layers",
-    "Fourier transform", "a branch for each language", "words and images by one encoder", "table of word vectors",
-    "neither words, nor an image", "known at whole places alone", "another axis", "tokens for 13 words",
-    "learned weights or words", "needs the package", "its forward pass needs", "settings of its config do not fit",
-    "its own forward pass fails", "its config has other", "its config cannot be read", "runs parallel",
-    "channels, its", "answer otherwise at its own places",
+    "words and images by one encoder", "table of word vectors", "neither words, nor an image", "another axis",
+    "tokens for 13 words", "rows of tokens for each input", "one for each stage", "behind its patches",
+    "learned weights or words", "needs the package", "its forward pass needs", "builds no model of its config",
+    "its own forward pass fails", "in the trial", "its config has other",
+    "its config cannot be read", "runs parallel", "channels, its", "answer otherwise at its own places",
 )  # fmt: skip
 INTERNALS = ("Error", "Tensor", "tensor(", "meta", "nn.", "dtype", "None", "size mismatch", "argument must")
 
