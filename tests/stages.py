@@ -124,8 +124,9 @@ STAGES = {
     ),
     "learning": Stage(
         "pages",
-        ("doors/test_few_scans.py", "doors/test_train.py", "doors/test_promises.py"),
-        ("hf_any3d/training", "hf_any3d/cli", "hf_any3d/hub", "tests/doors"),
+        ("doors/test_few_scans.py", "doors/test_train.py", "doors/test_promises.py")
+        + ("cli/test_train.py", "cli/test_train_few_scans.py"),
+        ("hf_any3d/training", "hf_any3d/cli", "hf_any3d/hub", "hf_any3d/data", "modeling", "tests/doors"),
     ),
     "doors": Stage(
         "pages",
@@ -143,7 +144,8 @@ STAGES = {
         "pages",
         tuple(f"examples/{path.name}" for path in sorted((ROOT / "tests" / "examples").glob("test_run_*.py")))
         + tuple(f"examples/{path.name}" for path in sorted((ROOT / "tests" / "examples").glob("test_*recipes.py")))
-        + ("examples/test_act_adapters.py", "examples/test_repeat.py", "examples/test_reproducing.py"),
+        + ("examples/test_act_adapters.py", "examples/test_repeat.py", "examples/test_reproducing.py")
+        + ("examples/test_quickstart.py",),
         ("examples", "hf_any3d/training", "hf_any3d/evaluation", "hf_any3d/data"),
     ),
 }
