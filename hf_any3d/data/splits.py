@@ -50,7 +50,7 @@ def validation_split(
     rows = splits.pop("train")
     needed = [name for name in (group_column, label_column if stratify else None) if name is not None]
     # Splits are by what is stored, too, where a transform hides it.
-    require_columns(needed, {*rows.column_names, *columns_of(rows)})
+    require_columns(needed, dict.fromkeys([*rows.column_names, *columns_of(rows)]))
     classes = _groups_of_classes(rows, group_column, label_column if stratify else None)
     if all(len(groups) < 2 for groups in classes.values()):
         raise ValueError(f"{len(classes)} groups, one a class: give more, or --validation_fraction 0")

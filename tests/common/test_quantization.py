@@ -143,7 +143,8 @@ _LISTED = (
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "way"), by_turns(_LISTED, list(ON_LOADING)), ids=name_of)
 def test_a_list_of_layers_in_full_precision_adds_to_that_of_the_class(case, way, tmp_path):
-    if refusal_of(way, case.name) is not None:
+    is_supported = refusal_of(way, case.name) is None
+    if not is_supported:
         return
     fresh(case).save_pretrained(tmp_path)
 
