@@ -111,6 +111,7 @@ def save_aligned_encoder(
     """
     # Texts of the published evaluation, so that its numbers can be had again.
     config.hypothesis_templates = list(templates)
+    config.expected_pose = "upright"
     # The model around the encoder is stored, as it has the scale too; the encoder alone opens from the same directory.
     tensors = {f"{model_class.base_model_prefix}.{name}": tensor for name, tensor in state.items()}
     aligned_with = inline(config.aligned_with or "a model that its file does not name")

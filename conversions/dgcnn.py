@@ -133,6 +133,7 @@ def _convert_classifier(
             num_neighbors=num_neighbors,
         )
         config.head_dropout = 0.5
+        config.expected_pose = "upright"
         name_labels(config, modelnet40.CLASS_NAMES, [Path(checkpoint)])
     return save_converted(
         output,

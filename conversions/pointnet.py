@@ -72,6 +72,7 @@ def convert_pointnet(checkpoint: str | os.PathLike, output: str | os.PathLike) -
             num_labels=len(state["classifier.out.bias"]),
         )
         name_labels(config, modelnet40.CLASS_NAMES, [Path(checkpoint)])
+        config.expected_pose = "upright"
     return save_converted(
         output,
         PointNetForPointCloudClassification,

@@ -37,6 +37,7 @@ from hf_any3d.cli.evaluate_labels import LabelsCommand, are_points, evaluate_lab
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.outputs import DATA, check_output, write_results
 from hf_any3d.extensions import EXTENSIONS, missing_package
+from hf_any3d.tasks.settings import UP_OF_OBJECT, UpDirection
 from hf_any3d.training.sources import find_data
 from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import model_errors, percent, print_json, print_line, shown_path
@@ -140,6 +141,7 @@ def evaluate(
         ),
     ] = None,
     max_samples: Annotated[int | None, option("Evaluate on at most this many samples.", min=1)] = None,
+    up_axis: Annotated[UpDirection | None, option(UP_OF_OBJECT)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for test-time augmentation.")] = 0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Run on the CPU only.")] = False,
     unit: UnitOfFiles = None,
@@ -200,7 +202,7 @@ def evaluate(
         # Of options that are not given, flags are False, the seed is 0 and all others None.
         unused = {"dataset": dataset, "recipe": recipe, "data-dir": data_dir, "options": options, "split": split}
         unused |= {"voting": voting, "vote-augment": vote_augment, "batch-size": batch_size}
-        unused |= {"max-samples": max_samples, "robustness": robustness, "output-dir": output_dir}
+        unused |= {"up-axis": up_axis, "max-samples": max_samples, "robustness": robustness, "output-dir": output_dir}
         unused |= {"report": report_file, "report-facts": report_facts, "seed": seed}
         _refuse_unused(model, unused)
         # `dataset` and `recipe` were refused above, so that `data` is given.
@@ -215,7 +217,7 @@ def evaluate(
     # An adapter alone has no config that names its kind; it is taken for a classifier's.
     _, command = kind_of_model(config) or ("a classifier", "predict")
     if command != "predict":
-        _refuse_for_others(model, robustness=robustness, voting=voting)
+        _refuse_for_others(model, robustness=robustness, voting=voting, up_axis=up_axis)
     # A report compares models on the whole test split: a part of it, or another split, would not be comparable.
     stated = _stated_facts(
         report_file, report_facts, command == "predict" and max_samples is None and split in (None, "test")
@@ -255,7 +257,7 @@ def evaluate(
         split, rows, name = evaluated_rows(command, data_arguments, protocol, split, recipe)
         warning = "" if name is None else warn_if_learned(model, name)
         rows = with_normals_of_model(first_rows(rows, max_samples), model, data_arguments)
-        settings = EvaluationSettings(data_arguments, protocol, batch_size, seed, cpu)
+        settings = EvaluationSettings(data_arguments, protocol, batch_size, seed, cpu, up_axis)
         metrics, by_class = EVALUATIONS[command](model, rows, split, settings)
         # Next to the model's card, which gets a section of robustness; models of the hub have no folder here.
         beside_card = Path(model) if Path(model).is_dir() else Path("robustness")
@@ -326,7 +328,7 @@ def _refuse_unused(model: str, options: dict[str, Any]) -> None:
             raise ValueError(f"--{name} has no effect on {model}, which reads whole files; leave it out")
 
 
-def _refuse_for_others(model: str, *, robustness: bool, voting: int | None) -> None:
+def _refuse_for_others(model: str, *, robustness: bool, voting: int | None, up_axis: str | None) -> None:
     """Refuse options that only classifiers have."""
     option = None
     if robustness:
@@ -334,6 +336,8 @@ def _refuse_for_others(model: str, *, robustness: bool, voting: int | None) -> N
     elif voting:
         # 0 votes are none, which every model has.
         option = "--voting"
+    elif up_axis is not None:
+        option = "--up-axis"
     if option is not None:
         raise ValueError(f"{option}: {model} is not a classifier; {option} is only for classifiers")
 

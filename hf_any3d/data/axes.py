@@ -8,15 +8,27 @@ import numpy as np
 
 
 def turn_up_axis(vectors: np.ndarray, up_axis: str, new_up_axis: str) -> np.ndarray:
-    """Rotate vectors by a quarter turn so that what points up along one axis points up along another.
+    """Rotate vectors so that what points up along one axis points up along another.
 
-    The third axis stays: from "z" to "y", (x, y, z) becomes (x, z, -y), as programs for meshes convert files.
+    Args:
+        vectors: `(count, 3)`.
+        up_axis: "x", "y" or "z", or "-x", "-y" or "-z" where that axis points down.
+        new_up_axis: "x", "y" or "z".
+
+    Returns:
+        `(count, 3)`, the same array if nothing is turned. The third axis stays: from "z" to "y", (x, y, z) becomes
+        (x, z, -y), as programs for meshes convert files.
     """
-    old = "xyz".index(up_axis)
+    old = "xyz".index(up_axis.removeprefix("-"))
     new = "xyz".index(new_up_axis)
-    if old == new:
+    if up_axis == new_up_axis:
         return vectors
     turned = vectors.copy()
-    # The sign makes it a rotation: exchanging two axes alone would mirror the cloud.
-    turned[:, new], turned[:, old] = vectors[:, old], -vectors[:, new]
+    if up_axis.startswith("-"):
+        # Half a turn first, about the axis behind, by which this one points up.
+        for axis in (old, (old + 1) % 3):
+            turned[:, axis] *= -1
+    if old != new:
+        # The sign makes it a rotation: exchanging two axes alone would mirror the cloud.
+        turned[:, new], turned[:, old] = turned[:, old].copy(), -turned[:, new]
     return turned

@@ -173,8 +173,8 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
                 an array or tensor (batch, points, channels), or a table with a column `points` or `path`.
             num_points: instead of the processor's.
             seed: instead of the processor's; a sequence has one for each cloud.
-            up_axis: the axis that points up in the clouds; they are turned so that the processor's does. None turns
-                nothing.
+            up_axis: the axis that points up in the clouds, with a minus where it points down; they are turned so that
+                the processor's points up. None turns nothing.
             bounds: (2, 3), lowest and highest coordinates of the room that the clouds are blocks of, for
                 `center="room"`; None for those of each cloud.
             estimate_normals: instead of the processor's.
@@ -330,7 +330,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
     def _turn(self, vectors: np.ndarray, up_axis: str | None) -> np.ndarray:
         if up_axis is None:
             return vectors
-        one_of("up_axis", up_axis, UP_AXES)
+        one_of("up_axis", up_axis, (*UP_AXES, *(f"-{axis}" for axis in UP_AXES)))
         from hf_any3d.data.axes import turn_up_axis
 
         # That axis of the file which `axes` puts in the place of the processor's.

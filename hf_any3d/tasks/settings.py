@@ -14,7 +14,9 @@ service and the demo."""
 
 ESTIMATE_NORMALS = "Estimate missing normals, for models that use them."
 UP_AXIS = "Up axis of the point clouds; by default that of the model's training data."
-"""Help of settings that several tasks have."""
+UP_OF_OBJECT = "Direction that is up in the files, such as z or -y; by default as they state it, else as objects look."
+UpDirection = Literal["x", "y", "z", "-x", "-y", "-z"]
+"""Help and type of settings that several tasks have."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from hf_any3d.data.options import one_of
 from hf_any3d.data.tables import without_tables
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.tasks.poses import stated_direction
 from hf_any3d.utils.progress import progress_bar
 
 PROGRESS_FROM = 100
@@ -44,6 +45,8 @@ class PointCloudSteps:
     _batch_size: int | None
     # Whether a cloud is taken for a single object.
     of_objects = False
+    # Whether `_forward` sees clouds by `Poses`, with the direction up that was up in the training.
+    turns_upright = False
 
     def forward(self, model_inputs: Any, **forward_params: Any) -> Any:
         """Compute in evaluation mode, also with a model that is being trained; its mode stays as it was."""
@@ -91,8 +94,12 @@ class PointCloudSteps:
             cloud = to_cloud(cloud, self.feature_extractor.features)
             if (reason := why_too_large(cloud, unwrapped(self.model).config)) is not None:
                 warnings.warn(reason, NoObjectWarning, stacklevel=2)
+        told: dict[str, torch.Tensor] = {}
+        if self.turns_upright:
+            cloud = to_cloud(cloud, self.feature_extractor.features)
+            up_axis, told = stated_direction(up_axis, cloud.up_axis, unwrapped(self.model).config)
         settings = without_none(up_axis=up_axis, estimate_normals=estimate_normals)
-        return {**self.feature_extractor(cloud, **settings, return_tensors="pt"), "stem": stem}
+        return {**self.feature_extractor(cloud, **settings, return_tensors="pt"), **told, "stem": stem}
 
     def name_of(self, stem: str | None) -> str:
         """Return the name of a cloud's output files: that of its file, else `cloud-0`, `cloud-1`, … within a call."""

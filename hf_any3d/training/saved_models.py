@@ -15,6 +15,7 @@ from datasets import ClassLabel, Dataset, List
 from transformers import PreTrainedModel, default_data_collator
 
 from hf_any3d.data import PointCloudCollator
+from hf_any3d.data.catalog import up_axis_of
 from hf_any3d.data.missing_rows import are_labeled
 from hf_any3d.evaluation.classification import Judgment, compute_classification_metrics, evaluate_splits
 from hf_any3d.evaluation.confusion import confusion_matrix
@@ -41,6 +42,7 @@ from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.modes import batch_dependent_flags
 from hf_any3d.modeling.layers.unknown_score import unknown_settings
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.tasks.poses import answer_as_pipeline
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.detection import DetectionTrainer, SceneRows, box_classes, collate_scenes
 from hf_any3d.training.pretraining import UnlabeledRows
@@ -74,6 +76,8 @@ class EvaluationSettings:
     """Clouds per batch; None for 32, or 1 if predictions depend on the other clouds of a batch."""
     seed: int = 0
     use_cpu: bool = False
+    up_axis: str | None = None
+    """Direction that is up in the clouds; None for that of the dataset, or as a classifier's pipeline finds it."""
     details: EvaluationDetails = field(default_factory=EvaluationDetails)
     """Filled by the evaluation."""
 
@@ -239,6 +243,7 @@ def classifier_trainer(
     model, processor = _open(AutoModelForPointCloudClassification, model_name, hub)
     classes = _classes(model)
     _check_names(split, "the classes", rows.features.get("label"), classes)
+    answer_as_pipeline(model, processor, settings.up_axis or up_axis_of(settings.data.dataset_name))
     further: dict[str, Any] = {"compute_metrics": compute_classification_metrics}
     if unknown_settings(model.config).share is not None:
         # What `predict` calls none of these is no right answer here either.

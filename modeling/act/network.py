@@ -45,7 +45,7 @@ class _Block(nn.Module):
         return tokens + self.mlp["fc2"](nn.functional.gelu(self.mlp["fc1"](self.norm2(tokens))))
 
 
-class _Encoder(nn.Module):
+class ActEncoderNetwork(nn.Module):
     """`ActModel`, from points to pooled features."""
 
     def __init__(self, config: ActConfig):
@@ -63,9 +63,14 @@ class _Encoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
+        """Encode clouds `(batch, points, channels)`: `(batch, features)`."""
         patches = cut_patches(points, self.config, torch.float32)
-        tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
-        tokens, positions = self.class_token(tokens, self.position_embed(patches.centers))
+        return self.encode(patches.neighborhoods, patches.centers)
+
+    def encode(self, neighborhoods: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+        """Encode patches `(batch, groups, neighbors, channels)` with their centers: `(batch, features)`."""
+        tokens = self.patch_encoder(neighborhoods)  # (batch, groups, hidden)
+        tokens, positions = self.class_token(tokens, self.position_embed(centers))
         for block in self.blocks["layers"]:  # pyright: ignore[reportGeneralTypeIssues]
             # Before each of them
             tokens = block(tokens + positions)
@@ -85,6 +90,7 @@ class ActClassifierNetwork(UnknownScoreMixin, nn.Module):
             *("num_hidden_layers", "num_attention_heads", "mlp_ratio", "qkv_bias", "layer_norm_eps", "pooling"),
             *("sampling_min_squared_norm", "head_widths", "head_bias", "head_activation", "head_norm"),
             *inspect.get_annotations(UnknownScoreConfigMixin),
+            *("expected_pose", "averaged_headings"),
         }
     )
 
@@ -92,7 +98,7 @@ class ActClassifierNetwork(UnknownScoreMixin, nn.Module):
         super().__init__()
         self.config = config
         self.name_or_path = ""
-        self.act = _Encoder(config)
+        self.act = ActEncoderNetwork(config)
         features = len(config.pooling) * config.hidden_size
         self.classifier = ClassificationHead(
             features,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.modeling_utils import load_state_dict
+from safetensors.torch import load_file
 
 FOLDER = Path(str(files("hf_any3d") / "default_model"))
 """Directory of the classifier around it."""
@@ -38,4 +38,4 @@ def packaged_rows() -> torch.Tensor:
 
 
 def _classifier() -> dict[str, torch.Tensor]:
-    return load_state_dict(str(FOLDER / "model.safetensors"), map_location="cpu")
+    return load_file(FOLDER / "model.safetensors")

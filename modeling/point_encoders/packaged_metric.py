@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers.modeling_utils import load_state_dict
 
 PACKAGED_METRIC = Path(__file__).with_name("packaged_metric.safetensors")
 
@@ -28,7 +28,7 @@ def in_metric(standardized: Tensor, matrix: Tensor) -> Tensor:
 @cache
 def packaged_metric() -> dict[str, Tensor]:
     """Return `mean` and `scale (width,)`, and the symmetric `matrix (width, width)`; shared, and not to be changed."""
-    stored = load_state_dict(str(PACKAGED_METRIC), map_location="cpu")
+    stored = load_file(PACKAGED_METRIC)
     width = len(stored["mean"])
     # One half of a symmetric matrix is in the file.
     matrix = torch.zeros(width, width)

@@ -171,7 +171,7 @@ def test_progress_is_shown_on_request_or_for_many_clouds(in_terminal, classify, 
 
 
 def test_unknown_argument_is_refused_and_known_ones_listed(classify):
-    known = "top_k, function_to_apply, up_axis, votes, unknown, one_sided, keep_labels, estimate_normals"
+    known = "top_k, function_to_apply, up_axis, votes, unknown, one_sided, other_axis, keep_labels, estimate_normals"
     with pytest.raises(TypeError, match=f"arguments: topk; expected {known}"):
         classify(clouds(5)[0], topk=3)
     with raises(ValueError, naming="top_k"):

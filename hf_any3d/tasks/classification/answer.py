@@ -20,6 +20,8 @@ then clearly looks like something known (`studies/results/none_of_these.md`)."""
 SURE_FROM = 0.8
 """Score from which on a turned cloud is sure of another class."""
 _MOST_SHOWN = 8
+_WHY = {"file": "the file", "found": "its shape"}
+_FOR_DOUBTS = ("one_sided", "other_axis")
 _UNLIKE_FROM_ELSE = 0.1  # for scores without projection or energy, which are above 0.01 for nearly all clouds
 
 
@@ -27,7 +29,7 @@ class ClassificationAnswers(Answers):
     """Labels, the likeliest first; a label of None stands for none of the classes."""
 
     column = "predictions"
-    for_doubts = {"one_sided": True}
+    for_doubts = {"one_sided": True, "other_axis": True}
     for_pages: ClassVar[dict[str, Any]] = {"keep_labels": True}  # arguments of its own for pages
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -51,7 +53,7 @@ class ClassificationAnswers(Answers):
 
     def value(self, result: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the labels without what is for doubts alone."""
-        return [{name: value for name, value in one.items() if name != "one_sided"} for one in result]
+        return [{name: value for name, value in one.items() if name not in _FOR_DOUBTS} for one in result]
 
     def line(self, row: Row) -> str:
         """Return labels with their scores, in columns."""
@@ -62,7 +64,16 @@ class ClassificationAnswers(Answers):
             # A cloud that is none of the classes has a single prediction without a label.
             if prediction["label"]:
                 texts.append(f"{printable(prediction['label']):<{self._width}} {number}")
-        return "   ".join(texts) or NONE_OF_THESE
+        words = self._words_of_axis(row[self.column][0])
+        return ("   ".join(texts) or NONE_OF_THESE) + (f"   ({words})" if words else "")
+
+    def _words_of_axis(self, best: Row) -> str:
+        """Return which direction is up and why, if that is not what the model takes for granted."""
+        if best.get("up_source") == "unsure":
+            return "which way is up could not be told"
+        if best.get("up_source") in ("file", "found") and best["up_axis"] != self.pipe.up_axis:
+            return f"{best['up_axis']} is up by {_WHY[best['up_source']]}"
+        return ""
 
     @staticmethod
     def cells(row: Row) -> Iterable[Row]:
@@ -74,6 +85,8 @@ class ClassificationAnswers(Answers):
             # The unknown score is of the cloud, and the same for each of its labels.
             if number == 1 and "unknown" in prediction:
                 cells["unknown"] = f"{prediction['unknown']:.6f}"
+            if number == 1 and "up_axis" in prediction:
+                cells |= {"up_axis": prediction["up_axis"], "up_source": prediction["up_source"]}
         return [cells] if cells else []
 
     @staticmethod
@@ -81,7 +94,8 @@ class ClassificationAnswers(Answers):
         """Return the type of labels with their scores."""
         from datasets import List, Value
 
-        return List({"label": Value("string"), "score": Value("float32"), "unknown": Value("float32")})
+        numbers = {"score": Value("float32"), "unknown": Value("float32")}
+        return List({"label": Value("string"), **numbers, "up_axis": Value("string"), "up_source": Value("string")})
 
     def caption(self, row: Row) -> str:
         """Return the best label; of a regression all numbers are the answer."""
@@ -119,7 +133,8 @@ class ClassificationAnswers(Answers):
                 note = "unlike the training data, so probably none of the classes, whose scores say which is nearest"
             else:
                 shares.append((one["label"], one["score"]))
-        return View(shares=shares, note=note)
+        words = self._words_of_axis(result[0])
+        return View(shares=shares, note="; ".join(text for text in (note, words) if text))
 
     def doubt(self, cloud: PointCloudData, result: list[dict[str, Any]], again: Again) -> Doubt | None:
         """Return why a cloud may be nothing that the model knows, the likeliest reason first."""
@@ -128,9 +143,12 @@ class ClassificationAnswers(Answers):
             return None
         # From what is seen without the model to what only the model knows.
         best = result[0]
-        reason = why_no_object(cloud, self.up_axis, self.config)
+        up_axis = best.get("up_axis", self.up_axis)
+        reason = why_no_object(cloud, up_axis.removeprefix("-"), self.config)
         if reason is not None:
             return Doubt(reason)
+        if "other_axis" in best:
+            return self._why_axis(cloud, best["other_axis"], again)
         other = None
         if best.get("unknown", 0.0) > self._unlike_from:
             other = self._why_unlike(cloud, best, again)
@@ -141,24 +159,35 @@ class ClassificationAnswers(Answers):
             )
         return other
 
+    def _why_axis(self, cloud: PointCloudData, axis: str, again: Again) -> Doubt | None:
+        """Tell what a cloud looks like with another direction up, where its own could not be told."""
+        result = again(cloud, axis)
+        if not result:
+            return None
+        label = result[0]["label"] or NONE_OF_THESE
+        text = f"which way is up could not be told; if {axis} points up it looks like {label}"
+        return Doubt(text, ("up_axis", axis))
+
     def _why_unlike(self, cloud: PointCloudData, best: dict[str, Any], again: Again) -> Doubt | None:
         """Find why a cloud is unlike those of the training: it was scanned with its floor, or lies on its side."""
         stands = False
+        own = best.get("up_axis", self.up_axis).removeprefix("-")
         # The axis that it was read with first
-        for axis in sorted("xyz", key=lambda axis: axis != self.up_axis):
+        for axis in sorted("xyz", key=lambda axis: axis != own):
             rest = without_floor(cloud, axis)
             if rest is None:
                 continue
-            stands |= axis == self.up_axis
+            stands |= axis == own
             result = again(rest, axis)
             if result and result[0]["label"] is not None and _is_much_less(result[0], best):
                 label = result[0]["label"]
-                if axis == self.up_axis:
+                if axis == own:
                     return Doubt(f"without the floor that it stands on it looks like {label}: cut the floor off")
                 text = f"if {axis} points up and the floor that it stands on is cut off, it looks like {label}"
                 return Doubt(text, ("up_axis", axis))
-        # What stands on a floor does not lie on its side.
-        return None if stands else self._why_turned(cloud, best, again)
+        # What stands on a floor does not lie on its side, nor does what was turned upright by its shape.
+        is_upright = stands or best.get("up_source") in ("found", "unsure")
+        return None if is_upright else self._why_turned(cloud, best, again)
 
     def _why_turned(self, cloud: PointCloudData, best: dict[str, Any], again: Again) -> Doubt | None:
         """Find whether a cloud is unlike those of the training because it lies on its side."""

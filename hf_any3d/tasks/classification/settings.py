@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from hf_any3d.tasks.settings import ESTIMATE_NORMALS, UP_AXIS, setting
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS, UP_OF_OBJECT, UpDirection, setting
 
 AT_ONCE = "the page answers at once, and this takes several times as long"
 
@@ -40,5 +39,5 @@ class ClassificationSettings:
             "demo": "the page shows labels alone",
         },
     )
-    up_axis: Literal["x", "y", "z"] | None = setting(None, UP_AXIS, is_named=True)
+    up_axis: UpDirection | None = setting(None, UP_OF_OBJECT, is_named=True)
     estimate_normals: bool = setting(False, ESTIMATE_NORMALS)

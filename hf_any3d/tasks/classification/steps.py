@@ -6,6 +6,7 @@ import torch
 
 from hf_any3d.data.options import at_least, one_of
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
+from hf_any3d.tasks.poses import Poses, told_in_words
 from hf_any3d.tasks.steps import PointCloudSteps, refuse_non_finite, refuse_unknown, without_none
 
 _FUNCTIONS = {
@@ -24,6 +25,7 @@ class ClassificationSteps(PointCloudSteps):
     """Steps of `PointCloudClassificationPipeline`, also of a model that is opened without transformers."""
 
     of_objects = True
+    turns_upright = True
 
     def _sanitize_parameters(
         self,
@@ -32,6 +34,7 @@ class ClassificationSteps(PointCloudSteps):
         function_to_apply: Any = None,
         unknown: bool | None = None,
         one_sided: bool | None = None,
+        other_axis: bool | None = None,
         keep_labels: bool | None = None,
         estimate_normals: bool | None = None,
         **kwargs: Any,
@@ -41,11 +44,17 @@ class ClassificationSteps(PointCloudSteps):
             function = getattr(function_to_apply, "value", function_to_apply)
             function_to_apply = one_of("function_to_apply", function, _FUNCTIONS)
         after = without_none(
-            function_to_apply=function_to_apply, unknown=unknown, one_sided=one_sided, keep_labels=keep_labels
+            function_to_apply=function_to_apply,
+            unknown=unknown,
+            one_sided=one_sided,
+            other_axis=other_axis,
+            keep_labels=keep_labels,
         )
         if "top_k" in kwargs:  # None is the number of all labels
             after["top_k"] = kwargs.pop("top_k")
-        known = "top_k, function_to_apply, up_axis, votes, unknown, one_sided, keep_labels, estimate_normals"
+        known = (
+            "top_k, function_to_apply, up_axis, votes, unknown, one_sided, other_axis, keep_labels, estimate_normals"
+        )
         refuse_unknown(kwargs, known)
         at_least(1, votes=votes, top_k=after.get("top_k"))
         before = without_none(up_axis=up_axis, estimate_normals=estimate_normals)
@@ -53,16 +62,38 @@ class ClassificationSteps(PointCloudSteps):
 
     def _forward(self, model_inputs: dict[str, Any], votes: int = 1) -> dict[str, Any]:
         stem = model_inputs.pop("stem")
+        poses = Poses.of(model_inputs, self.model.config, self.feature_extractor)
+        model_inputs["points"] = poses.points
         if votes > 1:
             if others := sorted(set(model_inputs) - {"points"}):
                 raise ValueError(f"votes={votes} for a model that takes {others[0]} too; expected 1")
-            # (batch * votes, points, channels)
+            # (poses * votes, points, channels)
             model_inputs["points"] = stretched(model_inputs["points"], votes).flatten(0, 1)
         output = self.model(**model_inputs)
         tensors = {"logits": output.logits, **without_none(**{name: output.get(name) for name in _FURTHER_OUTPUTS})}
         if votes > 1:
             tensors = {name: values.float().unflatten(0, (-1, votes)).mean(1) for name, values in tensors.items()}
-        return {**tensors, "stem": stem}
+        if poses.are_clouds:
+            return {**tensors, **poses.told(), "stem": stem}
+        logits = tensors.pop("logits").float()
+        told = {}
+        if self._function() == "softmax":
+            # Of probabilities: a heading in which the cloud looks like nothing has flat ones, and any logits.
+            scores, told["other_axis"] = poses.settle(logits.softmax(dim=-1))
+            told["logits"] = scores.log()
+        else:
+            told["logits"] = poses.mean(logits)
+        means = {name: poses.mean(values) for name, values in tensors.items()}
+        return {**told, **means, **poses.told(), "stem": stem}
+
+    def _function(self) -> str:
+        """Return the name of the function from logits to scores that fits the model's problem."""
+        problem = self.model.config.problem_type
+        if problem == "regression":
+            return "none"
+        # The softmax of a single label would be 1 for every cloud.
+        is_multiple = problem == "multi_label_classification" or self.model.config.num_labels == 1
+        return "sigmoid" if is_multiple else "softmax"
 
     def postprocess(
         self,
@@ -71,28 +102,25 @@ class ClassificationSteps(PointCloudSteps):
         function_to_apply: str | None = None,
         unknown: bool = True,
         one_sided: bool = False,
+        other_axis: bool = False,
         keep_labels: bool = False,
     ) -> list[dict[str, Any]]:
         """Convert logits `(1, labels)` to the `top_k` best labels with their scores."""
         refuse_non_finite(outputs["logits"], outputs["stem"][0])
-        problem = self.model.config.problem_type
-        num_labels = self.model.config.num_labels
         if function_to_apply is None:
-            # The softmax of a single label would be 1 for every cloud.
-            is_multiple = problem == "multi_label_classification" or num_labels == 1
-            function_to_apply = "sigmoid" if is_multiple else "softmax"
-            if problem == "regression":
-                function_to_apply = "none"
+            function_to_apply = self._function()
         # In float32: in half precision many scores would be equal.
         scores = _FUNCTIONS[function_to_apply](outputs["logits"][0].float())
-        if problem == "regression":  # none of its numbers is better than another
+        if self.model.config.problem_type == "regression":  # none of its numbers is better than another
             classes = torch.arange(len(scores))
         else:
             scores, classes = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
         names = self.model.config.id2label
         best = [{"label": names[int(c)], "score": float(s)} for c, s in zip(classes, scores, strict=True)]
+        told: dict[str, Any] = {**told_in_words(outputs, other_axis=other_axis)}
         if one_sided and "one_sided" in outputs:
-            best = [entry | {"one_sided": float(outputs["one_sided"][0])} for entry in best]
+            told["one_sided"] = float(outputs["one_sided"][0])
+        best = [entry | told for entry in best]
         if not unknown or "unknown" not in outputs:
             return best
         score = float(outputs["unknown"][0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hf_any3d.tasks.settings import ESTIMATE_NORMALS, UP_AXIS, setting
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS, UP_OF_OBJECT, UpDirection, setting
 
 
 @dataclass(frozen=True)
@@ -20,5 +20,5 @@ class FeatureSettings:
         is_named=True,
         refused={"demo": "shapes are similar by the pooled feature, the one that models compare"},
     )
-    up_axis: Literal["x", "y", "z"] | None = setting(None, UP_AXIS, is_named=True)
+    up_axis: UpDirection | None = setting(None, UP_OF_OBJECT, is_named=True)
     estimate_normals: bool = setting(False, ESTIMATE_NORMALS)

@@ -14,7 +14,7 @@ from hf_any3d.tasks.zero_shot_classification.pipeline import as_labels
 class ZeroShotClassificationAnswers(ClassificationAnswers):
     """Labels of the call, the likeliest first. Features of the labels may be a file (.npy) or rows of numbers."""
 
-    for_doubts = {}
+    for_doubts = {"other_axis": True}
     for_pages = {}
 
     def __init__(self, *args: Any, **kwargs: Any):

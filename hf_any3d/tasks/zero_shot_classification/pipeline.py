@@ -11,6 +11,7 @@ from hf_any3d.data.fingerprints import weights_state
 from hf_any3d.data.options import at_least
 from hf_any3d.modeling.point_encoders.text_templates import fill_templates
 from hf_any3d.tasks.base import PointCloudPipeline
+from hf_any3d.tasks.poses import Poses, told_in_words
 from hf_any3d.tasks.steps import refuse_non_finite, refuse_unknown, without_none
 
 # Number of label sets whose embeddings are cached.
@@ -74,6 +75,7 @@ class ZeroShotPointCloudClassificationPipeline(LabelsOfACall):
     """
 
     of_objects = True
+    turns_upright = True
 
     def _sanitize_parameters(
         self,
@@ -83,10 +85,10 @@ class ZeroShotPointCloudClassificationPipeline(LabelsOfACall):
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         # None means all labels and overrides the pipeline's number.
-        top_k = {name: kwargs.pop(name) for name in ("top_k",) if name in kwargs}
+        after = {name: kwargs.pop(name) for name in ("top_k", "other_axis") if name in kwargs}
         before = without_none(**{name: kwargs.pop(name, None) for name in ("up_axis", "estimate_normals")})
         refuse_unknown(kwargs, "candidate_labels, hypothesis_template, text_embeds, top_k, up_axis, estimate_normals")
-        at_least(1, **top_k)
+        at_least(1, top_k=after.get("top_k"))
         labels: dict[str, Any] = {} if candidate_labels is None else {"labels": as_labels(candidate_labels)}
         if text_embeds is not None:
             if hypothesis_template is not None:
@@ -100,12 +102,12 @@ class ZeroShotPointCloudClassificationPipeline(LabelsOfACall):
                 )
             features = features.float()
             # Labels are needed once more behind the model, where scores get their names.
-            return before, labels | {"text_embeds": features}, labels | top_k
+            return before, labels | {"text_embeds": features}, labels | after
         if (templates := hypothesis_template) is None:
-            return before, labels, labels | top_k
+            return before, labels, labels | after
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
         fill_templates([], templates)  # raises errors early
-        return before, labels | {"templates": templates}, labels | top_k
+        return before, labels | {"templates": templates}, labels | after
 
     def _forward(
         self,
@@ -115,18 +117,28 @@ class ZeroShotPointCloudClassificationPipeline(LabelsOfACall):
         text_embeds: torch.Tensor | None = None,
     ) -> dict[str, Any]:
         stem = model_inputs.pop("stem")
+        poses = Poses.of(model_inputs, self.model.config, self.feature_extractor)
         texts = self.label_embeddings(labels, templates) if text_embeds is None else text_embeds.to(self.model.device)
-        return {"logits": self.model(**model_inputs, text_embeds=texts).logits_per_point_cloud, "stem": stem}
+        logits = self.model(points=poses.points, **model_inputs, text_embeds=texts).logits_per_point_cloud
+        if poses.are_clouds:
+            return {"logits": logits, **poses.told(), "stem": stem}
+        scores, other_axis = poses.settle(logits.float().softmax(dim=-1))
+        return {"logits": scores.log(), "other_axis": other_axis, **poses.told(), "stem": stem}
 
     def postprocess(
-        self, outputs: dict[str, Any], labels: tuple[str, ...] = (), top_k: int | None = None
+        self,
+        outputs: dict[str, Any],
+        labels: tuple[str, ...] = (),
+        top_k: int | None = None,
+        other_axis: bool = False,
     ) -> list[dict[str, Any]]:
         """Convert logits `(1, labels)` to labels with probabilities, the highest first."""
         refuse_non_finite(outputs["logits"], outputs["stem"][0])
         probabilities = outputs["logits"][0].float().softmax(dim=-1)
         # Stable, so that equal labels keep the order in which they were given.
         scores, order = probabilities.sort(descending=True, stable=True)
-        answers = [{"label": labels[int(i)], "score": float(s)} for i, s in zip(order, scores, strict=True)]
+        told = told_in_words(outputs, other_axis=other_axis)
+        answers = [{"label": labels[int(i)], "score": float(s), **told} for i, s in zip(order, scores, strict=True)]
         return answers[:top_k]
 
     def label_embeddings(self, labels: tuple[str, ...], templates: tuple[str, ...] | None = None) -> torch.Tensor:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from hf_any3d.tasks.settings import ESTIMATE_NORMALS, UP_AXIS, setting
+from hf_any3d.tasks.settings import ESTIMATE_NORMALS, UP_OF_OBJECT, UpDirection, setting
 
 
 @dataclass(frozen=True)
@@ -39,5 +38,5 @@ class ZeroShotClassificationSettings:
         defaults={"command": 3, "runs": 3, "many_files": 1},
         refused={"demo": "the page shows all words"},
     )
-    up_axis: Literal["x", "y", "z"] | None = setting(None, UP_AXIS)
+    up_axis: UpDirection | None = setting(None, UP_OF_OBJECT)
     estimate_normals: bool = setting(False, ESTIMATE_NORMALS)

@@ -270,10 +270,9 @@ def lines_of(
     copies = copies_in_words(labeled.num_copies, pairs)
     seen = f"{len(labeled.labels)} scans of {len(labeled.classes)} classes, {counts}; {copies}"
     lines = [f"{scans.origin}: {seen}; up axis {config.up_axis}"]
-    # Said where it changes what the user does next, right behind the axis that was assumed.
-    hint = scans.axis_hint()
-    if hint is not None:
-        lines.append(hint)
+    found = scans.found_up_axis
+    if found is not None:
+        lines[0] += f" (found: {found.count} of {found.seen} scans look upright with it; else pass --up_axis)"
     # Tell how the scans are learned, and why so.
     turned = "any orientation" if config.copy_turn >= 180 else "orientation as scanned"
     mean = f"mean of {config.copies} copies, {turned}, " if config.copies > 1 else ""

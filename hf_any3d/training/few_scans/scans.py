@@ -30,9 +30,10 @@ from hf_any3d.evaluation.scan_scores import file_names
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.few_scans.request import FewScans
-from hf_any3d.training.few_scans.up_axis import hint_of_axis
+from hf_any3d.training.few_scans.up_axis import FoundAxis, find_up_axis
 from hf_any3d.training.protocol import build_processor
 from hf_any3d.training.rows import class_names
+from hf_any3d.training.scan_sizes import read_first
 from hf_any3d.training.splits import divide, load_rows, with_estimated_normals
 from hf_any3d.utils.atomic_files import atomic_write
 from hf_any3d.utils.messages import printable
@@ -134,7 +135,7 @@ class Scans:
         together: All scans that are learned: the earlier ones that are `kept`, and the new ones.
         kept: (earlier scans,) bool, those that are not among the new ones; None without an earlier model.
         implied_up_axis: The axis that points up by the dataset or the formats of the files, if they say it.
-        is_axis_assumed: Whether nothing says which axis points up.
+        found_up_axis: The axis with which most scans look upright; None if somebody says it, or it is not clear.
         learns_views: Whether a view of each scan from one side is learned, too.
     """
 
@@ -147,7 +148,7 @@ class Scans:
     together: LabeledScans
     kept: np.ndarray | None
     implied_up_axis: str | None
-    is_axis_assumed: bool
+    found_up_axis: FoundAxis | None
     learns_views: bool
 
     @classmethod
@@ -172,10 +173,12 @@ class Scans:
             features=request.data.features or list(features),
         )
         splits, _ = divide(load_rows(data) if rows is None else rows, data)
-        # What the user says wins over what the files imply; only an axis that nobody has said is worth a hint.
+        # What the user says wins over what the files imply, and that over what the scans look like.
         implied = implied_up_axis(data, splits["train"])
-        is_axis_assumed = earlier is None and data.up_axis is None and implied is None
-        data.up_axis = data.up_axis or implied or "y"
+        found = None
+        if earlier is None and data.up_axis is None and implied is None:
+            found = find_up_axis(splits["train"])
+        data.up_axis = data.up_axis or implied or ("y" if found is None else found.axis)
         processor = build_processor(data, {}) if earlier is None else earlier.processor
         splits = with_estimated_normals(splits, processor)
         origin = data.train_file or data.data_dir or data.dataset_name
@@ -194,7 +197,7 @@ class Scans:
             together=together,
             kept=kept,
             implied_up_axis=implied,
-            is_axis_assumed=is_axis_assumed,
+            found_up_axis=found,
             # What is added to a model that has learned views is learned with its view, too.
             learns_views=arguments.views or (earlier is not None and earlier.learns_views),
         )
@@ -215,10 +218,6 @@ class Scans:
         # Of clouds with colors, intensities or normals nobody knows which of those are seen.
         has_points_alone = list(self.processor.features) == ["xyz"]
         return has_points_alone and (self.earlier is None or self.earlier.views is not None)
-
-    def axis_hint(self) -> str | None:
-        """Return a line if most scans look as if another axis pointed up than the one that was assumed."""
-        return hint_of_axis(self.rows, self.data.up_axis) if self.is_axis_assumed else None
 
 
 def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> LabeledScans:
@@ -293,7 +292,11 @@ def equal(keys: Sequence[Any]) -> list[tuple[int, int]]:
 
 def implied_up_axis(data: DataArguments, rows: Dataset) -> str | None:
     """Return the up axis that the dataset or the format of all its files implies, or None."""
-    # In these formats z is the elevation.
-    are_aerial = all(Path(name).suffix.lower() in (".las", ".laz") for name in file_names(rows))
     # A dataset of the catalog says its axis itself.
-    return up_axis_of(data.dataset_name) or ("z" if are_aerial else None)
+    if (axis := up_axis_of(data.dataset_name)) is not None:
+        return axis
+    # In these formats z is the elevation.
+    if all(Path(name).suffix.lower() in (".las", ".laz") for name in file_names(rows)):
+        return "z"
+    first = read_first(data, rows)
+    return None if first is None else first.up_axis

@@ -104,16 +104,18 @@ def shapes_of(names: tuple[str, ...], count: int) -> dict[str, list[np.ndarray]]
 FEW = ("--copies", 1, "--num_points", 512, "--unlike", 28, "--one_sided", "false")
 
 
-def test_a_folder_of_scans_that_lie_gets_a_hint_and_is_not_turned(tmp_path):
+def test_the_up_axis_of_scans_is_found_unless_somebody_says_it(tmp_path):
     clouds = {name: own for name, own in shapes_of(("chair", "table", "person"), 8).items()}
     lying = {name: [turn_up_axis(cloud, "y", "z") for cloud in own] for name, own in clouds.items()}
-    said = run("train", write(tmp_path / "lying", lying), "--output", tmp_path / "model", *FEW)
-    (hint,) = [line for line in said.splitlines() if "seem to have" in line]
-    assert hint.startswith("up axis: assumed y, but ") and hint.endswith("z up; if so, pass --up_axis z")
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["up_axis"] == "y"
-    # Neither upright scans get one, nor a few, nor those of which a person has said it.
-    upright = write(tmp_path / "upright", clouds)
-    few = write(tmp_path / "few", {name: own[:3] for name, own in lying.items()})
-    others = ("--output", tmp_path / "others", "--overwrite")
-    for data, words in ((upright, ()), (few, ()), (tmp_path / "lying", ("--up_axis", "y"))):
-        assert "seem to have" not in run("train", data, *others, *FEW, *words)
+    few = {name: own[:3] for name, own in lying.items()}
+    folders = {name: write(tmp_path / name, own) for name, own in {"lying": lying, "up": clouds, "few": few}.items()}
+    output = ("--output", tmp_path / "model", "--overwrite")
+    for name, words, axis, is_found in (
+        ("lying", (), "z", True),
+        ("up", (), "y", True),
+        ("few", (), "y", False),
+        ("lying", ("--up_axis", "y"), "y", False),
+    ):
+        said = run("train", folders[name], *output, *FEW, *words)
+        assert ("scans look upright with it" in said) == is_found, name
+        assert json.loads((tmp_path / "model" / "config.json").read_text())["up_axis"] == axis
