@@ -40,7 +40,7 @@ def test_a_cloud_of_no_class_is_told():
     pipe = Given([{"label": None, "score": 0.5, "unknown": 0.75}, {"label": "chair", "score": 0.25}])
     found = ask(CLASSES, pipe, cloud(64, labels=np.arange(64), colors=np.full((64, 3), 0.5)), up_axis="z")
     assert found.rows == [("none of these", 0.75), ("chair", 0.25)] and found.note.startswith("64 points; unlike")
-    assert pipe.asked[0][1] == {"top_k": 8, "keep_labels": True, "up_axis": "z", "one_sided": True}
+    assert pipe.asked[0][1] == {"top_k": 8, "keep_labels": True, "up_axis": "z", "one_sided": True, "other_axis": True}
     assert found.settings == {}
     (view,) = found.clouds
     assert view.labels is None and view.note == "" and view.colors is not None, "labels of the file are no answer"
