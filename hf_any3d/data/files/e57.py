@@ -17,6 +17,7 @@ from hf_any3d.data.files.attributes import (
 )
 from hf_any3d.data.files.column_names import fields_of
 from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.poses import finite, rotations
 from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed, shorten
 
@@ -80,8 +81,8 @@ def read(source: Source) -> PointCloudData:
     source.check(points=total, decoded=40 * total)
     images = len(_child(root, "images2D") or ())
     clouds = []
-    for scan in scans:
-        cloud = _scan(data, scan, source)
+    for number, scan in enumerate(scans, 1):
+        cloud = _scan(data, scan, f"scan {number}", source)
         if cloud is not None:
             clouds.append(cloud)
     if not clouds:
@@ -149,7 +150,7 @@ def _child(element: Any, name: str) -> Any:
     return next((child for child in element if _name(child) == name), None)
 
 
-def _scan(data: bytes, scan: Any, source: Source) -> dict[str, Any] | None:
+def _scan(data: bytes, scan: Any, name: str, source: Source) -> dict[str, Any] | None:
     """Read the valid points of one scan, None if there are none."""
     fields, values = _columns(data, scan, source)
     if not fields:
@@ -161,7 +162,7 @@ def _scan(data: bytes, scan: Any, source: Source) -> dict[str, Any] | None:
         reach, azimuth, elevation = points.T
         flat = reach * np.cos(elevation)
         points = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), reach * np.sin(elevation)], axis=1)
-    rotation, translation = _pose(scan)
+    rotation, translation = _pose(scan, name)
     cloud: dict[str, Any] = {"points": _rotated(points, rotation) + translation}
     cloud |= _attributes(scan, fields, values, rotation, source)
     cloud = _without_invalid(cloud, values, source)
@@ -277,27 +278,28 @@ def _columns(data: bytes, scan: Any, source: Source) -> tuple[dict[str, Field], 
     return fields, values
 
 
-def _pose(scan: Any) -> tuple[np.ndarray | None, np.ndarray]:
-    """Return the turn of a scan, a unit quaternion w x y z or None, and its place (3,)."""
+def _pose(scan: Any, name: str) -> tuple[np.ndarray | None, np.ndarray]:
+    """Return the rotation of a scan (3, 3), None for none, and its place (3,)."""
     pose = _child(scan, "pose")
-    rotation = None if pose is None else _child(pose, "rotation")
-    translation = None if pose is None else _child(pose, "translation")
-    place = np.zeros(3)
-    if translation is not None:
-        place = np.array([_decimal(_texts(translation), name, 0) for name in "xyz"])
-    if rotation is None:
-        return None, place
-    quaternion = np.array([_decimal(_texts(rotation), name, 0) for name in "wxyz"])
-    return quaternion / np.linalg.norm(quaternion), place
+    place = _of_pose(pose, "translation", "xyz", name)
+    rotation = rotations(_of_pose(pose, "rotation", "wxyz", name)[None], f"the rotation (w x y z) of {name}")[0]
+    # Coordinates that are not turned keep the decimals by which their step is told.
+    return None if np.array_equal(rotation, np.eye(3)) else rotation, place
 
 
-def _rotated(rows: np.ndarray, quaternion: np.ndarray | None) -> np.ndarray:
-    if quaternion is None:
-        return rows
-    # v + 2 w (q x v) + 2 q x (q x v), with the vector part q of the quaternion.
-    w, *axis = quaternion
-    cross = np.cross(axis, rows)
-    return rows + 2 * (w * cross + np.cross(axis, cross))
+def _of_pose(pose: Any, part: str, names: str, scan: str) -> np.ndarray:
+    """Return the numbers of a part of a pose, (names,) float64; those that are missing are 0."""
+    element = None if pose is None else _child(pose, part)
+    texts = {} if element is None else _texts(element)
+    try:
+        numbers = [_decimal(texts, name, 0) for name in names]
+    except ValueError as error:
+        raise PointCloudError(f"the {part} of {scan}: {error}; correct it, or export without it") from None
+    return finite(np.array(numbers), f"the {part} ({' '.join(names)}) of {scan}")
+
+
+def _rotated(rows: np.ndarray, rotation: np.ndarray | None) -> np.ndarray:
+    return rows if rotation is None else rows @ rotation.T
 
 
 def _limits(scan: Any, name: str) -> dict[str, float]:

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.files.gltf_document import Document
+from hf_any3d.data.files.poses import finite, rotations, vector
 from hf_any3d.data.files.source import PointCloudError
 from hf_any3d.data.files.text_numbers import shorten
 
 INSTANCES, HIDDEN, CENTER = "EXT_mesh_gpu_instancing", "KHR_node_visibility", "CESIUM_RTC"
 """Extensions that say how often, whether and where a mesh is shown."""
 
-_TRANSFORMS = ("matrix", "rotation", "scale", "translation")
+_PARTS = (("translation", (0, 0, 0)), ("rotation", (0, 0, 0, 1)), ("scale", (1, 1, 1)))
+_TRANSFORMS = ("matrix", *(name for name, _ in _PARTS))
 # Matrices that joints place points with at once: those of all points would take many times the memory of the cloud.
 _BLOCK = 1 << 16
 
@@ -62,10 +64,7 @@ def center_of(document: Document) -> np.ndarray | None:
     center = extension.get("center")
     if center is None:
         raise PointCloudError(f"{CENTER} has no center; expected three numbers")
-    is_place = isinstance(center, list) and len(center) == 3 and all(type(value) in (int, float) for value in center)
-    if not is_place or not np.isfinite(center).all():
-        raise PointCloudError(f"{CENTER} has the center {shorten(str(center))}; expected three numbers")
-    return np.array(center, np.float64)
+    return vector(center, 3, f"the center of {CENTER}")
 
 
 def placed_meshes(document: Document) -> Iterator[PlacedMesh]:
@@ -99,7 +98,7 @@ def placed_meshes(document: Document) -> Iterator[PlacedMesh]:
         # What is below a hidden node is hidden as well, whatever it says itself.
         if extensions.get(HIDDEN, {}).get("visible", True) is False:
             continue
-        transform = _below(above, node)
+        transform = _below(above, node, f"node {number}")
         if "mesh" in node:
             mesh = PlacedMesh(node["mesh"], transform[None], name=f"node {number}")
             mesh.weights = node.get("weights", document.item("meshes", node["mesh"]).get("weights", []))
@@ -112,34 +111,45 @@ def placed_meshes(document: Document) -> Iterator[PlacedMesh]:
                 instances += _count_of_instances(document, attributes, number)
                 # Many nodes may share one table, so their sum is checked before any matrix is made.
                 document.source.check(points=instances, decoded=128 * instances)
-                mesh.transforms = transform @ _instances(document, attributes)
-            yield mesh
+                mesh.transforms = transform @ _instances(document, attributes, f"of instances of node {number}")
+            # A scale of 0 0 0 hides a mesh (section 3.5.3), but for one that joints place.
+            is_shown = mesh.transforms[:, :3, :3].any(axis=(1, 2))
+            if mesh.joints is not None or is_shown.all():
+                yield mesh
+            elif is_shown.any():
+                mesh.transforms = mesh.transforms[is_shown]
+                yield mesh
         waiting.extend((child, transform) for child in reversed(node.get("children", [])))
 
 
-def _below(above: np.ndarray, node: dict[str, Any]) -> np.ndarray:
+def _below(above: np.ndarray, node: dict[str, Any], name: str) -> np.ndarray:
     """Return the transform of a node to the scene from that of its parent."""
     # Chains of groups without a transform of their own are common, and a product of matrices takes time.
     if node.keys().isdisjoint(_TRANSFORMS):
         return above
     if "matrix" in node:
-        return above @ np.array(node["matrix"], np.float64).reshape(4, 4).T  # stored column-major
+        return above @ _matrix(vector(node["matrix"], 16, f"the matrix of {name}"))
     parts = []
-    for name, default in (("translation", [0, 0, 0]), ("rotation", [0, 0, 0, 1]), ("scale", [1, 1, 1])):
-        parts.append(np.array([node.get(name, default)], np.float64))
-    return above @ _matrices(*parts)[0]
+    for part, default in _PARTS:
+        parts.append(vector(node[part], len(default), f"the {part} of {name}") if part in node else np.array(default))
+    return above @ _matrices(*(part[None] for part in parts), f"of {name}")[0]
 
 
-def _matrices(translation: np.ndarray, rotation: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def _matrix(stored: np.ndarray) -> np.ndarray:
+    """Return the transform (4, 4) of numbers (16,) that are stored column-major; one of zeros does not turn."""
+    matrix = np.eye(4)
+    matrix[:3] = stored.reshape(4, 4).T[:3]
+    # Unlike a pose, it may flatten what it places.
+    if not matrix[:3, :3].any():
+        matrix[:3, :3] = np.eye(3)
+    return matrix
+
+
+def _matrices(translation: np.ndarray, rotation: np.ndarray, scale: np.ndarray, name: str) -> np.ndarray:
     """Return translation * rotation * scale (count, 4, 4) of vectors, quaternions x, y, z, w, and factors."""
-    x, y, z, w = rotation.T
-    turned = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
     matrices = np.tile(np.eye(4), (len(translation), 1, 1))
-    matrices[:, :3, :3] = np.moveaxis(np.array(turned), 2, 0) * scale[:, None, :]
+    turned = rotations(rotation[:, [3, 0, 1, 2]], f"the rotation (w x y z) {name}")
+    matrices[:, :3, :3] = turned * scale[:, None, :]
     matrices[:, :3, 3] = translation
     return matrices
 
@@ -153,20 +163,19 @@ def _count_of_instances(document: Document, attributes: dict[str, int], node: in
     return next(iter(counts.values()))
 
 
-def _instances(document: Document, attributes: dict[str, int]) -> np.ndarray:
+def _instances(document: Document, attributes: dict[str, int], where: str) -> np.ndarray:
     """Return the transform of each instance (instances, 4, 4); what has no attribute is that of no transform."""
     count = document.count(next(iter(attributes.values())))
     parts = []
-    for name, default in (("TRANSLATION", [0, 0, 0]), ("ROTATION", [0, 0, 0, 1]), ("SCALE", [1, 1, 1])):
+    for part, default in _PARTS:
+        name = part.upper()
         if name in attributes:
-            parts.append(document.accessor(attributes[name], len(default)).astype(np.float64))
+            stored = document.accessor(attributes[name], len(default)).astype(np.float64)
+            parts.append(finite(stored, f"{name} {where}"))
         else:
             parts.append(np.tile(np.array(default, np.float64), (count, 1)))
-    # Quaternions of bytes are as far from length 1 as their rounding.
-    length = np.linalg.norm(parts[1], axis=1, keepdims=True)
-    parts[1] /= np.where(length > 0, length, 1)
     document.source.leave_out([f"{shorten(name)} of instances" for name in attributes if name.startswith("_")])
-    return _matrices(*parts)
+    return _matrices(*parts, where)
 
 
 class _Skins:
@@ -190,8 +199,8 @@ class _Skins:
                     raise PointCloudError(
                         f"skin {number} has {len(joints)} joints and {len(bind)} inverse bind matrices"
                     )
-                # Stored column-major
-                globals_ = globals_ @ bind[: len(joints)].astype(np.float64).reshape(-1, 4, 4).transpose(0, 2, 1)
+                stored = finite(bind[: len(joints)].astype(np.float64), f"an inverse bind matrix of skin {number}")
+                globals_ = globals_ @ stored.reshape(-1, 4, 4).transpose(0, 2, 1)  # stored column-major
             self._matrices[number] = globals_
         return self._matrices[number]
 
@@ -211,7 +220,8 @@ class _Skins:
             at = self._parents.get(at)
         transform = np.eye(4) if at is None else self._transforms[at]
         for number in reversed(path):
-            transform = self._transforms[number] = _below(transform, self.document.item("nodes", number))
+            node = self.document.item("nodes", number)
+            transform = self._transforms[number] = _below(transform, node, f"node {number}")
         return transform
 
 

@@ -7,12 +7,13 @@ import numpy as np
 
 from hf_any3d.data.files.attributes import by_name, missing_rows, with_stand_ins
 from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.poses import rotations
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import count_of, integers, normalized_lines, numbers, shorten
 from hf_any3d.data.options import one_of
 
 _KINDS = {"F": "f", "I": "i", "U": "u"}
-_STILL = [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]  # no move and no turn of the sensor
+_VIEWPOINT = 7  # numbers of the place of the sensor, and of the quaternion w x y z of its turn
 NOT_READ = "padding, that is, fields named `_`"
 _HEADER = re.compile(rb"^[ \t]*DATA[ \t]+(\S+)[ \t]*(\r\n|\n|$)", re.MULTILINE)
 
@@ -31,13 +32,7 @@ def read(source: Source) -> PointCloudData:
     # Fields of several numbers for each point, such as descriptors.
     several = zip(header["FIELDS"], header.get("COUNT", ()), strict=False)
     source.leave_out(name for name, length in several if length not in ("0", "1") and name != "_")
-    viewpoint = header.get("VIEWPOINT", [])
-    try:
-        has_moved = len(viewpoint) == len(_STILL) and [float(value) for value in viewpoint] != _STILL
-    except ValueError:
-        has_moved = False
-    if has_moved:
-        source.leave_out(["VIEWPOINT"], "points are not moved by the place of the sensor")
+    scanner = _scanner(header.get("VIEWPOINT", []), source)
     for name in ("rgb", "rgba"):
         if name in columns:
             columns |= _unpacked_colors(columns.pop(name), name)
@@ -48,12 +43,28 @@ def read(source: Source) -> PointCloudData:
             source.warn(f"{(~measured).sum()} of {len(measured)} points have no measurement (NaN) and are skipped")
             columns = {name: column[measured] for name, column in columns.items()}
     cloud = by_name(columns, source)
-    if has_moved and np.isfinite([float(value) for value in viewpoint]).all():
-        cloud["scanner"] = np.array([float(value) for value in viewpoint[:3]])
+    if scanner is not None:
+        cloud["scanner"] = scanner
     elif height > 1:
         # An image is seen from the origin of its camera.
         cloud["scanner"] = np.zeros(3)
     return PointCloudData(**cloud)
+
+
+def _scanner(viewpoint: list[str], source: Source) -> np.ndarray | None:
+    """Return the place of the sensor (3,), None where it has neither moved nor turned, or its pose has no numbers."""
+    try:
+        numbers = np.array([float(word) for word in viewpoint])
+    except ValueError:
+        return None
+    if len(numbers) != _VIEWPOINT:
+        return None
+    # Points are not moved by it, so they stay what they are where it is NaN.
+    is_known = np.isfinite(numbers).all()
+    if is_known and not numbers[:3].any() and np.allclose(rotations(numbers[None, 3:], "VIEWPOINT"), np.eye(3)):
+        return None
+    source.leave_out(["VIEWPOINT"], "points are not moved by the place of the sensor")
+    return numbers[:3] if np.isfinite(numbers[:3]).all() else None
 
 
 def _columns(source: Source, header: dict[str, list[str]], kind: str, start: int, count: int) -> dict[str, np.ndarray]:

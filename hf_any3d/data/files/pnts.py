@@ -11,6 +11,7 @@ from hf_any3d.data.files.attributes import by_name
 from hf_any3d.data.files.column_names import wanted_fields
 from hf_any3d.data.files.label_words import numbered
 from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.poses import finite, vector
 from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import shorten
 
@@ -67,14 +68,9 @@ class _Table:
         """Return a property of the whole tile, (width,) float64, which is in the JSON or the body; None without it."""
         stored = self.array(name, 1, width, kind)
         if stored is not None:
-            return stored[0].astype(np.float64)
+            return finite(stored[0].astype(np.float64), name)
         value = self.values.get(name)
-        if value is None:
-            return None
-        vector = np.array(value, np.float64)
-        if vector.shape != (width,) or not np.isfinite(vector).all():
-            raise PointCloudError(f"{name} is {shorten(str(value))}; expected {width} numbers")
-        return vector
+        return None if value is None else vector(value, width, name)
 
 
 def read(source: Source) -> PointCloudData:

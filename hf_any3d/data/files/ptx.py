@@ -6,6 +6,7 @@ import numpy as np
 
 from hf_any3d.data.files.attributes import join_scans, usable_colors, usable_numbers
 from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.poses import finite, linear_part
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import count_of, normalized_lines, numbers
 
@@ -20,9 +21,9 @@ _POINT_SIZE = 7 * 8 + 2 * 24
 def read(source: Source) -> PointCloudData:
     """Read all scans of a file as one cloud in their common frame, in meters, z up.
 
-    Each scan is moved by the transform of its header. Directions without a return, stored as 0 0 0, are left out with
-    a warning. Colors and intensities, from 0 to 1, are kept where all scans have them; those that are 0 everywhere are
-    none.
+    Each scan is moved by the transform of its header, or by the position and axes there if all numbers of the
+    transform are 0. Directions without a return, stored as 0 0 0, are left out with a warning. Colors and intensities,
+    from 0 to 1, are kept where all scans have them; those that are 0 everywhere are none.
     """
     text = normalized_lines(source.data)
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
@@ -44,10 +45,14 @@ def read(source: Source) -> PointCloudData:
             for number, (line, name) in enumerate(zip(head[:2], ("columns", "rows"), strict=True), 1)
         )
         # The scanner's position and axes say the same as the transform, which programs apply.
-        numbers(b"".join(head[2:6]), first_line=at + 3, columns=3)
+        axes = numbers(b"".join(head[2:6]), first_line=at + 3, columns=3)
         transform = numbers(b"".join(head[6:]), first_line=at + 7, columns=4)
-        if transform.shape != (4, 4) or not np.isfinite(transform).all():
-            raise PointCloudError(f"no transform of 4 x 4 finite numbers from line {at + 7} on; it may be cut off")
+        if transform.shape != (4, 4):
+            raise PointCloudError(f"no transform of 4 x 4 numbers from line {at + 7} on; it may be cut off")
+        if transform.any():
+            pose = _pose(transform[:3, :3], transform[3, :3], f"from line {at + 7} on")
+        else:
+            pose = _pose(axes[1:], axes[0], f"from line {at + 3} on")
         count = columns * rows
         total += count
         source.check(points=total, decoded=_POINT_SIZE * total)
@@ -59,7 +64,7 @@ def read(source: Source) -> PointCloudData:
             )
         if count:
             table = numbers(text[starts[body] : starts[at]], first_line=body + 1)
-            scan, missing = _scan(table, count, transform, source)
+            scan, missing = _scan(table, count, pose, source)
             without_return += missing
             scans += [scan] if len(scan["points"]) else []
     if without_return:
@@ -68,7 +73,15 @@ def read(source: Source) -> PointCloudData:
     return PointCloudData(**joined, up_axis="z", meters_per_unit=1.0)
 
 
-def _scan(table: np.ndarray, count: int, transform: np.ndarray, source: Source) -> tuple[dict[str, Any], int]:
+def _pose(axes: np.ndarray, place: np.ndarray, lines: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the axes of a scan (3, 3), by which rows of points are multiplied from the left, and its place (3,)."""
+    turn = linear_part(axes, f"the rotation {lines}", is_rigid=True)
+    return turn, finite(place, f"the position {lines}")
+
+
+def _scan(
+    table: np.ndarray, count: int, pose: tuple[np.ndarray, np.ndarray], source: Source
+) -> tuple[dict[str, Any], int]:
     """Return the points of a scan with what belongs to them, and how many directions have none."""
     if len(table) != count or table.shape[1] not in _WIDTHS:
         raise PointCloudError(
@@ -78,9 +91,10 @@ def _scan(table: np.ndarray, count: int, transform: np.ndarray, source: Source) 
     returned = (table[:, :3] != 0).any(axis=1)  # (points,)
     table = table[returned]
     points = table[:, :3]
-    if not np.array_equal(transform, np.eye(4)):  # which keeps the decimals by which the step is told
-        points = points @ transform[:3, :3] + transform[3, :3]
-    scan: dict[str, Any] = {"points": points, "scanner": transform[3, :3]}
+    turn, place = pose
+    if place.any() or not np.array_equal(turn, np.eye(3)):  # which keeps the decimals by which the step is told
+        points = points @ turn + place
+    scan: dict[str, Any] = {"points": points, "scanner": place}
     intensity = usable_numbers(table[:, 3], "intensities", source)
     if intensity is not None:
         scan["intensity"] = intensity

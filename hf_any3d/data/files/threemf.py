@@ -15,6 +15,7 @@ from xml.parsers import expat
 import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.poses import finite, linear_part
 from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import count_of, shorten
 from hf_any3d.data.options import one_of
@@ -253,9 +254,8 @@ class _ModelReader:
     def _placed(self, attributes: dict[str, str]) -> Placed:
         # The path belongs to the production extension, and so has its namespace.
         path = next((value for name, value in attributes.items() if name.endswith("}path")), None)
-        numbers = [float(word) for word in attributes.get("transform", "1 0 0 0 1 0 0 0 1 0 0 0").split()]
         part = self.name if path is None else posixpath.normpath(path).lstrip("/")
-        return Placed(part, attributes["objectid"], np.array(numbers).reshape(4, 3))
+        return Placed(part, attributes["objectid"], _transform(attributes))
 
     def _color(self, triangle: dict[str, str]) -> tuple[float, ...]:
         """Return the color of a triangle: that of its first corner, of the triangle, or of the object."""
@@ -273,6 +273,17 @@ class _ModelReader:
         if group not in self.groups or entry is None:
             return _NO_COLOR
         return self.groups[group][count_of(entry, "the number of a material")]
+
+
+def _transform(attributes: dict[str, str]) -> np.ndarray:
+    """Return the transform (4, 3) of an item or a component."""
+    words = attributes.get("transform", "1 0 0 0 1 0 0 0 1 0 0 0").split()
+    name = f"the transform of object {shorten(attributes['objectid'])}"
+    try:
+        matrix = np.array([float(word) for word in words]).reshape(4, 3)
+    except ValueError:
+        raise PointCloudError(f"{name} is {shorten(' '.join(words))}; expected 12 numbers") from None
+    return np.vstack([linear_part(matrix[:3], name), finite(matrix[3:], name)])
 
 
 def _parse(text: bytes, start: Callable[[str, dict[str, str]], None]) -> None:

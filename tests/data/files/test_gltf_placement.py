@@ -453,7 +453,7 @@ def test_morph_targets_change_colors_within_their_range():
             "node 7: attributes of EXT_mesh_gpu_instancing: none",
         ),
         (lambda file: instances(file, TRANSLATION=0, SCALE=2), "'TRANSLATION' 5, 'SCALE' 9"),
-        (lambda file: file.extend(file.document, "CESIUM_RTC", {"center": [1, "2", 3]}), "CESIUM_RTC has the center"),
+        (lambda file: file.extend(file.document, "CESIUM_RTC", {"center": [1, "2", 3]}), "center of CESIUM_RTC"),
         (lambda file: file.extend(file.document, "CESIUM_RTC", {}), "CESIUM_RTC has no center"),
     ],
 )
