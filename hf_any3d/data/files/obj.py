@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hf_any3d.data.files.attributes import usable_colors, usable_normals
-from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
+from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.polygons import polygon_triangles
 from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source, file_errors, open_source
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, positive_number, shorten, unix_lines
 
@@ -46,8 +47,8 @@ def read(source: Source) -> PointCloudData:
     Colors are those of the vertices (v x y z r g b, or ZBrush's #MRGB) or, for faces, the diffuse color of their
     material without texture, if the material file is in the same folder or below. Normals are kept if each vertex has
     one, the same in all its faces. Lines, curves and other statements are left out with a warning, texture coordinates
-    and groups without one. Polygons are cut into triangles that start at their first corner; those of one or two
-    corners, which some programs write, give none.
+    and groups without one. Polygons are cut into triangles inside of their outline; those of one or two corners,
+    which some programs write, give none.
     """
     return _read(source)[0]
 
@@ -79,7 +80,7 @@ def _read(source: Source) -> tuple[PointCloudData, list[Part], np.ndarray]:
         raise PointCloudError(f"vertices have {table.shape[1]} numbers; expected 'v x y z', perhaps with a color")
     materials = _read_materials(source, statements.libraries, any(part.material for part in polygons.parts))
     # Only then is it known whether their normals follow the vertices.
-    faces, polygon = polygons.faces(materials, source)
+    faces, polygon = polygons.faces(table[:, :3], materials, source)
     vertex_normals = None
     order = polygons.normals_of_vertices(len(table))
     if order is not None:
@@ -285,7 +286,7 @@ class _Polygons:
         return PointCloudError("the corners of the faces cannot be read")
 
     def faces(
-        self, materials: dict[bytes, list[float] | None], source: Source
+        self, points: np.ndarray, materials: dict[bytes, list[float] | None], source: Source
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Return `faces` and perhaps `face_colors`, and the polygon (faces,) that each triangle is cut from."""
         if self._text:
@@ -297,7 +298,7 @@ class _Polygons:
             counts[first : first + len(of_piece)] += of_piece
         corners = np.concatenate([corners for _, _, corners in self._pieces])
         self._pieces.clear()
-        faces, polygon = fan_triangles(counts, corners, source)
+        faces, polygon = polygon_triangles(counts, corners, list(points.T), source)
         names = sorted({part.material for part in self.parts})
         used = [materials[name] for name in names if name in materials]
         if None in used:

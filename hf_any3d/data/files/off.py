@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.files.attributes import has_unit_length, usable_colors, usable_normals
-from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
+from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.polygons import polygon_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import (
     blocks_of_lines,
@@ -110,7 +111,7 @@ def read(source: Source) -> PointCloudData:
     C stands for colors of points, N for normals, 4 for a fourth coordinate by which the others are divided, n for the
     dimension, which must be 3, and ST for texture coordinates, which are not read. The counts may be on the line of
     the keyword, also without a space as in parts of ModelNet ("OFF216 254 0"), and points and faces over any lines.
-    Colors of faces are read if every face has some. Polygons are cut into triangles that start at their first corner.
+    Colors of faces are read if every face has some. Polygons are cut into triangles inside of their outline.
     """
     start = re.sub(rb"#[^\n]*", b"", source.data[:_LONGEST_HEADER])
     header = _HEADER.match(start)
@@ -142,7 +143,8 @@ def read(source: Source) -> PointCloudData:
     if rows is None:
         rows = _Rows.of_lines(body, points, faces, line)
     source.warn_of_rest(rows.rest)
-    return PointCloudData(**form.cloud(rows.points, source), **_faces(rows.faces, rows.sizes, source))
+    cloud = form.cloud(rows.points, source)
+    return PointCloudData(**cloud, **_faces(rows.faces, rows.sizes, cloud["points"], source))
 
 
 def _counts(text: bytes, at: int) -> tuple[list[tuple[bytes, str]], int]:
@@ -207,7 +209,7 @@ def _read_binary(source: Source, form: _Form) -> PointCloudData:
     values[is_color] = floats[at:end][is_color]
     flat = np.delete(values, of_color)
     cloud = form.cloud(table.reshape(points, width).astype(np.float32), source)
-    return PointCloudData(**cloud, **_faces(flat, lengths.sum(axis=1) + 1, source))
+    return PointCloudData(**cloud, **_faces(flat, lengths.sum(axis=1) + 1, cloud["points"], source))
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,7 @@ def _sizes_of_faces(flat: np.ndarray, start: int, faces: int, points: int, extra
     return sizes if at == len(flat) else None
 
 
-def _faces(flat: np.ndarray, sizes: np.ndarray, source: Source) -> dict:
+def _faces(flat: np.ndarray, sizes: np.ndarray, points: np.ndarray, source: Source) -> dict:
     count = len(sizes)
     if not count:
         return {}
@@ -291,7 +293,7 @@ def _faces(flat: np.ndarray, sizes: np.ndarray, source: Source) -> dict:
     # The place of each corner in the flat list: the start of its face, one for the count, and its number in the face.
     row = np.repeat(np.arange(count), corners)
     step = np.arange(len(row)) - np.repeat(corners.cumsum() - corners, corners)
-    faces, polygon = fan_triangles(corners, flat[starts[row] + 1 + step], source)
+    faces, polygon = polygon_triangles(corners, flat[starts[row] + 1 + step], list(points.T), source)
     colors = None
     # A line has the count, the corners, and perhaps the three numbers of a color.
     colored = sizes - corners >= 4

@@ -14,7 +14,8 @@ import numpy as np
 
 from hf_any3d.data.files.attributes import USABLE, by_name, unused_names
 from hf_any3d.data.files.column_names import IN_DEGREES, fields_of, names_in_degrees, wanted_fields
-from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
+from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.polygons import polygon_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.splats import PACKED, SPLAT_COLORS, opacities_of, opaque_splats, unpacked_splats
 from hf_any3d.data.files.text_numbers import (
@@ -61,8 +62,8 @@ def read(source: Source) -> PointCloudData:
     number if its lines are no rows.
 
     Properties: those of `attributes.by_name`; of faces red green blue, their label and the list of their corners,
-    whatever its name. Others are left out with a warning. Polygons are cut into triangles that start at their first
-    corner, strips into triangles that all face to one side.
+    whatever its name. Others are left out with a warning. Polygons are cut into triangles inside of their outline,
+    strips into triangles that all face to one side.
 
     Gaussian splats, also those that SuperSplat has compressed, become points of the color that they have from all
     sides; those of an opacity below `splats.LEAST_OPACITY` are left out with a warning, as they are no points of a
@@ -85,7 +86,8 @@ def read(source: Source) -> PointCloudData:
     if is_packed(elements[place]):
         for name in ("chunk", "sh"):
             values.pop(name, None)
-    faces = _faces(values.pop("face", {}), corners_of("face", elements), source)
+    points = [vertices[axis] for axis in fields_of(vertices)["points"]]
+    faces = _faces(values.pop("face", {}), corners_of("face", elements), points, source)
     strips = values.get("tristrips", {}).get(corners_of("tristrips", elements))
     if isinstance(strips, tuple) and len(strips[0]):
         del values["tristrips"]
@@ -242,7 +244,7 @@ def corners_of(element: str, elements: list[Element]) -> str:
     return whole[0] if len(whole) == 1 else ""
 
 
-def _faces(properties: Values, corners: str, source: Source) -> dict[str, Any]:
+def _faces(properties: Values, corners: str, points: list[np.ndarray], source: Source) -> dict[str, Any]:
     scalars, lists = _split(properties)
     polygons = properties.get(corners)
     has_faces = isinstance(polygons, tuple) and len(polygons[0]) > 0
@@ -254,7 +256,7 @@ def _faces(properties: Values, corners: str, source: Source) -> dict[str, Any]:
     source.leave_out(f"{name} of faces" for name in left)
     if not isinstance(polygons, tuple) or not has_faces:
         return {}
-    faces, polygon = fan_triangles(*polygons, source)
+    faces, polygon = polygon_triangles(*polygons, points, source)
     kept: dict[str, Any] = {"faces": faces}
     for kind, names in fields.items():
         columns = [scalars[name] for name in names]

@@ -8,7 +8,7 @@ from dataclasses import InitVar, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
+from hf_any3d.data.files.source import NoPointsError, PointCloudError
 from hf_any3d.data.files.text_numbers import integers
 
 # An offset is split off coordinates that are this many times larger than the extent of the cloud, even if float32
@@ -561,41 +561,16 @@ def _labels(name: str, labels: ArrayLike, count: int) -> np.ndarray:
 def _faces(faces: ArrayLike, count: int) -> np.ndarray:
     faces = np.asarray(faces)
     faces = integers(_numbers("faces", faces, (faces.size // 3, 3)), "a face refers to point")
-    if faces.size and (faces.min() < 0 or faces.max() >= count):
-        wrong = faces.min() if faces.min() < 0 else faces.max()
-        raise PointCloudError(f"a face refers to point {wrong}; allowed are 0 to {count - 1}")
+    check_corners(faces, count)
     return np.ascontiguousarray(faces)
 
 
-def fan_triangles(counts: np.ndarray, corners: np.ndarray, source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """Cut polygons into triangles that all start at the polygon's first corner, within the limits of a file.
+def check_corners(corners: np.ndarray, count: int) -> None:
+    """Check that corners of faces are among so many points.
 
-    Args:
-        counts: (polygons,) number of corners of each polygon; fewer than three give no triangle.
-        corners: (sum of counts,) the corners of all polygons.
-        source: the file, for its limits.
-
-    Returns:
-        Triangles (triangles, 3) int64 and the polygon each was cut from (triangles,) int64.
+    Raises:
+        PointCloudError: One is not.
     """
-    kept = np.flatnonzero(counts > 2)  # millions may have no triangle
-    start = counts.cumsum(dtype=np.int64)[kept]
-    counts = counts[kept].astype(np.int64)
-    start -= counts
-    triangles = counts - 2
-    # Checked before the triangles are made: three int64 numbers each.
-    source.check(faces=int(triangles.sum()), decoded=24 * int(triangles.sum()))
-    corners = integers(corners, "a face refers to point")
-    of_kept = np.repeat(np.arange(len(kept)), triangles)
-    # Column by column to save memory, since one huge polygon gives as many triangles as it has corners.
-    faces = np.empty((len(of_kept), 3), np.int64)
-    place = start[of_kept]
-    faces[:, 0] = corners[place]
-    # The n-th triangle of a polygon has its corners 0, n and n + 1; n is the triangle's number minus that of the
-    # polygon's first.
-    place -= (triangles.cumsum() - triangles)[of_kept]
-    place += np.arange(1, len(of_kept) + 1)
-    faces[:, 1] = corners[place]
-    place += 1
-    faces[:, 2] = corners[place]
-    return faces, kept[of_kept]
+    if corners.size and (corners.min() < 0 or corners.max() >= count):
+        wrong = corners.min() if corners.min() < 0 else corners.max()
+        raise PointCloudError(f"a face refers to point {wrong}; allowed are 0 to {count - 1}")

@@ -125,8 +125,9 @@ KINDS = [("uchar", "B"), ("char", "b"), ("ushort", "H"), ("uint", "I"), ("int", 
 @pytest.mark.parametrize("kind, code", KINDS)
 def test_lists_of_any_lengths_between_numbers_are_read(order, kind, code, reading):
     generator = np.random.default_rng(0)
-    points = generator.integers(0, 9, (100, 3))
-    polygons = [generator.integers(0, 100, generator.integers(0, 7)).tolist() for _ in range(200)]
+    # Along a parabola, so that all polygons are convex
+    points = np.arange(100)[:, None] ** [1, 2, 0]
+    polygons = [sorted(generator.integers(0, 100, generator.integers(0, 7)).tolist()) for _ in range(200)]
     others = [generator.integers(0, 99, generator.integers(0, 3)).tolist() for _ in polygons]
     header = "element vertex 100\nproperty float x\nproperty float y\nproperty float z\nelement face 200\n"
     header += f"property uchar flags\nproperty list {kind} int vertex_indices\nproperty float weight\n"

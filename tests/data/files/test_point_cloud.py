@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
-from hf_any3d.data.files.point_cloud import fan_triangles, leave_out_invalid_points
-from hf_any3d.data.files.source import Source
+from hf_any3d.data.files.point_cloud import leave_out_invalid_points
 
 from .builders import SQUARE, TRIANGLES
 
@@ -170,20 +169,6 @@ def test_a_sample_has_all_that_the_mesh_has_at_its_place(with_face_colors):
     np.testing.assert_allclose(sample.colors, face_colors[face] if with_face_colors else blended, atol=1e-6)
     np.testing.assert_allclose(sample.intensity, (weights * fields["intensity"][corners]).sum(1), atol=1e-6)
     assert sample.offset.tolist() == [1, 2, 3] and sample.up_axis == "x" and sample.faces is None
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
-def test_polygons_of_any_size_are_cut_at_their_first_corner(dtype):
-    polygons = [[7, 8, 9], [], [1], [4, 3, 2, 1, 0], [5, 6], [9, 8, 7, 6]]
-    counts = np.array(list(map(len, polygons)), dtype)
-    faces, polygon = fan_triangles(counts, np.array(sum(polygons, [])), Source("some", b"", "ply"))
-    expected = [
-        (number, [own[0], own[at], own[at + 1]])
-        for number, own in enumerate(polygons)
-        for at in range(1, len(own) - 1)
-    ]
-    assert faces.tolist() == [face for _, face in expected] and polygon.tolist() == [number for number, _ in expected]
-    assert faces.dtype == polygon.dtype == np.int64
 
 
 def test_without_faces_there_is_nothing_of_them():
