@@ -228,7 +228,8 @@ points = cloud.sample_surface(1024).points  # for a mesh; a point cloud already 
 ```
 
 `cloud.colors`, `cloud.normals`, `cloud.labels` and `cloud.intensity` are arrays with a row for each point, or None if
-the file has no such data. Colors are red, green and blue from 0 to 1. `hf-any3d data check FILE` prints what was read.
+the file has no such data. Colors are red, green and blue from 0 to 1 in sRGB, which scanners, PLY, LAS and `.pnts`
+store; the linear ones of glTF are converted. `hf-any3d data check FILE` prints what was read.
 
 ## iPhone LiDAR apps, CAD and other programs
 

@@ -60,13 +60,13 @@ def read(source: Source) -> PointCloudData:
 
     A mesh is where its nodes, its instances (EXT_mesh_gpu_instancing) or the joints of its skin place it, with the
     morph targets of its weights, relative to the center of the file (CESIUM_RTC). Hidden nodes (KHR_node_visibility)
-    are left out.
+    and those of a scale of 0 0 0 are left out.
 
-    Colors are those of the vertices, or for faces the base color of a material without texture, as stored (linear).
-    If some parts have colors of vertices, the vertices of the others get the color of their material. Attributes of
-    applications, whose names begin with an underscore, are labels, intensities, rings and returns by the names of
-    columns, such as `_CLASSIFICATION` of py3dtiles. Textures, lines and other attributes are left out with a warning;
-    animations without one.
+    Colors are those of the vertices, or for faces the base color of a material without texture, from linear numbers
+    to sRGB, as other formats store them. If some parts have colors of vertices, the vertices of the others get the
+    color of their material. Attributes of applications, whose names begin with an underscore, are labels, intensities,
+    rings and returns by the names of columns, such as `_CLASSIFICATION` of py3dtiles. Textures, lines and other
+    attributes are left out with a warning; animations without one.
     """
     text = source.data
     chunk = None
@@ -185,12 +185,12 @@ def _primitive(document: Document, primitive: dict, placed: PlacedMesh, source: 
     if shown != 1:
         colors = None if colors is None else np.tile(colors, (shown, 1))
         measures = {kind: np.tile(values, shown) for kind, values in measures.items()}
-    color = factor.clip(0, 1) if is_known else None
+    color = srgb(factor.clip(0, 1)) if is_known else None
     return Part(shape.points, shape.faces, colors, normals, color, measures)
 
 
 def _colors(document: Document, primitive: dict, placed: PlacedMesh, factor: np.ndarray) -> np.ndarray | None:
-    """Return the colors of points (points, 3), multiplied by the factor (3,) of their material."""
+    """Return the colors of points (points, 3) in sRGB, multiplied by the factor (3,) of their material before."""
     source = document.source
     attributes = primitive["attributes"]
     if "COLOR_0" not in attributes:
@@ -199,11 +199,25 @@ def _colors(document: Document, primitive: dict, placed: PlacedMesh, factor: np.
     if stored.shape[1] == 4 and len(stored) > 0 and bool((stored[:, 3] != stored[0, 3]).any()):
         source.leave_out(["alpha of COLOR_0"])
     if stored.dtype.kind != "f":
-        return usable_colors(stored[:, :3] * factor, source)
+        colors = usable_colors(stored[:, :3] * factor, source)
+        return None if colors is None else srgb(colors)
     stored = morphed(document, primitive, placed, "COLOR_0", stored)
     # The specification clamps them; floats are never bytes here.
-    colors = usable_numbers(stored[:, :3].clip(0, 1) * factor, "colors", source)
-    return None if colors is None else colors.clip(0, 1)
+    linear = stored[:, :3].clip(0, 1)
+    if (factor != 1).any():
+        linear = linear * factor
+    colors = usable_numbers(linear, "colors", source)
+    return None if colors is None else srgb(colors.clip(0, 1))
+
+
+def srgb(linear: np.ndarray) -> np.ndarray:
+    """Return colors in sRGB, as scanners and most formats have them, for linear ones; both are float32 in [0, 1].
+
+    Source: IEC 61966-2-1; glTF 2.0, sections 3.7.2.1 and 3.9.2, for what is linear.
+    """
+    linear = linear.astype(np.float32, copy=False)
+    bright = np.float32(1.055) * np.power(linear, np.float32(1 / 2.4)) - np.float32(0.055)
+    return np.where(linear <= np.float32(0.0031308), np.float32(12.92) * linear, bright).clip(0, 1)
 
 
 def _faces(document: Document, primitive: dict, count: int) -> np.ndarray:

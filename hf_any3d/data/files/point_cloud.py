@@ -80,7 +80,7 @@ class PointCloudData:
         points: (points, 3) float32, in the units of the file; the vertices of a mesh. They are float64 if the extent
             is so large that float32 would move points by more than half a step of the file, such as a millimeter in
             100 kilometers.
-        colors: (points, 3) float32 in [0, 1].
+        colors: (points, 3) float32 in [0, 1], red, green and blue in sRGB.
         normals: (points, 3) float32.
         labels: (points,) int64, one class per point.
         faces: (faces, 3) int64 indices into `points`.

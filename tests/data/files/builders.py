@@ -168,6 +168,11 @@ def lzf(data: bytes) -> bytes:
     return bytes(out)
 
 
+def srgb(linear: np.ndarray) -> np.ndarray:
+    """Colors as screens and scanners have them, for the linear ones of glTF."""
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
+
+
 def gltf(document: dict, chunk: bytes = b"") -> bytes:
     """A .glb of a document and its binary chunk."""
     text = json.dumps({"asset": {"version": "2.0"}, **document}).encode()

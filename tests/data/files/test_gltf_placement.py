@@ -13,7 +13,7 @@ import trimesh
 from hf_any3d.data.files import PointCloudFileError, ReadLimits, read_point_cloud, source
 from tests.errors import raises
 
-from .builders import gltf
+from .builders import gltf, srgb
 
 POINTS = np.array([[0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3], [1, 1, 1]], np.float32)
 NORMALS = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0], [0.6, 0.8, 0], [0, -1, 0]], np.float32)
@@ -419,7 +419,7 @@ def test_instances_have_the_colors_and_labels_of_their_mesh_and_what_is_their_ow
     instances(file, TRANSLATION=places, _COLOR_0=tint)
     with pytest.warns(UserWarning, match="'_COLOR_0' of instances"):
         cloud = read_point_cloud(file.glb(), file_type="glb")
-    np.testing.assert_allclose(cloud.colors, np.tile(colors, (7, 1)), atol=1e-6)
+    np.testing.assert_allclose(cloud.colors, np.tile(srgb(colors), (7, 1)), atol=1e-6)
     assert cloud.labels.tolist() == [6, 2, 2, 6, 9] * 7
 
 
@@ -431,7 +431,7 @@ def test_morph_targets_change_colors_within_their_range():
         file.primitive(mesh)["targets"] = [{"COLOR_0": file.add(change)}]
         file.document["meshes"][mesh]["weights"] = [1]
     cloud = read_point_cloud(file.glb(), file_type="glb")
-    np.testing.assert_allclose(cloud.colors, np.tile((colors + 0.5).clip(0, 1), (5, 1)), atol=1e-6)
+    np.testing.assert_allclose(cloud.colors, np.tile(srgb((colors + 0.5).clip(0, 1)), (5, 1)), atol=1e-6)
 
 
 @pytest.mark.parametrize(

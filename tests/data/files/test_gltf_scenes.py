@@ -9,7 +9,7 @@ import pytest
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
 from tests.errors import raises
 
-from .builders import SQUARE, gltf, gltf_square
+from .builders import SQUARE, gltf, gltf_square, srgb
 
 POINTS = np.float32([[1, 2, 3], [4, -5, 6], [-7, 8, 9], [10, 11, -12], [0.5, 0.25, 4]])
 NORMALS = np.float32([[0, 0, 1], [0, 1, 0], [0.6, 0.8, 0], [-1, 0, 0], [0, 0, 0]])
@@ -154,7 +154,7 @@ def test_colors_are_those_of_all_vertices_or_else_of_all_materials(materials, pr
         if expected is None:
             assert found is None
         else:
-            np.testing.assert_allclose(found, expected, atol=1e-6)
+            np.testing.assert_allclose(found, srgb(np.array(expected)), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -312,4 +312,32 @@ def test_colors_of_floats_are_clamped_and_never_bytes():
     document["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"] = 2
     colors = np.float32([[200, 0.5, 0.25], [0, 0, 1.002], [0.5, -1, 0], [1, 1, 1]])
     document["buffers"][0]["byteLength"] = len(chunk) + 48
-    np.testing.assert_array_equal(read(document, chunk + colors.tobytes()).colors, colors.clip(0, 1))
+    found = read(document, chunk + colors.tobytes()).colors
+    np.testing.assert_allclose(found, srgb(colors.clip(0, 1)), atol=1e-6)
+
+
+@pytest.mark.parametrize(("component", "dtype"), [(5126, "<f4"), (5123, "<u2")])
+def test_colors_are_those_that_another_format_has(component, dtype):
+    """A program that writes a scan to PLY and to glTF stores sRGB in one and linear numbers in the other."""
+    stored = np.arange(256) / 255
+    linear = np.where(stored <= 0.04045, stored / 12.92, ((stored + 0.055) / 1.055) ** 2.4)
+    values = linear.astype("<f4") if component == 5126 else np.rint(linear * 65535).astype(dtype)
+    points = np.random.default_rng(0).random((256, 3)).astype("<f4").tobytes()
+    colors = np.repeat(values, 3).tobytes()
+    document = {
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0, "COLOR_0": 1}, "mode": 0}]}],
+        "accessors": [
+            {"bufferView": 0, "componentType": 5126, "count": 256, "type": "VEC3"},
+            {"bufferView": 1, "componentType": component, "normalized": True, "count": 256, "type": "VEC3"},
+        ],
+        "bufferViews": [
+            {"buffer": 0, "byteLength": len(points)},
+            {"buffer": 0, "byteOffset": len(points), "byteLength": len(colors)},
+        ],
+        "buffers": [{"byteLength": len(points) + len(colors)}],
+    }
+    cloud = read(document, points + colors)
+    np.testing.assert_allclose(cloud.colors, np.repeat(stored[:, None], 3, axis=1), atol=2e-4)
+    # As PLY, which is in sRGB, it has the bytes of the scan.
+    assert (np.rint(cloud.colors[:, 0] * 255) == np.arange(256)).all()
