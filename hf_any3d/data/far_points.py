@@ -33,7 +33,16 @@ _LARGEST = 1 << 20  # number of a cell along an axis, so that three fit into 63 
 _SAMPLE = 10_000
 _MOST_DECIMALS = 7
 # Fields that are one for a file, and not for each point
-_OF_FILE = ("up_axis", "meters_per_unit", "meters_per_height", "in_degrees", "label_codes", "label_names")
+_OF_FILE = (
+    "up_axis",
+    "meters_per_unit",
+    "meters_per_height",
+    "in_degrees",
+    "ground_scale",
+    "no_map",
+    "label_codes",
+    "label_names",
+)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def why_too_large(cloud: PointCloudData, config: Any = None) -> str | None:
     unit = length_of_unit(cloud)
     if unit is None:
         return None
-    lengths = np.array([unit, unit, cloud.meters_per_height or unit])
+    lengths = np.full(3, unit) if cloud.meters_per_axis is None else cloud.meters_per_axis
     extent = float((np.ptp(cloud.points, axis=0) * lengths).max())
     limit = LARGEST_OBJECT
     largest = getattr(config, "largest_scan", None)

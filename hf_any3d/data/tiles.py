@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -45,6 +46,7 @@ class Tile:
         has: Names of what its points have, such as "colors".
         system: Its coordinate system.
         returns: Whether returns of pulses are counted, None of formats without them.
+        ground_scale: Length on the ground of a meter on the map, where it is another one.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Tile:
     flags: dict[str, int] = field(default_factory=dict)
     words: tuple[str, ...] | None = None
     system: CoordinateSystem = CoordinateSystem()
+    ground_scale: float | None = None
 
     @property
     def is_las(self) -> bool:
@@ -89,11 +92,12 @@ def tile_of(name: str, cloud: PointCloudData) -> Tile:
     returns = cloud.return_number is not None if _is_las(name) else None
     unit = cloud.meters_per_unit
     assumed = is_taken_for_meters(name, cloud)
-    scale = 1.0 if assumed else unit
+    scale = 1.0 if assumed else unit and unit * (cloud.ground_scale or 1.0)
     # Points per square meter of the cells on the ground that have any. Points of scans of objects have no ground, and
     # without a unit there are no square meters.
     density = None
-    if scale is not None and cloud.up_axis == "z" and not cloud.is_mesh:
+    is_seen_from_above = cloud.up_axis == "z" or cloud.meters_per_height is not None
+    if scale is not None and is_seen_from_above and not cloud.is_mesh:
         flat = (cloud.points[:, :2] - cloud.points[:, :2].min(axis=0)).astype(np.float64) * scale
         if flat.max() >= _LEAST_EXTENT:
             # One number for each cell, so that those with any point are counted by `np.unique`.
@@ -103,8 +107,12 @@ def tile_of(name: str, cloud: PointCloudData) -> Tile:
     table = cloud.label_codes
     words = cloud.label_names
     # Clouds of archives and standard input have no file to look at.
-    system = system_of(name) if _is_las(name) and os.path.isfile(name) else CoordinateSystem()
-    facts = (unit, density, labels, has, returns, labeled, assumed, table, flags, words, system)
+    system = CoordinateSystem()
+    if _is_las(name) and os.path.isfile(name):
+        # Without pyproj, no system is known to be another one.
+        with suppress(ImportError):
+            system = system_of(name)
+    facts = (unit, density, labels, has, returns, labeled, assumed, table, flags, words, system, cloud.ground_scale)
     return Tile(name, (*low,), (*high,), *facts)
 
 
@@ -232,6 +240,11 @@ def _units(tiles: Sequence[Tile]) -> Iterator[str]:
         yield f"unit: {_unit_name(tiles[0])}"
     elif len(of_unit) > 1:
         yield f"units differ: {'; '.join(f'{unit} in {_some(names)}' for unit, names in of_unit.items())}"
+    stretched = [tile for tile in tiles if tile.ground_scale is not None]
+    if stretched:
+        lengths = sorted({f"{1 / (tile.ground_scale or 1.0):.3g}" for tile in stretched})
+        names = _some([tile.name for tile in stretched])
+        yield f"map scale: {' or '.join(lengths[:_MOST_NAMED])} m on the map are 1 m on the ground, in {names}"
 
 
 def _systems(tiles: Sequence[Tile]) -> Iterator[str]:
@@ -277,7 +290,8 @@ def _overlaps(tiles: Sequence[Tile]) -> Iterator[str]:
         ]
         # Neighboring tiles share a seam by design; only larger shares are worth a line.
         smaller = min(_area(tile), _area(other))
-        if min(sides) > 0 and (area := sides[0] * sides[1]) > _LEAST_SHARE * smaller:
+        on_the_ground = (tile.ground_scale or 1.0) ** 2
+        if min(sides) > 0 and (area := sides[0] * sides[1] * on_the_ground) > _LEAST_SHARE * smaller:
             shared.append((area / smaller, area, tile.name, other.name))
     if shared:
         shared.sort(reverse=True)
@@ -290,7 +304,7 @@ def _overlaps(tiles: Sequence[Tile]) -> Iterator[str]:
 
 
 def _area(tile: Tile) -> float:
-    unit = tile.meters_per_unit or 1.0
+    unit = (tile.meters_per_unit or 1.0) * (tile.ground_scale or 1.0)
     return (tile.high[0] - tile.low[0]) * (tile.high[1] - tile.low[1]) * unit**2
 
 

@@ -38,7 +38,8 @@ def with_unit(cloud: PointCloudData, unit: str | None) -> PointCloudData:
         return cloud
     length = LENGTHS[one_of("unit", unit, tuple(LENGTHS))]
     if cloud.meters_per_unit is None and not cloud.in_degrees:
-        return replace(cloud, meters_per_unit=length)
+        # Who gives it needs nothing else that says it.
+        return replace(cloud, meters_per_unit=length, no_map=None)
     if cloud.meters_per_unit is not None and abs(cloud.meters_per_unit / length - 1) > _SAME:
         warnings.warn(f"the file states a unit of {cloud.meters_per_unit:g} m, so {unit} is ignored", stacklevel=3)
     return cloud
@@ -46,14 +47,15 @@ def with_unit(cloud: PointCloudData, unit: str | None) -> PointCloudData:
 
 def length_of_unit(cloud: PointCloudData) -> float | None:
     """Return the length of a unit in meters: that of the file, else 1 for scans with z up, such as LAS."""
-    if cloud.meters_per_unit is None and cloud.up_axis == "z" and not cloud.in_degrees:
+    if cloud.meters_per_unit is None and cloud.up_axis == "z" and not cloud.in_degrees and not cloud.no_map:
         return 1.0
     return cloud.meters_per_unit
 
 
 def is_taken_for_meters(name: str, cloud: PointCloudData) -> bool:
     """Return whether a file is LAS or LAZ and states no unit."""
-    return name.lower().endswith(_LAS) and cloud.meters_per_unit is None and not cloud.in_degrees
+    says_none = cloud.meters_per_unit is None and not cloud.in_degrees and not cloud.no_map
+    return name.lower().endswith(_LAS) and says_none
 
 
 def taken_for_meters(names: Sequence[str], total: int) -> str:
@@ -61,11 +63,19 @@ def taken_for_meters(names: Sequence[str], total: int) -> str:
     return f"{TAKEN_FOR_METERS} ({len(names)} of {total}: {listed(names, _MOST_NAMED)})"
 
 
+def remark_on_ground(cloud: PointCloudData) -> str | None:
+    """Return a remark on a map whose lengths are not those on the ground; None if they are."""
+    if cloud.ground_scale is None:
+        return None
+    return f"{1 / cloud.ground_scale:.3g} m on the map are 1 m on the ground: lengths and areas are those on the ground"
+
+
 def check_projected(cloud: PointCloudData) -> None:
-    """Check that x and y are lengths: degrees beside heights in meters would make everything a wall.
+    """Check that x and y are lengths on the ground: degrees beside heights in meters would make everything a wall.
 
     Raises:
-        PointCloudError: x and y are degrees, by the coordinate system, or without one by their extent.
+        PointCloudError: x and y are degrees, by the coordinate system, or without one by their extent; or the file
+            says why they are no lengths on the ground, such as geocentric coordinates.
     """
     why = why_not_projected(cloud)
     if why is not None:
@@ -73,7 +83,9 @@ def check_projected(cloud: PointCloudData) -> None:
 
 
 def why_not_projected(cloud: PointCloudData) -> str | None:
-    """Return why x and y are taken for degrees; None if they are lengths."""
+    """Return why x and y are no lengths on the ground, such as degrees; None if they are."""
+    if cloud.no_map is not None:
+        return cloud.no_map
     by = None
     if cloud.in_degrees:
         by = "the coordinate system of the file"

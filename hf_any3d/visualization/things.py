@@ -51,7 +51,7 @@ def with_things(view: CloudView, data: PointCloudData, names: Sequence[str] | No
     heights = np.full(len(present), np.nan)
     if HEIGHTS in further:
         np.fmax.at(heights, thing, further[HEIGHTS])
-        heights *= data.meters_per_height or data.meters_per_unit or 1.0
+        heights *= abs(data.meters_per_height or data.meters_per_unit or 1.0)
     kinds = list(map(_kind, classes))
     texts = []
     for number, kind, height in zip(present.tolist(), kinds, heights.tolist(), strict=True):

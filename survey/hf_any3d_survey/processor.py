@@ -15,7 +15,7 @@ from hf_any3d.data.far_points import FarPoints, split_far_points
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.files.source import no_column
 from hf_any3d.data.inputs import ATTRIBUTES
-from hf_any3d.data.units import TAKEN_FOR_METERS, check_projected
+from hf_any3d.data.units import TAKEN_FOR_METERS, check_projected, remark_on_ground
 from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.processing.point_clouds import HOW_TO_ESTIMATE, PointCloudProcessor
 from hf_any3d.processing.voxels import nearest_rows
@@ -287,13 +287,20 @@ class LocalFeaturesProcessor(PointCloudProcessor):
         return DescribedScan(cloud, self, factor, origin, spacing, ground, normal, bounds, is_noise, marks)
 
     def _factor(self, cloud: PointCloudData, count: int) -> np.ndarray:
-        """Return the length of a unit along each axis, (3,), in the unit of the features, by the first points."""
+        """Return the length of a unit along each axis, (3,), in the unit of the features, by the first points.
+
+        That of depths, which grow downward, is below 0. What this turns into meters on the ground, whoever writes
+        coordinates of the file divides by it.
+        """
         if self.unit == "meters":
             check_projected(cloud)
             if cloud.meters_per_unit is None:
                 warnings.warn(TAKEN_FOR_METERS, stacklevel=4)
+            if (remark := remark_on_ground(cloud)) is not None:
+                warnings.warn(remark, stacklevel=4)
             unit = cloud.meters_per_unit or 1.0
-            return np.array([unit, unit, cloud.meters_per_height or unit])
+            on_ground = unit * (cloud.ground_scale or 1.0)
+            return np.array([on_ground, on_ground, cloud.meters_per_height or unit])
         extent = np.linalg.norm(np.ptp(cloud.points[:count], axis=0).astype(np.float64))
         if not extent:
             raise PointCloudError(f"all {len(cloud)} points have the same coordinates; use a file with an extent")
@@ -538,6 +545,8 @@ def with_marks(samples: PointCloudData, mesh: PointCloudData) -> tuple[PointClou
     marked.meters_per_unit = samples.meters_per_unit
     marked.meters_per_height = samples.meters_per_height
     marked.in_degrees = samples.in_degrees
+    marked.ground_scale = samples.ground_scale
+    marked.no_map = samples.no_map
     return marked, len(places)
 
 

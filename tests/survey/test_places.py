@@ -319,5 +319,5 @@ def test_tiles_of_two_coordinate_systems_are_no_place(tmp_path, name, turned):
     assert found.code == 1 and "b.las: its coordinate system is" in said and "a.las" in said
     for system in both:
         number = system[3072] if isinstance(system, dict) else system
-        shown = "ETRS_1989_UTM_Zone_32N" if number == NO_NUMBER else str(number).split("+")[-1]
+        shown = "ETRS89 / UTM zone 32N" if number == NO_NUMBER else str(number).split("+")[-1]
         assert shown in said, (shown, said)

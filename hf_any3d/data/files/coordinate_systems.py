@@ -1,44 +1,29 @@
-"""Coordinate systems and their units, by well-known text and by keys of GeoTIFF, as LAS stores them.
+"""Coordinate systems of files, by well-known text and by keys of GeoTIFF, as LAS stores them; pyproj knows the systems.
 
-Read are the dialects of the text that programs write: WKT1 of OGC 01-009 and of GDAL, that of Esri, and WKT2 of 2015
-and 2019 (OGC 18-010r7, ISO 19162).
+pyproj is imported where a file states a system, and only there. Files have x east and y north whatever order of axes a
+system states, as PDAL and GDAL (`OAMS_TRADITIONAL_GIS_ORDER`) read and write them, so that order is not looked at. A
+third axis that points down is: heights of depths have a negative unit.
 """
 
 from __future__ import annotations
 
-import re
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
-from hf_any3d.data.files.epsg_table import LENGTHS
-from hf_any3d.data.files.epsg_units import in_degrees, length_of_heights, length_of_unit
+import numpy as np
+
+from hf_any3d.data.options import package
 
 FOOT, US_SURVEY_FOOT = 0.3048, 1200 / 3937
 """Lengths of the two feet in meters. They differ by two millionths: 1.3 m in the coordinates of a state."""
-# Texts round the US survey foot to seven digits or more, which is finer than what tells the two feet apart.
+# Texts and EPSG round the US survey foot to seven digits or more, which is finer than what tells the two feet apart.
 _ROUNDED = 2e-7
-
-# Words of the text, all in capitals.
-_COMPOUND = {"COMPD_CS", "COMPOUNDCRS"}
-_PROJECTED = {"PROJCS", "PROJCRS", "PROJECTEDCRS", "DERIVEDPROJCRS"}
-_GEODETIC = {"GEOGCS", "GEOGCRS", "GEOGRAPHICCRS", "GEODCRS", "GEODETICCRS", "GEOCCS"}
-_LOCAL = {"LOCAL_CS", "ENGCRS", "ENGINEERINGCRS"}
-_VERTICAL = {"VERT_CS", "VERTCS", "VERTCRS", "VERTICALCRS"}
-_SYSTEMS = _COMPOUND | _PROJECTED | _GEODETIC | _LOCAL | _VERTICAL
-# What is around a system: with its way to another system, fitted to it, or with the time of the coordinates. The
-# system of the points is the first one inside, that of `SOURCECRS`.
-_AROUND = {"BOUNDCRS", "SOURCECRS", "FITTED_CS", "COORDINATEMETADATA"}
-_LENGTHS, _ANGLES = {"UNIT", "LENGTHUNIT"}, {"ANGLEUNIT"}
-# Directions of axes that are heights, and not x or y.
-_UPWARD = {"UP", "DOWN"}
-# Names of units of angles, in dialects that have one word for all units.
-_ANGLE_NAMES = re.compile(r"deg|grad|radian|\bgon\b", re.IGNORECASE)
-_TOKEN = re.compile(
-    r'\s*(?:"(?P<text>(?:[^"]|"")*)"|(?P<open>[\[(])|(?P<close>[\])])|(?P<comma>,)|(?P<word>[^\s\[\]()",]+))'
-)
-# A text has a few thousand characters and ten levels of brackets. More is a damaged file.
-_LONGEST, _DEEPEST = 1 << 20, 64
+# A text has a few thousand characters. More is a damaged file.
+_LONGEST = 1 << 20
+_EPSG = "EPSG:"
 
 # Keys of GeoTIFF 1.1 (OGC 19-008r4), the records that hold them, and what their numbers mean.
 _MODEL, _GEOGRAPHIC_SYSTEM, _PROJECTED_SYSTEM, _UNIT, _UNIT_SIZE = 1024, 2048, 3072, 3076, 3077
@@ -47,104 +32,37 @@ _IS_PROJECTED, _IS_GEOGRAPHIC, _IS_GEOCENTRIC = 1, 2, 3
 _USER_DEFINED = 32767  # in place of the number of a system
 _KEYS, _DOUBLES = 34735, 34736
 
+# Share by which lengths on a map may differ from those on the ground before they are measured on the ground, and by
+# which they may differ between two directions before x and y can have no common scale.
+_TRUE, _ALIKE = 0.01, 0.05
+# Degrees of longitude and latitude beyond the area of a system up to which coordinates are taken for places of it.
+# Further away are those of a local frame, whose scale no system knows.
+_BEYOND = (12.0, 2.0)
+_STEP = 50.0  # units of the map over which its scale is measured
+_KEPT = 64  # systems
+
 
 @dataclass(frozen=True)
 class Units:
     """Units of a coordinate system.
 
     Attributes:
-        length: Length of a unit of x and y in meters; None where they are no lengths, or nothing is known of them.
-        height: The same of heights; None where the system says nothing about them.
+        length: Length of a unit of x and y in meters, as the system has it; None where they are no lengths, or nothing
+            is known of them.
+        height: The same of heights, below 0 where they are depths; None where the system says nothing about them.
         in_degrees: Whether x and y are longitude and latitude.
+        is_geocentric: Whether coordinates are from the center of the Earth, so that no axis points up.
+        has_heights: Whether the system has heights, of which `height` may be unknown.
     """
 
     length: float | None = None
     height: float | None = None
     in_degrees: bool = False
+    is_geocentric: bool = False
+    has_heights: bool = False
 
 
 UNKNOWN = Units()
-_DEGREES = Units(in_degrees=True)
-
-
-@dataclass
-class _Node:
-    """A word of the text with what is in its brackets."""
-
-    word: str  # in capitals
-    values: list[str | float] = field(default_factory=list)  # texts, numbers and bare words
-    nodes: list[_Node] = field(default_factory=list)
-    start: int = 0  # of its characters in the text
-    end: int = 0
-
-    def named(self, words: set[str]) -> Iterator[_Node]:
-        """Yield the nodes directly inside that have one of these words."""
-        return (node for node in self.nodes if node.word in words)
-
-
-def units_of_text(text: str) -> Units:
-    """Return the units of a coordinate system in well-known text; unknown ones of text that is none, or cut off."""
-    roots = _parse(text)
-    if roots is None:
-        return UNKNOWN
-    # Esri's programs write heights as a second system behind the first.
-    return _joined([units for node in roots if (units := _units_of_node(node)) is not None])
-
-
-def _parse(text: str) -> list[_Node] | None:
-    """Return the outermost nodes; None if brackets do not match, or if it is too long for such a text."""
-    top = _Node("")
-    # Nodes whose brackets are open, the innermost last
-    open_nodes = [top]
-    word = ""
-    word_start = 0
-    at = 0
-    text = text.rstrip("\0 \t\r\n")
-    while at < len(text):
-        token = _TOKEN.match(text, at)
-        if token is None or len(open_nodes) > _DEEPEST or len(text) > _LONGEST:
-            return None
-        at = token.end()
-        inside = open_nodes[-1]
-        if token.lastgroup == "open":
-            node = _Node(word.upper(), start=word_start)
-            inside.nodes.append(node)
-            open_nodes.append(node)
-            word = ""
-            continue
-        # A word without brackets behind it is a value, such as a number or the direction of an axis.
-        if word:
-            try:
-                inside.values.append(float(word))
-            except ValueError:
-                inside.values.append(word)
-            word = ""
-        if token.lastgroup == "word":
-            word = token["word"]
-            word_start = token.start("word")
-        elif token.lastgroup == "text":
-            inside.values.append(token["text"].replace('""', '"'))
-        elif token.lastgroup == "close":
-            open_nodes.pop().end = at
-            if not open_nodes:
-                return None
-    return top.nodes if len(open_nodes) == 1 else None
-
-
-def horizontal_part(text: str) -> str | None:
-    """Return the system of x and y of a coordinate system in well-known text, which may have one of heights, too.
-
-    None for text that is none, or cut off.
-    """
-    nodes = _parse(text) or []
-    while nodes:
-        node = next((node for node in nodes if node.word in (_SYSTEMS | _AROUND) - _VERTICAL), None)
-        if node is None:
-            return None
-        if node.word not in _COMPOUND | _AROUND:
-            return text[node.start : node.end]
-        nodes = node.nodes
-    return None
 
 
 @dataclass(frozen=True)
@@ -176,153 +94,184 @@ class CoordinateSystem:
         return heights[0] != heights[1] and of_epsg[0] == of_epsg[1]
 
 
-_EPSG = "EPSG:"
+def units_of_text(text: str) -> Units:
+    """Return the units of a coordinate system in well-known text; unknown ones of text that is none, or cut off."""
+    system = _system_of(text)
+    if system is None:
+        return UNKNOWN
+    flat, heights = _parts(system)
+    units = UNKNOWN if flat is None else _units_of(flat)
+    if heights is not None:
+        height = _units_of(heights).height
+        units = replace(units, height=units.height if height is None else height, has_heights=True)
+    return units
+
+
+def horizontal_part(text: str) -> str | None:
+    """Return the system of x and y of a coordinate system in well-known text, which may have one of heights, too.
+
+    None for text that is none, or cut off.
+    """
+    system = _system_of(text)
+    flat = None if system is None else _parts(system)[0]
+    return None if flat is None else flat.to_wkt()
 
 
 def heights_part(text: str) -> str | None:
     """Return the name of the system of heights of a coordinate system in well-known text; None without one."""
-    waiting = list(_parse(text) or [])
-    while waiting:
-        node = waiting.pop(0)
-        if node.word in _VERTICAL:
-            number = _epsg_number(node)
-            return f"{_EPSG}{number}" if number is not None else str((node.values or ["unknown heights"])[0])
-        if node.word in _SYSTEMS | _AROUND:
-            waiting += node.nodes
-    return None
-
-
-def heights_of_keys(records: dict[int, bytes]) -> str | None:
-    """Return the name of the system of heights that the GeoTIFF keys name, such as "EPSG:5720"; None without one."""
-    number = _values_of_keys(records).get(_VERTICAL_SYSTEM)
-    return f"{_EPSG}{int(number)}" if number is not None and 0 < number < _USER_DEFINED else None
+    system = _system_of(text)
+    heights = None if system is None else _parts(system)[1]
+    if heights is None:
+        return None
+    number = _number_of(heights)
+    return heights.name if number is None else f"{_EPSG}{number}"
 
 
 def name_of_system(text: str) -> str:
-    """Return what a system in well-known text is called, with its number where it has one; other text as it is."""
-    nodes = _parse(text)
-    node = nodes[0] if nodes else None
-    if node is None or not node.word:
+    """Return what a system is called, with its number where it has one; unknown text as it is."""
+    system = _system_of(text)
+    if system is None:
         return text
-    number = _epsg_number(node)
-    name = str((node.values or ["unnamed"])[0])
-    return name if number is None else f"{_EPSG}{number} ({name})"
+    number = _number_of(system)
+    return system.name if number is None else f"{_EPSG}{number} ({system.name})"
 
 
-def _are_different(first: str, second: str) -> bool:
-    """Return whether two systems of x and y, in text or by number, are known to be different."""
-    numbers = []
-    for text in (first, second):
-        nodes = _parse(text)
-        number = text.removeprefix(_EPSG)
-        if number.isdigit():
-            numbers.append(int(number))
-        else:
-            numbers.append(_epsg_number(nodes[0]) if nodes else None)
-    if None not in numbers:
-        return numbers[0] != numbers[1]
-    one = _facts_of(first, numbers[0])
-    other = _facts_of(second, numbers[1])
-    if one is None or other is None:
-        # Nothing but names, which each program writes in its own way
-        return False
-    return len(one) != len(other) or any(abs(a - b) > 1e-6 * max(1.0, abs(a)) for a, b in zip(one, other, strict=True))
+@dataclass(frozen=True)
+class GroundScale:
+    """How lengths on the ground differ from those on a map at a place.
 
-
-def _facts_of(text: str, number: int | None) -> list[float] | None:
-    """Return the numbers that define a projected system, in order: parameters, ellipsoid, unit; None of others.
-
-    Dialects differ in names and order, and in parameters that change nothing, 0 and 1.
+    Attributes:
+        scale: Length on the ground of what is a meter long on the map, as the root of the ratio of areas.
+        ratio: The longest length on the ground of what is equally long on the map in all directions, over the shortest.
     """
-    if number is not None and text.startswith(_EPSG):
-        # Only UTM is numbered by a rule: of WGS 84, ETRS89 and NAD83, whose numbers go on with the states' own zones.
-        for base, last, south in ((32600, 60, False), (32700, 60, True), (25800, 60, False), (26900, 23, False)):
-            if 1 <= number - base <= last:
-                place = [6.0 * (number - base) - 183, 0.9996, 5e5, *([1e7] if south else [])]
-                return sorted([*(value for value in place if value), 6378137.0])
-        return None
-    nodes = _parse(text)
-    if not nodes or nodes[0].word not in _PROJECTED:
-        return None
-    found: list[float] = []
-    waiting = [nodes[0]]
-    while waiting:
-        node = waiting.pop()
-        if node.word == "PARAMETER":
-            found += [value for value in node.values[1:2] if isinstance(value, float) and value not in (0.0, 1.0)]
-        elif node.word in {"SPHEROID", "ELLIPSOID"}:
-            found += [value for value in node.values[1:2] if isinstance(value, float)]
-        else:
-            waiting += node.nodes
-    return sorted(found)
+
+    scale: float
+    ratio: float
+
+    @property
+    def is_true(self) -> bool:
+        """True if lengths on the map are those on the ground, within a percent in each direction."""
+        return max(self.scale * self.ratio**0.5, self.ratio**0.5 / self.scale) <= 1 + _TRUE
+
+    @property
+    def is_alike(self) -> bool:
+        """True if lengths in all directions have one scale, within five percent."""
+        return self.ratio <= 1 + _ALIKE
 
 
-def _units_of_node(node: _Node) -> Units | None:
-    """Return the units of a system; None of a node that is none, such as a time."""
-    if node.word in _AROUND:
-        inside = [units for part in node.nodes if (units := _units_of_node(part)) is not None]
-        return inside[0] if inside else None
-    if node.word in _COMPOUND:
-        return _joined([units for part in node.nodes if (units := _units_of_node(part)) is not None])
-    if node.word in _VERTICAL:
-        length, _ = _lengths(node)
-        return Units(height=length or length_of_heights(_epsg_number(node)))
-    if node.word not in _SYSTEMS:
-        return None
-    units = _horizontal(node)
-    # Some programs write the system of heights inside of the first.
-    inside = [_units_of_node(part) for part in node.named(_VERTICAL)]
-    return _joined([units, *(part for part in inside if part is not None)])
+def ground_scale_at(text: str, place: Sequence[float]) -> GroundScale | None:
+    """Return the scale of a map at a place, which for EPSG:3857 is the cosine of the latitude.
 
+    It is measured between the places that coordinates of the map stand for, on the ellipsoid.
 
-def _horizontal(node: _Node) -> Units:
-    """Return the units of a system of x and y, which may have heights as a third axis."""
-    number = _epsg_number(node)
-    if node.word in _GEODETIC:
-        # Geocentric coordinates are lengths along three axes through the center of the Earth.
-        kinds = [str(part.values[0]).lower() for part in node.named({"CS"}) if part.values]
-        if node.word != "GEOCCS" and "cartesian" not in kinds:
-            return _DEGREES
-    length, height = _lengths(node)
-    if length is None:
-        # The system, or its first axes, may be in degrees or another unit of angles.
-        for place in (node, *node.named({"AXIS"})):
-            for unit in place.nodes:
-                if unit.word in _ANGLES or (unit.word == "UNIT" and _ANGLE_NAMES.search(str(unit.values[:1]))):
-                    return _DEGREES
-    if length is None and number is not None:
-        return Units(length_of_unit(number), length_of_heights(number), in_degrees(number))
-    return Units(length, height)
+    Args:
+        text: Well-known text or a name such as "EPSG:3857".
+        place: x and y on the map.
 
-
-def _lengths(node: _Node) -> tuple[float | None, float | None]:
-    """Return the lengths of a unit of the first axes, and of a third one that points up.
-
-    A unit of all axes stands in the system itself, units that differ stand in each axis.
+    Returns:
+        None where the system is no map projection, where it is not known, or where the place is far from the area
+        that the system is made for, so that the coordinates are not its own.
     """
-    common = [size for unit in node.named(_LENGTHS) if (size := _size_of(unit)) is not None]
+    system = _system_of(text)
+    flat = None if system is None else _parts(system)[0]
+    length = None if flat is None else _units_of(flat).length
+    if flat is None or length is None or not flat.is_projected or flat.ellipsoid is None:
+        return None
+    x, y = place
+    pyproj = package("pyproj", "files")
+    try:
+        longitudes, latitudes = _to_degrees(flat.to_wkt()).transform([x, x + _STEP, x], [y, y, y + _STEP])
+        shape = flat.ellipsoid
+        ground = pyproj.Geod(a=shape.semi_major_metre, b=shape.semi_minor_metre)
+        azimuths, _, lengths = ground.inv(
+            [longitudes[0]] * 2, [latitudes[0]] * 2, longitudes[1:], latitudes[1:], radians=False
+        )
+    except (pyproj.exceptions.ProjError, ValueError):
+        return None
+    # A step along x and one along y, (2, 2), east and north in meters on the ground for each meter on the map
+    turn = np.radians(azimuths)
+    steps = np.stack([np.sin(turn), np.cos(turn)]) * np.array(lengths) / (_STEP * length)
+    if not np.isfinite(steps).all() or not (longest := np.linalg.svd(steps)[1])[1] > 0:
+        return None
+    found = GroundScale(float(np.sqrt(longest.prod())), float(longest[0] / longest[1]))
+    # Looked up only where it counts, as texts have no area, and their systems are searched for by what they say.
+    if not found.is_true and not _is_near_area(flat, longitudes[0], latitudes[0]):
+        return None
+    return found
+
+
+def _is_near_area(system: Any, longitude: float, latitude: float) -> bool:
+    """Return whether a place is near the area that a system is made for; True where no area is known."""
+    area = system.area_of_use
+    if area is None:
+        number = _number_of(system) or system.to_epsg(min_confidence=60)
+        known = None if number is None else _system_of(f"{_EPSG}{number}")
+        area = None if known is None else known.area_of_use
+    if area is None:
+        return True
+    width = (area.east - area.west) % 360 or 360
+    # Degrees from the middle of the area, which may go over the date line
+    from_middle = abs((longitude - area.west - width / 2 + 180) % 360 - 180)
+    is_in_latitude = area.south - _BEYOND[1] <= latitude <= area.north + _BEYOND[1]
+    return from_middle <= width / 2 + _BEYOND[0] and is_in_latitude
+
+
+@lru_cache(_KEPT)
+def _to_degrees(text: str) -> Any:
+    """Return what turns x and y of a map into longitudes and latitudes on its own ellipsoid, in degrees."""
+    pyproj = package("pyproj", "files")
+    system = pyproj.CRS.from_wkt(text)
+    shape = system.ellipsoid
+    degrees = {"proj": "longlat", "a": shape.semi_major_metre, "b": shape.semi_minor_metre}
+    return pyproj.Transformer.from_crs(system, pyproj.CRS.from_dict(degrees), always_xy=True)
+
+
+@lru_cache(_KEPT)
+def _system_of(text: str) -> Any:
+    """Return a coordinate system by well-known text or a name such as "EPSG:2154"; None if pyproj does not know it."""
+    text = text.rstrip("\0 \t\r\n")
+    if not text or len(text) > _LONGEST:
+        return None
+    pyproj = package("pyproj", "files")
+    try:
+        # Text of a file is no path, and no name of anything else that pyproj would look for.
+        return pyproj.CRS.from_user_input(text) if text.startswith(_EPSG) else pyproj.CRS.from_wkt(text)
+    except pyproj.exceptions.CRSError:
+        return None
+
+
+def _parts(system: Any) -> tuple[Any, Any]:
+    """Return the system of x and y, which may have heights as a third axis, and the one of heights; None for none."""
+    # One that is bound has its way to another system around it.
+    while system.is_bound:
+        system = system.source_crs
+    if not system.is_compound:
+        return (None, system) if system.is_vertical else (system, None)
+    parts = [_parts(part) for part in system.sub_crs_list]
+    flat = next((part[0] for part in parts if part[0] is not None), None)
+    return flat, next((part[1] for part in parts if part[1] is not None), None)
+
+
+def _units_of(system: Any) -> Units:
+    """Return the units of one system, by its axes."""
     flat = []
     upward = []
-    for axis in node.named({"AXIS"}):
-        own = [size for unit in axis.named(_LENGTHS) if (size := _size_of(unit)) is not None] or common
-        directions = {str(value).upper() for value in axis.values[1:]}
-        (upward if directions & _UPWARD else flat).extend(own[-1:])
-    # A system of heights has one axis, and one of WKT1 may have none.
-    sizes = flat or upward or common[-1:]
-    if not sizes or any(size != sizes[0] for size in sizes):
-        return None, None
-    return sizes[0], upward[0] if flat and upward else None
-
-
-def _size_of(unit: _Node) -> float | None:
-    """Return the length of a unit in meters; None if it is one of angles, or unknown."""
-    name, size = [*unit.values, "", ""][:2]
-    if not isinstance(size, float) or not 0 < size < float("inf") or _ANGLE_NAMES.search(str(name)):
-        return None
-    # GDAL's name for what it does not know, with 1 in place of the size
-    if str(name).lower() == "unknown" and size == 1:
-        return None
-    return _exact(size)
+    for axis in system.axis_info:
+        size = axis.unit_conversion_factor
+        # What GDAL does not know, it calls so, with 1 in place of the size.
+        known = 0 < size < float("inf") and axis.unit_name != "unknown"
+        length = _exact(size) if known else None
+        if axis.direction in ("up", "down"):
+            upward.append(-length if length is not None and axis.direction == "down" else length)
+        else:
+            flat.append(length)
+    height = upward[0] if upward else None
+    if system.is_geographic:
+        return Units(None, height, in_degrees=True, has_heights=bool(upward))
+    if system.is_geocentric:
+        return Units(flat[0] if flat else None, is_geocentric=True)
+    is_one = bool(flat) and all(length == flat[0] for length in flat)
+    return Units(flat[0] if is_one else None, height, has_heights=bool(upward))
 
 
 def _exact(length: float) -> float:
@@ -330,20 +279,40 @@ def _exact(length: float) -> float:
     return US_SURVEY_FOOT if abs(length / US_SURVEY_FOOT - 1) < _ROUNDED else length
 
 
-def _epsg_number(node: _Node) -> int | None:
-    """Return the EPSG code of a coordinate system, or None if the text has none."""
-    for part in node.named({"ID", "AUTHORITY"}):
-        authority, number = [*part.values, "", ""][:2]
-        if str(authority).upper() == "EPSG" and str(number).removesuffix(".0").isdigit():
-            return int(float(number))
-    return None
+def _number_of(system: Any) -> int | None:
+    """Return the EPSG code that a system states, which is not looked for; None if it states none."""
+    stated = system.to_json_dict().get("id", {})
+    is_epsg = str(stated.get("authority")).upper() == "EPSG" and str(stated.get("code")).isdigit()
+    return int(stated["code"]) if is_epsg else None
 
 
-def _joined(parts: Sequence[Units]) -> Units:
-    """Return the units of a compound system by those of its parts: the first of x and y, and the first of heights."""
-    flat = next((part for part in parts if part.length is not None or part.in_degrees), UNKNOWN)
-    heights = [part.height for part in parts if part.height is not None]
-    return replace(flat, height=heights[0] if heights else None)
+def _are_different(first: str, second: str) -> bool:
+    """Return whether two systems of x and y, in text or by number, are known to be different."""
+    one, other = _system_of(first), _system_of(second)
+    if one is None or other is None:
+        return False
+    numbers = (_number_of(one), _number_of(other))
+    if None not in numbers:
+        return numbers[0] != numbers[1]
+    facts, others = _facts_of(one), _facts_of(other)
+    if facts is None or others is None:
+        # Nothing but names, which each program writes in its own way
+        return False
+    return len(facts) != len(others) or not np.allclose(facts, others, rtol=1e-6, atol=1e-6)
+
+
+def _facts_of(system: Any) -> list[float] | None:
+    """Return the numbers that define a projected system, in order: parameters, ellipsoid, unit; None of others.
+
+    Dialects differ in names and order, and in parameters that change nothing, 0 and 1.
+    """
+    flat = _parts(system)[0]
+    if flat is None or not flat.is_projected or flat.coordinate_operation is None or flat.ellipsoid is None:
+        return None
+    # Each dialect has its own units of angles and lengths.
+    values = [value.value * value.unit_conversion_factor for value in flat.coordinate_operation.params]
+    facts = [float(abs(value)) for value in values if value not in (0.0, 1.0)]
+    return sorted([*facts, flat.ellipsoid.semi_major_metre, _units_of(flat).length or 1.0])
 
 
 def name_of_keys(records: dict[int, bytes]) -> str | None:
@@ -353,10 +322,19 @@ def name_of_keys(records: dict[int, bytes]) -> str | None:
     """
     values = _values_of_keys(records)
     number = values.get(_PROJECTED_SYSTEM)
-    if number is None and values.get(_MODEL, _IS_GEOGRAPHIC) == _IS_GEOGRAPHIC:
+    if number is None and values.get(_MODEL, _IS_GEOGRAPHIC) in (_IS_GEOGRAPHIC, _IS_GEOCENTRIC):
         number = values.get(_GEOGRAPHIC_SYSTEM)
+    return _epsg_name(number)
+
+
+def heights_of_keys(records: dict[int, bytes]) -> str | None:
+    """Return the name of the system of heights that the GeoTIFF keys name, such as "EPSG:5720"; None without one."""
+    return _epsg_name(_values_of_keys(records).get(_VERTICAL_SYSTEM))
+
+
+def _epsg_name(number: float | None) -> str | None:
     # 0 is undefined, and from 32767 on are systems that users define.
-    return f"EPSG:{int(number)}" if number is not None and 0 < number < _USER_DEFINED else None
+    return f"{_EPSG}{int(number)}" if number is not None and 0 < number < _USER_DEFINED else None
 
 
 def units_of_keys(records: dict[int, bytes]) -> Units | None:
@@ -367,25 +345,40 @@ def units_of_keys(records: dict[int, bytes]) -> Units | None:
     """
     values = _values_of_keys(records)
     model = values.get(_MODEL)
-    number = values.get(_PROJECTED_SYSTEM)
-    height = LENGTHS.get(int(values.get(_VERTICAL_UNIT, 0)))
-    if height is None and _VERTICAL_SYSTEM in values:
-        height = length_of_heights(int(values[_VERTICAL_SYSTEM]))
-    if model == _IS_GEOGRAPHIC or (number is None and model is None and _GEOGRAPHIC_SYSTEM in values):
-        return replace(_DEGREES, height=height)
-    if number is not None and in_degrees(int(number)):
-        return replace(_DEGREES, height=height)
+    name = name_of_keys(records)
+    heights = heights_of_keys(records)
+    stated = UNKNOWN if name is None else units_of_text(name)
+    has_heights = bool({_VERTICAL_SYSTEM, _VERTICAL_UNIT} & {*values}) or stated.has_heights
+    own = None if heights is None else units_of_text(heights).height
+    height = stated.height if own is None else own
     # The unit of a system that is defined here, or that differs from the one that EPSG gives it
+    if (size := _length_of_code(values.get(_VERTICAL_UNIT))) is not None:
+        height = -size if height is not None and height < 0 else size
+    units = replace(stated, height=height, has_heights=has_heights)
+    if stated.in_degrees or (name is None and model == _IS_GEOGRAPHIC):
+        return replace(units, length=None, in_degrees=True)
+    if model == _IS_GEOCENTRIC or stated.is_geocentric:
+        return replace(units, length=stated.length or 1.0, is_geocentric=True)
     if _UNIT in values:
-        length = LENGTHS.get(int(values[_UNIT]))
+        length = _length_of_code(values[_UNIT])
         if length is None and 0 < values.get(_UNIT_SIZE, 0.0) < float("inf"):
             length = _exact(values[_UNIT_SIZE])
-        return Units(length, height)
-    if model == _IS_GEOCENTRIC:
-        return Units(1.0, height)
-    if number is not None:
-        return Units(length_of_unit(int(number)), height or length_of_heights(int(number)))
-    return UNKNOWN if model == _IS_PROJECTED else None
+        return replace(units, length=length)
+    return units if name is not None or model == _IS_PROJECTED or _PROJECTED_SYSTEM in values else None
+
+
+def _length_of_code(code: float | None) -> float | None:
+    """Return the length in meters of EPSG's unit of this number; None without one, and of a unit of angles."""
+    return None if code is None else _lengths().get(int(code))
+
+
+@lru_cache(1)
+def _lengths() -> dict[int, float]:
+    """Return number of a unit of length -> meters."""
+    units = package("pyproj.database", "files").get_units_map(
+        auth_name="EPSG", category="linear", allow_deprecated=True
+    )
+    return {int(unit.code): _exact(unit.conv_factor) for unit in units.values()}
 
 
 def _values_of_keys(records: dict[int, bytes]) -> dict[int, float]:

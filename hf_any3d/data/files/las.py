@@ -16,10 +16,12 @@ from hf_any3d.data.files.coordinate_systems import (
     UNKNOWN,
     CoordinateSystem,
     Units,
+    ground_scale_at,
     heights_of_keys,
     heights_part,
     horizontal_part,
     name_of_keys,
+    name_of_system,
     units_of_keys,
     units_of_text,
 )
@@ -57,6 +59,9 @@ _PROJECTION, _WELL_KNOWN_TEXT = b"LASF_Projection", 2112
 _TEXT_BIT = 1 << 4  # of the global encoding: the text counts, not the keys of GeoTIFF
 EXTENDED_HEADER = 60
 """Bytes of the header of a record after the points."""
+REPROJECT = "reproject it to a map in meters or feet, for example with pdal's filters.reprojection"
+"""Next step for coordinates that are no lengths on the ground."""
+_SAMPLED = 1000  # points of which the middle is looked for
 # Feet and US survey feet differ by two millionths, which no height tells apart.
 _SAME_UNIT = 1e-5
 SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
@@ -85,7 +90,8 @@ def read(source: Source) -> PointCloudData:
 
     LAZ needs lazrs from the extra `files`. Extra dimensions that are not asked for as columns, near infrared,
     waveforms and records beyond the declared number are left out with a warning. Where heights have another unit
-    than x and y, another warning says so. There is no `meters_per_unit` without a coordinate system. Coordinates of
+    than x and y, or are depths, another warning says so. There is no `meters_per_unit` without a coordinate system, or
+    without pyproj, which reads it, from the extra `files`. Coordinates of
     map projections are too large for float32; see `PointCloudData.offset`. Intensities are 0 to 65535. Colors or
     intensities that are all 0 are left out.
     """
@@ -109,7 +115,7 @@ def read(source: Source) -> PointCloudData:
         mask = (1 << bits) - 1
         return_number = columns.returns & mask
         number_of_returns = columns.returns >> bits & mask
-    units = _units(source, header)
+    stated = _stated(source, header, points, shift)
     label_codes = CURRENT if header.point_format >= 6 else LEGACY
     # Numbers of a dimension of the user's own mean what the user says.
     if "label" in (header.row.names or ()):
@@ -125,10 +131,7 @@ def read(source: Source) -> PointCloudData:
         labels=None if columns.labels is None else usable_labels(columns.labels, source),
         offset=shift,
         intensity=intensity,
-        up_axis="z",  # Z is the elevation in LAS
-        meters_per_unit=units.length,
-        meters_per_height=units.height,
-        in_degrees=units.in_degrees or None,
+        **stated,
         return_number=return_number,
         number_of_returns=number_of_returns,
         label_codes=label_codes,
@@ -700,25 +703,60 @@ def _prefers_text(data: bytes | mmap, point_format: int) -> bool:
     return bool(encoding & _TEXT_BIT) or point_format >= 6
 
 
-def _units(source: Source, header: _Header) -> Units:
-    """Return the units of the coordinate system, with that of heights only if it is another one than of x and y."""
-    data = source.data
-    bodies = _projection_records(data, header.start)
-    found: list[Units] = []
+def _stated(source: Source, header: _Header, points: np.ndarray, shift: np.ndarray | None) -> dict[str, Any]:
+    """Return what the coordinate system says of points (points, 3), as fields of a cloud; it reads nothing without one.
+
+    Among them are the axis that points up, and the unit of heights, if it is another one than of x and y.
+    """
+    stated: dict[str, Any] = {"up_axis": "z"}  # Z is the elevation in LAS
+    bodies = _projection_records(source.data, header.start)
+    if not bodies:
+        return stated
+    try:
+        text, units = _system_and_units(bodies, _prefers_text(source.data, header.point_format))
+        scale = None
+        if text is not None and units.length is not None:
+            # The middle of some points, which a few far ones do not move
+            place = np.median(points[:: max(1, len(points) // _SAMPLED)], axis=0) + (0 if shift is None else shift)
+            scale = ground_scale_at(text, place[:2].tolist())
+        name = "" if text is None else name_of_system(text)
+    except ImportError as error:
+        return {**stated, "no_map": f"its coordinate system says the unit of its coordinates; {error}"}
+    if units.length is None and not units.in_degrees:
+        source.warn("its coordinate system has no known horizontal unit; coordinates are read without a unit")
+    stated |= {"meters_per_unit": units.length, "in_degrees": units.in_degrees or None}
+    if units.is_geocentric:
+        stated |= {"up_axis": None, "no_map": f"coordinates are geocentric ({name}), so no axis points up; {REPROJECT}"}
+    elif scale is not None and not scale.is_alike:
+        why = f"the map ({name}) stretches lengths in one direction {scale.ratio:.2f} times as much as in another here"
+        stated["no_map"] = f"{why}; {REPROJECT}"
+    elif scale is not None and not scale.is_true:
+        stated["ground_scale"] = scale.scale
+    if units.height is not None and units.height < 0:
+        # What grows downward points up in no axis.
+        stated |= {"up_axis": None, "meters_per_height": units.height}
+        source.warn("z is a depth in its coordinate system, and grows downward; coordinates are not turned")
+    elif units.has_heights and units.height is None:
+        source.warn("the unit of z is unknown, as its system of heights states none; it may be another than of x and y")
+    elif units.length is not None and units.height is not None and abs(units.height / units.length - 1) > _SAME_UNIT:
+        stated["meters_per_height"] = units.height
+        source.warn(
+            f"x and y are in units of {units.length:g} m but z in units of {units.height:g} m; coordinates are not "
+            "converted"
+        )
+    return stated
+
+
+def _system_and_units(bodies: dict[int, bytes], prefers_text: bool) -> tuple[str | None, Units]:
+    """Return the system of x and y that the records state, as text or by its number, and its units."""
+    found: list[tuple[str | None, Units]] = []
     if _WELL_KNOWN_TEXT in bodies:
-        found.append(units_of_text(bodies[_WELL_KNOWN_TEXT].decode("utf-8", "replace")))
+        text = bodies[_WELL_KNOWN_TEXT].decode("utf-8", "replace")
+        found.append((horizontal_part(text), units_of_text(text)))
     of_keys = units_of_keys(bodies)
     if of_keys is not None:
-        found.append(of_keys)
-    if not _prefers_text(data, header.point_format):
+        found.append((name_of_keys(bodies), of_keys))
+    if not prefers_text:
         found.reverse()
-    units = next((units for units in found if units.length is not None or units.in_degrees), UNKNOWN)
-    if units == UNKNOWN and found:
-        source.warn("its coordinate system has no known horizontal unit; coordinates are read without a unit")
-    if units.length is None or units.height is None or abs(units.height / units.length - 1) <= _SAME_UNIT:
-        return replace(units, height=None)
-    source.warn(
-        f"x and y are in units of {units.length:g} m but z in units of {units.height:g} m; coordinates are not "
-        "converted"
-    )
-    return units
+    known = (one for one in found if one[1].length is not None or one[1].in_degrees)
+    return next(known, found[0] if found else (None, UNKNOWN))

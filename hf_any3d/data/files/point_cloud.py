@@ -37,6 +37,8 @@ _OF_FILES = (
     "meters_per_unit",
     "meters_per_height",
     "in_degrees",
+    "ground_scale",
+    "no_map",
     "label_codes",
     "label_names",
     "further",
@@ -95,7 +97,8 @@ class PointCloudData:
         number_of_returns: (points,) float32, how many returns that pulse had.
         face_labels: (faces,) int64, one class per face.
         meters_per_unit: length of a unit of the coordinates in meters where the format of the file says it.
-        meters_per_height: the same of heights, where the file says another one for them, such as feet above meters.
+        meters_per_height: the same of heights, where the file says another one for them, such as feet above meters;
+            below 0 where they are depths, which grow downward.
         label_codes: what labels are where the format says it: "asprs" for the codes of LAS in point formats 6 to 10,
             "asprs_legacy" for those in formats 0 to 5, of which some mean something else.
         further: (points,) columns by their names, such as the flags "withheld" and "synthetic" of LAS.
@@ -103,6 +106,9 @@ class PointCloudData:
         label_names: names of the classes 0, 1, … of `labels` in alphabetical order, where the file has words for them.
         scanner: (3,) float64, where all points were measured from, in the coordinates of `points`, or (points, 3)
             float32 if scans from several places are joined; where the format of the file says it.
+        ground_scale: length on the ground of what is a meter long on the map of the file at this place, where that is
+            another length by more than a percent: 0.62 at 52 degrees north in EPSG:3857.
+        no_map: why x and y are no lengths on the ground, where the file says so, such as of geocentric coordinates.
 
     Args:
         step: distance between neighboring numbers of the file's coordinates, such as the scale of LAS; one number or
@@ -133,6 +139,8 @@ class PointCloudData:
     in_degrees: bool | None = None
     label_names: tuple[str, ...] | None = None
     scanner: np.ndarray | None = None
+    ground_scale: float | None = None
+    no_map: str | None = None
     step: InitVar[ArrayLike | None] = None
 
     def __post_init__(self, step: ArrayLike | None):
@@ -179,13 +187,11 @@ class PointCloudData:
 
     @property
     def meters_per_axis(self) -> np.ndarray | None:
-        """Lengths of a unit along x, y and z in meters, (3,); None if the file does not state them."""
+        """Lengths of a unit along x, y and z on the ground in meters, (3,); None if the file does not state them."""
         if self.meters_per_unit is None:
             return None
-        lengths = np.full(3, self.meters_per_unit)
-        if self.meters_per_height is not None:
-            lengths[2] = self.meters_per_height
-        return lengths
+        flat = self.meters_per_unit * (self.ground_scale or 1.0)
+        return np.array([flat, flat, abs(self.meters_per_height or self.meters_per_unit)])
 
     @property
     def is_mesh(self) -> bool:
@@ -290,6 +296,8 @@ class PointCloudData:
             meters_per_unit=self.meters_per_unit,
             meters_per_height=self.meters_per_height,
             in_degrees=self.in_degrees,
+            ground_scale=self.ground_scale,
+            no_map=self.no_map,
             return_number=None if self.return_number is None else self.return_number[nearest],
             number_of_returns=None if self.number_of_returns is None else self.number_of_returns[nearest],
             label_codes=self.label_codes,

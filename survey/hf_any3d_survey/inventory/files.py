@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.files import PointCloudError, file_errors
+from hf_any3d.data.files.coordinate_systems import name_of_system
 from hf_any3d.data.files.labels import check_labels_fit, write_labels
 from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import check_outputs, temporary_folder
@@ -32,7 +33,7 @@ from hf_any3d_survey.inventory.report import About, PlaceReport, check_report, w
 from hf_any3d_survey.inventory.steps import InventorySteps
 from hf_any3d_survey.inventory.tables import check_table, write_table
 from hf_any3d_survey.inventory.things import Thing
-from hf_any3d_survey.inventory.tile_files import TileFile, look_at_tiles, name_of_system, system_of_place, with_points
+from hf_any3d_survey.inventory.tile_files import TileFile, look_at_tiles, system_of_place, with_points
 from hf_any3d_survey.inventory.trees import TreeChoice, choose_by
 from hf_any3d_survey.local_features.map_index import PlacedPoints
 
@@ -180,9 +181,9 @@ def take_inventory(
                 model=shown_path(pipe.model.name_or_path),
                 settings=settings,
                 command=command,
-                coordinate_system=name_of_system(system),
+                coordinate_system=None if system is None else name_of_system(system),
                 map_unit_m=tiles[0].unit,
-                elevation_unit_m=tiles[0].height,
+                elevation_unit_m=abs(tiles[0].height),
             )
             write_report(outputs.report, report.content(things, about, place.doubts))
         return Found(things, [tile.total for tile in tiles], [tile.path for tile in tiles])
@@ -207,8 +208,8 @@ def _write_copy(
     labels = None
     if outputs.classes != "none":
         labels = tile.labels_of(answer, keeps=outputs.classes == "unclassified")
-    # As PDAL and lidR have it: z and heights in one unit, whose difference is the elevation of the ground
-    heights = answer.heights if unit == METERS else (answer.heights / unit.length).astype(np.float32)
+    # As PDAL and lidR have it: z and heights in one unit, whose difference is the elevation of the ground (of depths, the sum)
+    heights = answer.heights if unit.length == METERS.length else (answer.heights / unit.length).astype(np.float32)
     values = (heights, answer.numbers, scores[answer.numbers])
     write_labels(tile.path, target, labels, columns=dict(zip(outputs.columns, values, strict=True)))
 
@@ -258,7 +259,7 @@ def _raster(name: str, seen: Seen, cell: float, unit: LengthUnit) -> Raster:
     is_seen = seen.classes != NOISE
     if name == "terrain":
         points = seen.points.part(np.flatnonzero(is_seen[: seen.count]))
-        lengths = {"meters_per_unit": seen.factor[0], "meters_per_height": unit.length}
+        lengths = {"meters_per_unit": seen.factor[0], "meters_per_height": unit.length * unit.up}
         return terrain_raster(seen.terrain, points, cell=cell, **lengths)
     # Those of neighbors, too, so that a border is no gap.
     rows = np.flatnonzero(is_seen)

@@ -20,17 +20,20 @@ class LengthUnit:
     Attributes:
         name: "m" or "ft", which stands in names of columns and bands.
         length: Its length in meters.
+        up: 1, or -1 where elevations are depths, which grow downward.
     """
 
     name: str
     length: float
+    up: int = 1
 
     @classmethod
     def of(cls, meters_per_height: float) -> LengthUnit:
-        """Return the unit of a scan by the length of a unit of its elevations in meters."""
-        if abs(meters_per_height / FOOT - 1) < _SAME:
-            return cls("ft", meters_per_height)
-        return cls("m", 1.0)
+        """Return the unit of a scan by the length of a unit of its elevations in meters, below 0 for depths."""
+        up = 1 if meters_per_height > 0 else -1
+        if abs(abs(meters_per_height) / FOOT - 1) < _SAME:
+            return cls("ft", abs(meters_per_height), up)
+        return cls("m", 1.0, up)
 
 
 METERS = LengthUnit("m", 1.0)

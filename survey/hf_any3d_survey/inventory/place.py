@@ -522,8 +522,8 @@ def joined(cloud: PointCloudData, around: Sequence[Around], columns: Sequence[st
     further = {}
     for name in columns:
         further[name] = np.concatenate([(part.further or {})[name] for part in (cloud, *others)])
-    units: dict[str, Any] = {"meters_per_unit": cloud.meters_per_unit, "meters_per_height": cloud.meters_per_height}
-    units |= {"offset": cloud.offset, "in_degrees": cloud.in_degrees}
+    names = ("meters_per_unit", "meters_per_height", "in_degrees", "ground_scale", "no_map", "offset")
+    units: dict[str, Any] = {name: getattr(cloud, name) for name in names}
     whole = PointCloudData(**arrays, further=further or None, **units)
     # Codes of a byte, which the constructor would make eight.
     labels = [part.labels for part in (cloud, *others) if part.labels is not None]

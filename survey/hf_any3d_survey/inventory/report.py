@@ -58,7 +58,7 @@ class About:
         settings: Settings by their names.
         command: The command line; empty for a call in Python.
         coordinate_system: Name of the coordinate system; None where the files have none.
-        map_unit_m: Length of a unit of x and y in meters.
+        map_unit_m: Length of a unit of x and y on the ground in meters.
         elevation_unit_m: The same of elevations.
     """
 

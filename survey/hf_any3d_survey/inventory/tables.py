@@ -55,7 +55,7 @@ def row_of(thing: Thing, unit: LengthUnit = METERS) -> dict[str, Any]:
         thing.code,
         thing.x,
         thing.y,
-        thing.ground / unit.length,
+        thing.ground / unit.length * unit.up,
         thing.height / unit.length,
         thing.crown_diameter / unit.length,
         thing.area / unit.length**2,

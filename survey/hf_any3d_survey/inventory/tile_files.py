@@ -5,21 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pyproj import CRS
-from pyproj.exceptions import CRSError
 
 from hf_any3d.data.far_points import distance_in_words, far_groups
 from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.files.coordinate_systems import CoordinateSystem
-from hf_any3d.data.files.las import bounds_of_header, has_no_points, system_of
+from hf_any3d.data.files.las import REPROJECT, bounds_of_header, has_no_points, system_of
 from hf_any3d.data.files.source import NoPointsError
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.las_classes import CURRENT, UNCLASSIFIED
+from hf_any3d.data.units import check_projected
 from hf_any3d.tasks.segmentation.steps import part_of
 from hf_any3d.utils.messages import listed, printable
 from hf_any3d_survey.inventory.left_out import LeftOut, codes_of_file, split_left_out
@@ -31,6 +29,7 @@ _EDGE_ARRAYS = ("points", "labels", *ATTRIBUTES.values())
 _FURTHER = "further "  # before the names of columns, which may be those of arrays
 _SAME_UNIT = 1e-5
 _SAME_PLACE = 1e-4  # units of the file
+_SAME_SCALE = 0.02  # share by which the scale of the map may differ over a place, which has that of the middle
 _NO_POINTS = "has no points"
 
 
@@ -41,14 +40,15 @@ class TileFile:
     Attributes:
         path: The file.
         count: Number of its points, without those that are left out.
-        unit: Length of a unit in meters.
-        height: The same of heights.
+        unit: Length of a unit on the ground in meters.
+        height: The same of heights; below 0 where they are depths.
         bounds: (2, 2) lowest and highest places on the map, in its unit.
         has_class: (points,) which points of the file have a class, as packed bits.
         label_codes: Table of the codes of its classes, as of `PointCloudData`.
         left_out: Points that are left out; None for none.
         edge: File with its points that others may see; None for a place of one tile.
         cloud: The points, where there is but one tile.
+        ground_scale: Length on the ground of a meter on the map, the same for all tiles of a place; None for 1.
     """
 
     path: str
@@ -61,6 +61,7 @@ class TileFile:
     left_out: LeftOut | None
     edge: Path | None
     cloud: PointCloudData | None = None
+    ground_scale: float | None = None
 
     @property
     def stem(self) -> str:
@@ -80,6 +81,7 @@ class TileFile:
         if self.left_out is not None:
             cloud = self.left_out.without(cloud)
         cloud.labels = codes_of_file(cloud)
+        cloud.ground_scale = self.ground_scale
         return cloud
 
     def around(self, cloud: PointCloudData, tiles: Sequence[TileFile]) -> tuple[list[Around], Copies]:
@@ -210,10 +212,16 @@ def look_at_tiles(
             except NoPointsError:
                 empty[path] = _NO_POINTS
                 continue
+            check_projected(whole)
+            if whole.meters_per_unit is None and tiles:
+                # What names no system has that of the others; see `system_of_place`.
+                whole.ground_scale = tiles[0].ground_scale
             length = whole.meters_per_unit or 1.0
             height = whole.meters_per_height or length
+            scale = whole.ground_scale or 1.0
             if tiles:
-                _check_same_unit(length, height, tiles[0])
+                first = tiles[0]
+                _check_same_unit(length, height, first.unit / (first.ground_scale or 1.0), first)
         has_class = np.zeros(len(whole), bool)
         if whole.labels is not None:
             has_class = ~np.isin(whole.labels, [*UNCLASSIFIED])
@@ -225,21 +233,43 @@ def look_at_tiles(
             continue
         bounds = bounds_of_all(_on_map(cloud))[:, :2]
         cloud.labels = codes_of_file(cloud)
-        facts = (path, len(cloud), length, height, bounds, has_class, cloud.label_codes, left_out)
+        facts = (path, len(cloud), length * scale, height, bounds, has_class, cloud.label_codes, left_out)
         if folder is None:
-            tiles.append(TileFile(*facts, None, cloud))
+            tiles.append(TileFile(*facts, None, cloud, cloud.ground_scale))
             continue
         edge = folder / f"edge{number}.npz"
         others = boxes[:number] + boxes[number + 1 :]
-        is_seen = _may_be_seen(_on_map(cloud), [bounds, *others], MARGIN / length)
+        is_seen = _may_be_seen(_on_map(cloud), [bounds, *others], MARGIN / (length * scale))
         _save_edge(edge, cloud, is_seen, pipe.feature_extractor.columns)
-        tiles.append(TileFile(*facts, edge))
+        tiles.append(TileFile(*facts, edge, ground_scale=cloud.ground_scale))
     _tell_of_empty(paths, empty)
-    return _without_far(tiles)
+    return _of_one_scale(_without_far(tiles))
 
 
-def _check_same_unit(length: float, height: float, first: TileFile) -> None:
-    for what, own, of_first in (("unit", length, first.unit), ("unit of heights", height, first.height)):
+def _of_one_scale(tiles: list[TileFile]) -> list[TileFile]:
+    """Return the tiles with one scale of the map, so that they lie beside each other in meters on the ground, too.
+
+    Raises:
+        PointCloudFileError: The scale differs by more than some percent over the place.
+    """
+    scales = [tile.ground_scale or 1.0 for tile in tiles]
+    low, high = np.argmin(scales), np.argmax(scales)
+    if scales[high] > scales[low] * (1 + _SAME_SCALE):
+        raise PointCloudFileError(
+            f"{tiles[low].path}: a meter on the map is {scales[low]:.3g} m on the ground, and {scales[high]:.3g} m in "
+            f"{tiles[high].path}; run parts of the site separately, or {REPROJECT}"
+        )
+    if scales[low] == scales[high]:
+        return tiles
+    middle = (scales[low] + scales[high]) / 2
+    return [
+        replace(tile, unit=tile.unit / scale * middle, ground_scale=middle)
+        for tile, scale in zip(tiles, scales, strict=True)
+    ]
+
+
+def _check_same_unit(length: float, height: float, length_of_first: float, first: TileFile) -> None:
+    for what, own, of_first in (("unit", length, length_of_first), ("unit of heights", height, first.height)):
         if abs(own / of_first - 1) > _SAME_UNIT:
             raise PointCloudError(
                 f"a {what} of {own:g} m, and {first.path} has one of {of_first:g} m; use the same for all tiles of "
@@ -332,7 +362,7 @@ def system_of_place(paths: Sequence[str]) -> str | None:
     for path in paths:
         own = system_of(path)
         for other, system in known:
-            if _in_one_dialect(own).differs_from(_in_one_dialect(system)):
+            if own.differs_from(system):
                 raise PointCloudFileError(
                     f"{path}: its coordinate system is {own}, but {other} has {system}; reproject one, or run the "
                     "tiles of each system separately"
@@ -344,29 +374,3 @@ def system_of_place(paths: Sequence[str]) -> str | None:
         text = f"{listed(without, 3)}: no coordinate system; assuming that of {known[0][0]}, {known[0][1]}"
         warnings.warn(printable(text), stacklevel=3)
     return next((system.flat for _, system in known if system.flat is not None), None)
-
-
-def name_of_system(system: str | None) -> str | None:
-    """Return the name of a coordinate system, with its number of EPSG where it has one; None without a system."""
-    if system is None:
-        return None
-    try:
-        known = CRS.from_user_input(system)
-    except CRSError:
-        return system
-    number = known.to_epsg()
-    return known.name if number is None else f"{known.name} (EPSG:{number})"
-
-
-@cache
-def _in_one_dialect(system: CoordinateSystem) -> CoordinateSystem:
-    """Return a system with its x and y as PROJ writes them; as it is where PROJ does not know it.
-
-    Some files have a number of EPSG and no text, and each dialect has its own units and signs of parameters.
-    """
-    if system.flat is None:
-        return system
-    try:
-        return replace(system, flat=CRS.from_user_input(system.flat).to_wkt("WKT1_GDAL"))
-    except CRSError:
-        return system

@@ -39,9 +39,11 @@ class PlacedPoints:
 
     @cached_property
     def bounds(self) -> np.ndarray:
-        """Lowest and highest coordinates, (2, 3), as the factor is above 0."""
+        """Lowest and highest coordinates, (2, 3)."""
         ends = np.array([bounds_of(self.given[rows]) for rows in blocks(len(self))])
-        return np.stack([ends[:, 0].min(axis=0), ends[:, 1].max(axis=0)]) * self.factor + self.origin
+        placed = np.stack([ends[:, 0].min(axis=0), ends[:, 1].max(axis=0)]) * self.factor + self.origin
+        # The factor of depths is below 0.
+        return np.sort(placed, axis=0)
 
     def part(self, rows: np.ndarray | slice) -> PlacedPoints:
         """Return some of the points, which are not computed yet."""

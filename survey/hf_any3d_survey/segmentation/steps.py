@@ -364,8 +364,8 @@ class LocalFeaturesSteps(SegmentationSteps):
 
 def _at_its_place(part: PointCloudData, data: PointCloudData) -> PointCloudData:
     """Return a part of a cloud with the unit and the place on the map of the whole."""
-    lengths = {"meters_per_unit": data.meters_per_unit, "meters_per_height": data.meters_per_height}
-    return replace(part, **lengths, in_degrees=data.in_degrees, offset=data.offset)
+    names = ("meters_per_unit", "meters_per_height", "in_degrees", "ground_scale", "no_map", "offset")
+    return replace(part, **{name: getattr(data, name) for name in names})
 
 
 class _Answers(_Merge):

@@ -288,7 +288,7 @@ def _near_each_other(
     groups = np.arange(len(answers))
     # Without a unit, such as that of objects, the same place alone is near.
     reach = _NEAR if processor.unit == "meters" else 0.0
-    unit = next((cloud.meters_per_unit for cloud in clouds if cloud.meters_per_unit), 1.0)
+    unit = next((cloud.meters_per_axis[0] for cloud in clouds if cloud.meters_per_axis is not None), 1.0)
     if processor.unit != "meters":
         # Objects all lie around the origin.
         places = np.column_stack([answers.places, tile_of * 1e9])

@@ -120,7 +120,7 @@ def _copies(tile: TileFacts, processor: LocalFeaturesProcessor) -> list[_Copy]:
     if processor.unit == "diagonal":
         return [_Copy(), _Copy(share=0.5)]
     # Density is counted over the bounding box, which is enough to know how often a tile can be halved.
-    width, depth = np.ptp(tile.bounds, axis=0)[:2] * (tile.meters or 1.0)
+    width, depth = np.ptp(tile.bounds, axis=0)[:2] * (tile.meters or 1.0) * tile.ground_scale
     density = tile.points / max(width * depth, 1.0)
     copies = []
     share = 1.0
@@ -159,9 +159,11 @@ def _copied(
     if copy.has_relief:
         # A tile on hills, above which its things keep their heights
         up = UP_AXES.index(up_axis)
-        hills = relief(np.delete(copied.points, up, axis=1).astype(np.float64) * unit, generator)
+        on_ground = unit * (cloud.ground_scale or 1.0)
+        hills = relief(np.delete(copied.points, up, axis=1).astype(np.float64) * on_ground, generator)
         points = copied.points.copy()
         points[:, up] += hills / height
         copied = replace(copied, points=points)
     # Coordinates stay, and their unit is scaled: the processor converts to meters anyway.
-    return replace(copied, meters_per_unit=unit * copy.scale, meters_per_height=height * copy.scale)
+    units = {"meters_per_unit": unit * copy.scale, "meters_per_height": height * copy.scale}
+    return replace(copied, **units, ground_scale=cloud.ground_scale)

@@ -49,6 +49,7 @@ class TileFacts:
         left_out: Code of a class that is not learned -> points, or faces.
         words: Names of the codes, where the file has words for its classes.
         digest: Checksum of the points: copies have the same.
+        ground_scale: Length on the ground of a meter on the map. Boxes are on the map, where neighbors touch.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class TileFacts:
     left_out: Counter[int] = field(default_factory=Counter)
     words: tuple[str, ...] | None = None
     digest: str = ""
+    ground_scale: float = 1.0
 
     @property
     def is_las(self) -> bool:
@@ -74,7 +76,7 @@ class TileFacts:
 
     @property
     def box(self) -> np.ndarray:
-        """Lowest and highest x and y in meters, (2, 2)."""
+        """Lowest and highest x and y in meters on the map, (2, 2)."""
         return self.bounds[:, :2] * (self.meters or 1.0)
 
 
@@ -174,6 +176,7 @@ def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
         int((~counts).sum()),
         words=cloud.label_names,
         digest=digest_of(cloud.points),
+        ground_scale=cloud.ground_scale or 1.0,
     )
 
 

@@ -274,7 +274,7 @@ class TileSet:
         return remarks
 
     def _remarks_on_units(self) -> list[str]:
-        """Return remarks on units that are converted, or taken for meters."""
+        """Return remarks on units that are converted, or taken for meters, and on depths."""
         remarks = []
         unknown = [tile.path.name for tile in self.tiles if tile.meters is None]
         if unknown:
@@ -284,7 +284,7 @@ class TileSet:
             ("heights", [tile.high for tile in self.tiles]),
         ):
             named = zip(self.tiles, lengths, strict=True)
-            feet = [tile.path.name for tile, length in named if length not in (None, 1.0)]
+            feet = [tile.path.name for tile, length in named if length is not None and abs(length) != 1.0]
             if feet:
                 of_all = f"{len(feet)} of {len(self)} tiles"
                 remarks.append(f"units: {what} of {of_all} are in feet and were converted ({', '.join(feet[:3])})")

@@ -1,11 +1,10 @@
-"""Units by coordinate systems: texts of all dialects, keys of GeoTIFF, EPSG's numbers, and the records of LAS."""
+"""What coordinate systems say: texts of all dialects, keys of GeoTIFF, EPSG's numbers, and the records of LAS."""
 
-import json
 import struct
-from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
+import sys
+import warnings
 
+import numpy as np
 import pytest
 
 from hf_any3d import read_point_cloud
@@ -13,27 +12,107 @@ from hf_any3d.data.files.coordinate_systems import (
     UNKNOWN,
     CoordinateSystem,
     Units,
+    ground_scale_at,
     horizontal_part,
     name_of_keys,
     units_of_keys,
     units_of_text,
 )
-from hf_any3d.data.files.epsg_units import in_degrees, length_of_heights, length_of_unit
 from hf_any3d.data.files.las import system_of
+from hf_any3d.data.units import is_taken_for_meters, why_not_projected
 from tests.data.files.builders import las
 
+pyproj = pytest.importorskip("pyproj")
+
 US_FOOT = 1200 / 3937
-DEGREES = Units(in_degrees=True)
-# Written by pyproj 3.7.2, EPSG's tables v11.022.
-STORED = json.loads((Path(__file__).parent / "coordinate_systems.json").read_text(encoding="utf-8"))
 DIALECTS = ("WKT1_GDAL", "WKT1_ESRI", "WKT2_2015", "WKT2_2019")
-FLAT = 'PROJCS["a",GEOGCS["b",UNIT["degree",0.0174532925199433]],UNIT["US survey foot",0.304800609601219]]'
+GEOGRAPHIC = (
+    'GEOGCS["b",DATUM["d",SPHEROID["s",6378137,298.257222101]],PRIMEM["Greenwich",0],'
+    'UNIT["degree",0.0174532925199433]]'
+)
+FLAT = (
+    f'PROJCS["a",{GEOGRAPHIC},PROJECTION["Transverse_Mercator"],PARAMETER["latitude_of_origin",0],'
+    'PARAMETER["central_meridian",9],PARAMETER["scale_factor",0.9996],PARAMETER["false_easting",500000],'
+    'PARAMETER["false_northing",0],UNIT["US survey foot",0.304800609601219]]'
+)
+METRIC = FLAT.replace('"US survey foot",0.304800609601219', '"meter",1')
+HEIGHTS = 'VERT_CS["h",VERT_DATUM["v",2005],UNIT["meter",1],AXIS["Up",UP]]'
+GEOCENTRIC = Units(1.0, is_geocentric=True)
+
+# EPSG's number -> units of x and y and of heights in meters; below 0 of depths, None of degrees. Those of the table
+# that this library had before it asked pyproj, drawn by unit.
+SYSTEMS = {
+    "2154": (1.0, None),
+    "32632": (1.0, None),
+    "3857": (1.0, None),
+    "2193": (1.0, None),  # northing, easting
+    "2225": (US_FOOT, None),
+    "2994": (0.3048, None),
+    "8035": (US_FOOT, None),
+    "2314": (0.3047972654, None),  # Clarke's foot
+    "24370": (0.9143985307444408, None),  # Indian yard
+    "27291": (0.914398414616029, None),  # British yard
+    "3068": (1.0, None),
+    "27572": (1.0, None),  # from the meridian of Paris, in grads
+    "4326": (None, None),
+    "4979": (None, 1.0),
+    "4326+5773": (None, 1.0),
+    "2225+5703": (US_FOOT, 1.0),
+    "6344+6360": (1.0, US_FOOT),
+    "2994+8228": (0.3048, 0.3048),
+    "7415": (1.0, 1.0),
+    "32632+5715": (1.0, -1.0),
+    "2229+6358": (US_FOOT, -US_FOOT),
+    "5703": (None, 1.0),
+    "5336": (None, -1.0),
+    "6359": (None, -US_FOOT),
+}
 
 
-@pytest.mark.parametrize("stored", STORED, ids=lambda stored: f"{stored['system']} {stored['dialect']}")
-def test_units_of_texts_that_pyproj_wrote(stored):
-    expected = Units(stored["length"], stored["height"], stored["in_degrees"])
-    assert units_of_text(stored["text"]) == expected
+def expected_of(number):
+    length, height = SYSTEMS[number]
+    in_degrees = number.startswith(("4326", "4979"))
+    return Units(length, height, in_degrees, has_heights=height is not None)
+
+
+def close(found, expected):
+    """Whether units are equal but for the last digits, with which dialects write lengths."""
+    for name in ("length", "height"):
+        one, other = getattr(found, name), getattr(expected, name)
+        if (one is None) != (other is None) or (one is not None and one != pytest.approx(other, rel=1e-9)):
+            return False
+    rest = ("in_degrees", "is_geocentric", "has_heights")
+    return all(getattr(found, name) == getattr(expected, name) for name in rest)
+
+
+@pytest.mark.parametrize("number", SYSTEMS)
+def test_units_of_a_number_and_of_its_texts_in_all_dialects(number):
+    expected = expected_of(number)
+    assert close(units_of_text(f"EPSG:{number}"), expected)
+    system = pyproj.CRS(f"EPSG:{number}")
+    texts = []
+    for dialect in DIALECTS:
+        # Not every system can be said in every dialect.
+        try:
+            texts.append(system.to_wkt(dialect))
+        except pyproj.exceptions.CRSError:
+            continue
+    if system.is_projected and not system.is_compound:
+        from pyproj.crs import BoundCRS
+        from pyproj.crs.coordinate_operation import ToWGS84Transformation
+
+        texts.append(BoundCRS(system, "WGS 84", ToWGS84Transformation(system.geodetic_crs, 1, 2, 3)).to_wkt())
+    assert len(texts) >= 2
+    for text in filter(None, texts):
+        assert close(units_of_text(text), expected), text
+        part = horizontal_part(text + "\0\0")
+        if expected.length is None and not expected.in_degrees:
+            assert part is None  # of heights alone
+        else:
+            flat = units_of_text(part)
+            assert (flat.length, flat.in_degrees) == (pytest.approx(expected.length), expected.in_degrees)
+            flat_number = {"7415": "28992"}.get(number, number.split("+")[0])
+            assert not CoordinateSystem(part).differs_from(CoordinateSystem(f"EPSG:{flat_number}"))
 
 
 @pytest.mark.parametrize(
@@ -41,45 +120,37 @@ def test_units_of_texts_that_pyproj_wrote(stored):
     [
         (FLAT, Units(US_FOOT)),
         (FLAT.replace("[", "(").replace("]", ")"), Units(US_FOOT)),
-        (FLAT.lower().replace("us survey foot", "Foot_US") + "\0\0", Units(US_FOOT)),
+        (FLAT + "\0\0", Units(US_FOOT)),
         # Rounded, as many programs write it; a foot stays one.
         (FLAT.replace("0.304800609601219", "0.3048006"), Units(US_FOOT)),
         (FLAT.replace("0.304800609601219", "0.3048"), Units(0.3048)),
-        # Brackets and quotes in names
-        (FLAT.replace('"a"', '"a ]] ""UNIT[""m"",1]"""'), Units(US_FOOT)),
-        # Heights behind the system, as Esri's programs write them, inside of it, and before it
-        (FLAT + ',VERTCS["h",VDATUM["v"],PARAMETER["Direction",1.0],UNIT["Meter",1.0]]', Units(US_FOOT, 1.0)),
-        (FLAT[:-1] + ',VERT_CS["h",UNIT["meter",1]]]', Units(US_FOOT, 1.0)),
-        (f'COMPD_CS["c",VERT_CS["h",UNIT["meter",1]],{FLAT}]', Units(US_FOOT, 1.0)),
-        # The unit of an extent or a remark is not that of the coordinates.
+        # Heights behind the system, as Esri's programs write them; a direction of their own
         (
-            'PROJCRS["a",CS[Cartesian,2],AXIS["e",east],AXIS["n",north],LENGTHUNIT["foot",0.3048],USAGE[SCOPE["s"],'
-            'VERTICALEXTENT[-10,20,LENGTHUNIT["meter",1]]],ID["EPSG",2994],REMARK["LENGTHUNIT[""meter"",1]"]]',
-            Units(0.3048),
+            pyproj.CRS(2225).to_wkt("WKT1_ESRI") + "," + pyproj.CRS(5703).to_wkt("WKT1_ESRI"),
+            Units(US_FOOT, 1.0, has_heights=True),
         ),
-        # Units of each axis, of which the third is heights
+        (pyproj.CRS(5715).to_wkt("WKT1_ESRI"), Units(None, -1.0, has_heights=True)),
+        (f'COMPD_CS["c",{FLAT},{HEIGHTS}]', Units(US_FOOT, 1.0, has_heights=True)),
+        (f'COMPD_CS["c",{METRIC},{HEIGHTS.replace("UP", "DOWN")}]', Units(1.0, -1.0, has_heights=True)),
+        # Systems of one's own have the unit that they state.
         (
-            'PROJCRS["a",CS[Cartesian,3],AXIS["e",east,LENGTHUNIT["foot",0.3048]],AXIS["n",north,LENGTHUNIT["foot",'
-            '0.3048]],AXIS["h",up,LENGTHUNIT["meter",1]]]',
-            Units(0.3048, 1.0),
+            f'COMPD_CS["c",{METRIC},{HEIGHTS}]'.replace('"v",2005],UNIT["meter",1]', '"v",2005],UNIT["f",0.3048]'),
+            Units(1.0, 0.3048, has_heights=True),
         ),
         (
-            'DERIVEDPROJCRS["d",BASEPROJCRS["b",LENGTHUNIT["meter",1]],DERIVINGCONVERSION["c",PARAMETER["p",1,'
-            'LENGTHUNIT["meter",1]]],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],LENGTHUNIT["foot",0.3048]]',
-            Units(0.3048),
+            f'COMPD_CS["c",{METRIC},{HEIGHTS.replace("meter", "unknown")}]',
+            Units(1.0, None, has_heights=True),
         ),
         ('LOCAL_CS["site",LOCAL_DATUM["d",0],UNIT["foot",0.3048],AXIS["x",EAST],AXIS["y",NORTH]]', Units(0.3048)),
         ('ENGCRS["site",EDATUM["d"],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],LENGTHUNIT["m",1]]', Units(1.0)),
-        ('COORDINATEMETADATA[GEOGCRS["g",CS[ellipsoidal,2],ANGLEUNIT["degree",0.017]],EPOCH[2016.47]]', DEGREES),
-        ('PROJCS["a",AUTHORITY["EPSG","2225"]]', Units(US_FOOT)),
+        (pyproj.CRS(4978).to_wkt("WKT1_GDAL"), GEOCENTRIC),
+        (pyproj.CRS(4978).to_wkt("WKT2_2019"), GEOCENTRIC),
         # Nothing is guessed from what is cut off, says that it does not know, or is no such text.
         (FLAT[:-1], UNKNOWN),
-        (FLAT + "]", UNKNOWN),
         (FLAT.replace('"US survey foot",0.304800609601219', '"unknown",1'), UNKNOWN),
-        (FLAT.replace("0.304800609601219", "-1"), UNKNOWN),
-        ("EPSG:2225", UNKNOWN),
+        ("", UNKNOWN),
+        ("/etc/hostname", UNKNOWN),
         ("A[" * 30_000, UNKNOWN),
-        ('VERT_CS["h",UNIT["foot",0.3048]]', Units(None, 0.3048)),
     ],
 )
 def test_units_of_texts(text, units):
@@ -90,15 +161,24 @@ def test_units_of_texts(text, units):
     ("keys", "units"),
     [
         ({1024: 1, 3072: 32632}, Units(1.0)),
-        ({3072: 2225, 4096: 5703}, Units(US_FOOT, 1.0)),
+        ({3072: 2225, 4096: 5703}, Units(US_FOOT, 1.0, has_heights=True)),
         # The unit that a file gives counts before that of EPSG's number.
-        ({1024: 1, 3072: 2225, 3076: 9002, 4099: 9003}, Units(0.3048, US_FOOT)),
+        ({1024: 1, 3072: 2225, 3076: 9002, 4099: 9003}, Units(0.3048, US_FOOT, has_heights=True)),
         ({1024: 1, 3072: 32767, 3076: 32767, 3077: 0.304800609601}, Units(US_FOOT)),
         ({1024: 1, 3072: 32767}, UNKNOWN),
-        ({1024: 2, 2048: 4326, 4096: 5773}, Units(None, 1.0, in_degrees=True)),
-        ({2048: 4326}, DEGREES),
-        ({3072: 4326}, DEGREES),
-        ({1024: 3, 2048: 4978}, Units(1.0)),
+        ({3072: 32767}, UNKNOWN),
+        # Heights of one's own, with and without a unit; the number of a datum is none of a system.
+        ({1024: 1, 3072: 32632, 4096: 32767, 4099: 9002}, Units(1.0, 0.3048, has_heights=True)),
+        ({1024: 1, 3072: 32632, 4096: 32767}, Units(1.0, None, has_heights=True)),
+        ({1024: 1, 3072: 32632, 4096: 5103}, Units(1.0, None, has_heights=True)),
+        # Depths
+        ({1024: 1, 3072: 32632, 4096: 5715}, Units(1.0, -1.0, has_heights=True)),
+        ({1024: 1, 3072: 32632, 4096: 5715, 4099: 9002}, Units(1.0, -0.3048, has_heights=True)),
+        ({1024: 2, 2048: 4326, 4096: 5773}, Units(None, 1.0, in_degrees=True, has_heights=True)),
+        ({2048: 4326}, Units(in_degrees=True)),
+        ({3072: 4326}, Units(in_degrees=True)),
+        ({1024: 3, 2048: 4978}, GEOCENTRIC),
+        ({1024: 3}, GEOCENTRIC),
         ({4096: 5703}, None),
         ({}, None),
     ],
@@ -117,7 +197,64 @@ def records_of(keys):
     return {34735: struct.pack(f"<{len(numbers)}H", *numbers), 34736: struct.pack(f"<{len(doubles)}d", *doubles)}
 
 
-METRIC = FLAT.replace('"US survey foot",0.304800609601219', '"meter",1')
+# A map -> longitude and latitude of places in its area
+MAPS = {
+    3857: [(9, 0), (-74, 45), (30, 66), (170, -38)],
+    3395: [(9, 52), (-74, -45)],
+    32632: [(9, 52), (9, 1)],
+    2154: [(2, 47)],
+    2225: [(-122, 41)],
+    31287: [(13, 47)],
+    27572: [(2, 47)],
+    3413: [(-45, 70), (100, 62)],
+    3031: [(0, -89), (120, -66)],
+    3035: [(10, 52), (-8, 40)],
+    5070: [(-96, 38)],
+    2193: [(173, -41)],
+    5514: [(15, 50)],
+    3832: [(-170, -18), (150, 50)],
+}
+
+
+@pytest.mark.parametrize("number", MAPS)
+def test_the_scale_at_a_place_is_that_of_areas_on_the_ellipsoid(number):
+    """A square on the map, by its area and sides on the ellipsoid as GeographicLib measures them."""
+    to_map = pyproj.Transformer.from_crs(4326, number, always_xy=True)
+    system = pyproj.CRS.from_epsg(number)
+    ground = system.get_geod()
+    degrees = {"proj": "longlat", "a": ground.a, "b": ground.b}
+    back = pyproj.Transformer.from_crs(system, pyproj.CRS.from_dict(degrees), always_xy=True)
+    meters = system.axis_info[0].unit_conversion_factor
+    for place in MAPS[number]:
+        x, y = to_map.transform(*place)
+        side = 10 / meters
+        corners = back.transform(
+            [x - side, x + side, x + side, x - side],
+            [y - side, y - side, y + side, y + side],
+        )
+        area, _ = ground.polygon_area_perimeter(*corners)
+        found = ground_scale_at(f"EPSG:{number}", (x, y))
+        assert found.scale == pytest.approx(np.sqrt(abs(area) / 400), rel=2e-4), place
+        # As PROJ has it
+        known = pyproj.Proj(system).get_factors(*back.transform(x, y))
+        if number != 3857:  # of a sphere, whose factors are those on the sphere
+            assert found.scale == pytest.approx(1 / np.sqrt(known.areal_scale), rel=2e-4), place
+            assert found.ratio == pytest.approx(known.tissot_semimajor / known.tissot_semiminor, rel=2e-4), place
+        assert found.is_alike
+
+
+def test_a_map_has_no_scale_where_it_is_none_or_where_places_are_not_its_own():
+    near = {2154: (0, 0), 31467: (100, 100), 3035: (0, 0), 27572: (10, 10)}
+    assert all(ground_scale_at(f"EPSG:{number}", place) is None for number, place in near.items())
+    # Its text alone names no area, which is looked for.
+    assert ground_scale_at(pyproj.CRS(31467).to_wkt("WKT1_ESRI"), (100, 100)) is None
+    for system in ("EPSG:4326", "EPSG:4978", "EPSG:5703", "EPSG:1", "no text"):
+        assert ground_scale_at(system, (9, 52)) is None
+    assert ground_scale_at("EPSG:3857", (float("nan"), 0)) is None
+    # One direction is stretched, so that x and y have no common scale.
+    assert not ground_scale_at("EPSG:4087", (1e6, 5e6)).is_alike
+    # Far from its meridian, a zone has the scale that it has there.
+    assert ground_scale_at("EPSG:32632", (1.4e6, 5.76e6)).scale == pytest.approx(0.9905, abs=1e-4)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -164,79 +301,64 @@ def move_chunk_table(data, start, distance):
     struct.pack_into("<q", data, start, table + distance)
 
 
-@pytest.mark.slow
-def test_texts_of_many_systems_in_four_dialects():
-    """Not one unit of 200 and more texts is another one than pyproj's."""
-    pyproj = pytest.importorskip("pyproj")
-    from pyproj.crs import BoundCRS, CompoundCRS
-    from pyproj.crs.coordinate_operation import ToWGS84Transformation
-    from pyproj.database import query_crs_info
-
-    numbers = {kind: [] for kind in ("PROJECTED_CRS", "COMPOUND_CRS", "VERTICAL_CRS")}
-    for found in query_crs_info(auth_name="EPSG"):
-        numbers.get(found.type.name, []).append(int(found.code))
-    projected = [pyproj.CRS.from_epsg(number) for number in numbers["PROJECTED_CRS"][::200]]
-    heights = [pyproj.CRS.from_epsg(number) for number in numbers["VERTICAL_CRS"][::12]]
-    systems = [*projected, *(pyproj.CRS.from_epsg(number) for number in numbers["COMPOUND_CRS"][::30])]
-    # Any x and y with any heights, and each bound to another system by seven parameters
-    systems += [CompoundCRS("both", pair) for pair in zip(projected, heights, strict=False)]
-    way = ToWGS84Transformation
-    systems += [BoundCRS(flat, "WGS 84", way(flat.geodetic_crs, 1, 2, 3)) for flat in projected[::2]]
-    texts = 0
-    for system in systems:
-        inner = system.source_crs if system.is_bound else system
-        axes = {axis.direction in ("up", "down"): axis.unit_conversion_factor for axis in inner.axis_info}
-        if any("degree" in axis.unit_name for axis in inner.axis_info):
-            axes.pop(False)
-        for dialect in DIALECTS:
-            # Not every system can be said in every dialect.
-            text = None
-            with suppress(pyproj.exceptions.CRSError):
-                text = system.to_wkt(dialect)
-            if text:
-                texts += 1
-                found = units_of_text(text)
-                assert (found.length or 0, found.height or 0) == pytest.approx(
-                    (axes.get(False, 0), axes.get(True, 0)), rel=2e-7
-                ), text
-    assert texts >= 200
+def in_system(text=None, keys=None, points=None):
+    """The bytes of a LAS whose records state a system, with its points at a place."""
+    data = bytearray(las(False)[1])
+    records = [record(2112, text, 54)] if text is not None else []
+    records += [record(34735, keys, 54)] if keys is not None else []
+    front = b"".join(records)
+    size, start, count = struct.unpack_from("<HII", data, 94)
+    struct.pack_into("<II", data, 96, start + len(front), count + len(records))
+    if points is not None:
+        struct.pack_into("<3d", data, 155, *points)
+    return bytes(data[:size] + front + data[size:])
 
 
-@pytest.mark.slow
-def test_units_of_epsg_are_those_of_pyproj():
-    pyproj = pytest.importorskip("pyproj")
-    from docs.tools import epsg_units
-
-    flat, heights, degrees = epsg_units.units_of_systems()
-    lengths = {number: meters for number, (_, meters) in epsg_units.lengths().items()}
-    if pyproj.database.get_database_metadata("EPSG.VERSION") in epsg_units.PATH.read_text(encoding="utf-8"):
-        assert epsg_units.PATH.read_text(encoding="utf-8") == epsg_units.module()
-    known = [number for number in flat if length_of_unit(number) is not None]
-    # A later release knows further systems.
-    assert len(known) > 0.95 * len(flat) and sum(lengths[flat[number]] == 1 for number in known) > 4000
-    for number in known:
-        assert length_of_unit(number) == pytest.approx(lengths[flat[number]], rel=1e-12), number
-    assert all(length_of_heights(number) in (None, pytest.approx(lengths[heights[number]])) for number in heights)
-    assert not any(in_degrees(number) for number in flat) and sum(map(in_degrees, degrees)) > 0.95 * len(degrees)
+def read(data):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        cloud = read_point_cloud(data, file_type="las")
+    return cloud, " / ".join(str(warning.message) for warning in told)
 
 
-@pytest.mark.parametrize("stored", STORED, ids=lambda stored: f"{stored['system']} {stored['dialect']}")
-def test_the_part_of_x_and_y_has_the_same_units_and_no_others(stored):
-    part = horizontal_part(stored["text"])
-    assert part is not None and not part.startswith(("COMPD_CS", "COMPOUNDCRS", "BOUNDCRS", "VERT"))
-    expected = Units(stored["length"], in_degrees=stored["in_degrees"])
-    assert replace(units_of_text(part), height=None) == expected
-    if not stored["text"].startswith(("COMPD_CS", "COMPOUNDCRS", "BOUNDCRS")):
-        assert stored["text"].startswith(part)
+# What is stated -> axis that points up, unit of heights, scale on the ground, words of the warning, and of the reason
+# why lengths on the ground are unknown
+READ = {
+    "meters": ({"text": METRIC}, "z", None, None, "", None),
+    "Mercator": ({"text": pyproj.CRS(3857).to_wkt(), "points": (1e6, 6.8e6, 0)}, "z", None, 0.616, "", None),
+    "Mercator, keys": ({"keys": {1024: 1, 3072: 3857}, "points": (1e6, 6.8e6, 0)}, "z", None, 0.616, "", None),
+    "plate carree": ({"keys": {3072: 4087}, "points": (1e6, 5e6, 0)}, "z", None, None, "", "1.41 times"),
+    "depth": ({"text": f'COMPD_CS["c",{METRIC},{HEIGHTS.replace("UP", "DOWN")}]'}, None, -1.0, None, "depth", None),
+    "depth, keys": ({"keys": {3072: 32632, 4096: 5715, 4099: 9002}}, None, -0.3048, None, "depth", None),
+    "own heights": ({"keys": {3072: 32632, 4096: 32767, 4099: 9002}}, "z", 0.3048, None, "z in units", None),
+    "own heights without a unit": ({"keys": {3072: 32632, 4096: 32767}}, "z", None, None, "unit of z is unknown", None),
+    "geocentric": ({"text": pyproj.CRS(4978).to_wkt()}, None, None, None, "", "geocentric (EPSG:4978"),
+    "geocentric, keys": ({"keys": {1024: 3, 2048: 4978}}, None, None, None, "", "geocentric (EPSG:4978"),
+}
 
 
-def test_the_part_of_x_and_y_is_found_in_any_order_and_none_in_what_is_no_system():
-    heights = 'VERT_CS["h",UNIT["meter",1]]'
-    assert horizontal_part(f'COMPD_CS["c",{heights},{FLAT}]\0\0') == FLAT
-    assert horizontal_part(f'BOUNDCRS[SOURCECRS[COMPOUNDCRS["c",{FLAT},{heights}]],TARGETCRS[{heights}]]') == FLAT
-    assert horizontal_part(f"{FLAT},{heights}") == FLAT
-    for text in ("", heights, FLAT[:-1], "EPSG:2154", f'COMPD_CS["c",{heights}]'):
-        assert horizontal_part(text) is None
+@pytest.mark.parametrize("name", READ)
+def test_a_file_says_more_than_its_unit(name):
+    stated, up_axis, height, scale, words, reason = READ[name]
+    cloud, said = read(in_system(**stated))
+    assert cloud.up_axis == up_axis and cloud.meters_per_height == height and words in said and bool(said) == bool(words)
+    assert cloud.ground_scale == (None if scale is None else pytest.approx(scale, abs=1e-3))
+    why = why_not_projected(cloud)
+    assert (why is None) == (reason is None) and (reason is None or (reason in why and "reproject" in why))
+    if scale is not None:
+        assert cloud.meters_per_unit == 1.0 and cloud.meters_per_axis == pytest.approx([scale, scale, 1], abs=1e-3)
+
+
+def test_without_pyproj_points_are_read_and_the_extra_is_named_where_the_unit_matters(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyproj", None)
+    for stated in ({"text": METRIC + " "}, {"keys": {1024: 1, 3072: 32633}}):
+        cloud, said = read(in_system(**stated))
+        assert not said and len(cloud) and cloud.meters_per_unit is None and cloud.up_axis == "z"
+        assert "pip install 'hf-any3d[files]'" in why_not_projected(cloud)
+        assert not is_taken_for_meters("a.las", cloud)
+    # A file that states no system needs nothing.
+    cloud, said = read(in_system())
+    assert not said and is_taken_for_meters("a.las", cloud)
 
 
 def keys_of(**values):
@@ -263,7 +385,8 @@ def test_the_name_of_a_system_by_keys(values, name):
 @pytest.mark.parametrize("compressed", [False, True])
 def test_the_system_of_a_file_is_read_from_its_records(compressed, tmp_path):
     laspy = pytest.importorskip("laspy")
-    text = f'COMPD_CS["c",{FLAT},VERT_CS["h",UNIT["meter",1]]]'
+    text = f'COMPD_CS["c",{FLAT},{HEIGHTS}]'
+    flat = pyproj.CRS.from_wkt(FLAT).to_wkt()
     text_record = laspy.VLR("LASF_Projection", 2112, "", text.encode() + b"\0")
     keys_record = laspy.VLR("LASF_Projection", 34735, "", keys_of(model=1, projected=2154))
 
@@ -279,11 +402,11 @@ def test_the_system_of_a_file_is_read_from_its_records(compressed, tmp_path):
         scan.write(str(path))
         return system_of(path).flat
 
-    assert written(6, text_record) == FLAT
-    assert written(6, text_record, after=True) == FLAT
+    assert written(6, text_record) == flat
+    assert written(6, text_record, after=True) == flat
     assert written(1, keys_record) == "EPSG:2154"
     # The text counts from format 6 on, and keys before, unless a bit says otherwise.
-    assert written(6, keys_record, text_record) == FLAT
+    assert written(6, keys_record, text_record) == flat
     assert written(1, keys_record, text_record) == "EPSG:2154"
     assert written(1) is None
 
