@@ -67,7 +67,9 @@ def remark_on_ground(cloud: PointCloudData) -> str | None:
     """Return a remark on a map whose lengths are not those on the ground; None if they are."""
     if cloud.ground_scale is None:
         return None
-    return f"{1 / cloud.ground_scale:.3g} m on the map are 1 m on the ground: lengths and areas are those on the ground"
+    return (
+        f"{1 / cloud.ground_scale:.3g} m on the map are 1 m on the ground: lengths and areas are those on the ground"
+    )
 
 
 def check_projected(cloud: PointCloudData) -> None:

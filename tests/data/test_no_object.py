@@ -12,6 +12,7 @@ from hf_any3d.data.files import PointCloudData, read_point_cloud
 from hf_any3d.data.no_object import NoObjectWarning, why_no_object
 from hf_any3d.pipelines import default_model
 from tests.data.files.builders import las
+from tests.data.files.systems import FLAT, GEOGRAPHIC, HEIGHTS
 
 
 def box_of(size, share=1.0, count=1000):
@@ -108,9 +109,6 @@ def las_in(user: bytes, kind: int, record: bytes) -> bytes:
     return bytes(header) + more + data[start:]
 
 
-FEET = 'PROJCS["x",GEOGCS["y",UNIT["degree",0.0174]],PARAMETER["z",1],UNIT["US survey foot",0.30480060960121924]]'
-
-
 @pytest.mark.parametrize(
     ("kind", "record", "meters"),
     [
@@ -119,9 +117,9 @@ FEET = 'PROJCS["x",GEOGCS["y",UNIT["degree",0.0174]],PARAMETER["z",1],UNIT["US s
         (34735, struct.pack("<8H", 1, 1, 0, 1, 3076, 0, 1, 9003), 1200 / 3937),
         (34735, struct.pack("<8H", 1, 1, 0, 1, 1024, 0, 1, 2), None),
         (34735, struct.pack("<8H", 1, 1, 0, 1, 3076, 0, 1, 9102), None),
-        (2112, FEET.encode(), 1200 / 3937),
-        (2112, f'COMPD_CS["c",{FEET},VERT_CS["h",UNIT["m",1.0]]]'.encode(), 1200 / 3937),
-        (2112, b'GEOGCS["y",UNIT["degree",0.0174532925199433]]', None),
+        (2112, FLAT.encode(), 1200 / 3937),
+        (2112, f'COMPD_CS["c",{FLAT},{HEIGHTS}]'.encode(), 1200 / 3937),
+        (2112, GEOGRAPHIC.encode(), None),
         (9, b"else", None),
     ],
 )

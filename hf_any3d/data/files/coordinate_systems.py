@@ -233,6 +233,9 @@ def _system_of(text: str) -> Any:
     if not text or len(text) > _LONGEST:
         return None
     pyproj = package("pyproj", "files")
+    if "[" not in text:
+        # OGC 01-009 allows parentheses, which pyproj does not know.
+        text = text.translate({ord("("): "[", ord(")"): "]"})
     try:
         # Text of a file is no path, and no name of anything else that pyproj would look for.
         return pyproj.CRS.from_user_input(text) if text.startswith(_EPSG) else pyproj.CRS.from_wkt(text)

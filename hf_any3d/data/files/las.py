@@ -726,7 +726,10 @@ def _stated(source: Source, header: _Header, points: np.ndarray, shift: np.ndarr
         source.warn("its coordinate system has no known horizontal unit; coordinates are read without a unit")
     stated |= {"meters_per_unit": units.length, "in_degrees": units.in_degrees or None}
     if units.is_geocentric:
-        stated |= {"up_axis": None, "no_map": f"coordinates are geocentric ({name}), so no axis points up; {REPROJECT}"}
+        stated |= {
+            "up_axis": None,
+            "no_map": f"coordinates are geocentric ({name}), so no axis points up; {REPROJECT}",
+        }
     elif scale is not None and not scale.is_alike:
         why = f"the map ({name}) stretches lengths in one direction {scale.ratio:.2f} times as much as in another here"
         stated["no_map"] = f"{why}; {REPROJECT}"
@@ -737,7 +740,9 @@ def _stated(source: Source, header: _Header, points: np.ndarray, shift: np.ndarr
         stated |= {"up_axis": None, "meters_per_height": units.height}
         source.warn("z is a depth in its coordinate system, and grows downward; coordinates are not turned")
     elif units.has_heights and units.height is None:
-        source.warn("the unit of z is unknown, as its system of heights states none; it may be another than of x and y")
+        source.warn(
+            "the unit of z is unknown, as its system of heights states none; it may be another than of x and y"
+        )
     elif units.length is not None and units.height is not None and abs(units.height / units.length - 1) > _SAME_UNIT:
         stated["meters_per_height"] = units.height
         source.warn(

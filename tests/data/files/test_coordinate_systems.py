@@ -21,22 +21,12 @@ from hf_any3d.data.files.coordinate_systems import (
 from hf_any3d.data.files.las import system_of
 from hf_any3d.data.units import is_taken_for_meters, why_not_projected
 from tests.data.files.builders import las
+from tests.data.files.systems import FLAT, HEIGHTS, METRIC
 
 pyproj = pytest.importorskip("pyproj")
 
 US_FOOT = 1200 / 3937
 DIALECTS = ("WKT1_GDAL", "WKT1_ESRI", "WKT2_2015", "WKT2_2019")
-GEOGRAPHIC = (
-    'GEOGCS["b",DATUM["d",SPHEROID["s",6378137,298.257222101]],PRIMEM["Greenwich",0],'
-    'UNIT["degree",0.0174532925199433]]'
-)
-FLAT = (
-    f'PROJCS["a",{GEOGRAPHIC},PROJECTION["Transverse_Mercator"],PARAMETER["latitude_of_origin",0],'
-    'PARAMETER["central_meridian",9],PARAMETER["scale_factor",0.9996],PARAMETER["false_easting",500000],'
-    'PARAMETER["false_northing",0],UNIT["US survey foot",0.304800609601219]]'
-)
-METRIC = FLAT.replace('"US survey foot",0.304800609601219', '"meter",1')
-HEIGHTS = 'VERT_CS["h",VERT_DATUM["v",2005],UNIT["meter",1],AXIS["Up",UP]]'
 GEOCENTRIC = Units(1.0, is_geocentric=True)
 
 # EPSG's number -> units of x and y and of heights in meters; below 0 of depths, None of degrees. Those of the table
@@ -331,7 +321,14 @@ READ = {
     "depth": ({"text": f'COMPD_CS["c",{METRIC},{HEIGHTS.replace("UP", "DOWN")}]'}, None, -1.0, None, "depth", None),
     "depth, keys": ({"keys": {3072: 32632, 4096: 5715, 4099: 9002}}, None, -0.3048, None, "depth", None),
     "own heights": ({"keys": {3072: 32632, 4096: 32767, 4099: 9002}}, "z", 0.3048, None, "z in units", None),
-    "own heights without a unit": ({"keys": {3072: 32632, 4096: 32767}}, "z", None, None, "unit of z is unknown", None),
+    "own heights without a unit": (
+        {"keys": {3072: 32632, 4096: 32767}},
+        "z",
+        None,
+        None,
+        "unit of z is unknown",
+        None,
+    ),
     "geocentric": ({"text": pyproj.CRS(4978).to_wkt()}, None, None, None, "", "geocentric (EPSG:4978"),
     "geocentric, keys": ({"keys": {1024: 3, 2048: 4978}}, None, None, None, "", "geocentric (EPSG:4978"),
 }
@@ -341,7 +338,9 @@ READ = {
 def test_a_file_says_more_than_its_unit(name):
     stated, up_axis, height, scale, words, reason = READ[name]
     cloud, said = read(in_system(**stated))
-    assert cloud.up_axis == up_axis and cloud.meters_per_height == height and words in said and bool(said) == bool(words)
+    assert (
+        cloud.up_axis == up_axis and cloud.meters_per_height == height and words in said and bool(said) == bool(words)
+    )
     assert cloud.ground_scale == (None if scale is None else pytest.approx(scale, abs=1e-3))
     why = why_not_projected(cloud)
     assert (why is None) == (reason is None) and (reason is None or (reason in why and "reproject" in why))

@@ -15,6 +15,7 @@ from hf_any3d.data.files import (
     read_point_cloud,
     write_point_cloud,
 )
+from tests.data.files.systems import FLAT, HEIGHTS, METRIC
 from tests.errors import raises
 
 from .builders import SQUARE, TRIANGLES, e57_of_doubles, las, npz, ply, splats, stl
@@ -147,17 +148,17 @@ def test_las_names_extra_dimensions_and_records_that_its_header_does_not_count(t
     ("text", "unit", "told"),
     [
         (
-            'COMPD_CS["a",PROJCS["b",UNIT["meter",1]],VERT_CS["c",UNIT["US survey foot",0.3048006096]]]',
+            f'COMPD_CS["a",{METRIC},{HEIGHTS}]'.replace('2005],UNIT["meter",1]', '2005],UNIT["foot",0.3048006096]'),
             (1.0, 1200 / 3937),
             "z in units",
         ),
         (
-            'COMPOUNDCRS["a",PROJCRS["b",LENGTHUNIT["foot",0.3048]],VERTCRS["c",LENGTHUNIT["meter",1]]]',
-            (0.3048, 1.0),
+            f'COMPD_CS["a",{FLAT},{HEIGHTS}]',
+            (1200 / 3937, 1.0),
             "z in units",
         ),
-        ('COMPD_CS["a",PROJCS["b",UNIT["foot",0.3048]],VERT_CS["c",UNIT["foot_us",0.3048006096]]]', 0.3048, ""),
-        ('COMPD_CS["a",PROJCS["b",UNIT["meter",1]],VERT_CS["c",UNIT["meter",1]]]', 1.0, ""),
+        (f'COMPD_CS["a",{FLAT},{HEIGHTS}]'.replace('"meter",1', '"foot",0.3048'), 1200 / 3937, ""),
+        (f'COMPD_CS["a",{METRIC},{HEIGHTS}]', 1.0, ""),
         ({1024: 1, 3072: 32632, 4096: 6360}, (1.0, 1200 / 3937), "z in units"),
         ({1024: 1, 3072: 32632, 4096: 5703, 4099: 9001}, 1.0, ""),
         ({1024: 1, 3076: 9001, 4099: 9003}, (1.0, 1200 / 3937), "z in units"),

@@ -1,13 +1,16 @@
 """Inventory of made places: heights, classes and numbers, in arrays and in the files that went in."""
 
 import shutil
+import warnings
 from dataclasses import replace
 
 import laspy
 import numpy as np
 import pytest
 import rasterio
-from pyproj import CRS
+import shapely
+from pyproj import CRS, Transformer
+from scipy.spatial import KDTree
 from transformers import pipeline
 
 import hf_any3d  # noqa: F401  registers the pipeline
@@ -157,6 +160,111 @@ def test_a_file_in_feet_has_feet_in_all_that_is_written(pipe, tile, tmp_path):
     np.testing.assert_allclose(feet["area_ft2"] * foot**2, rows["area_m2"], rtol=0.1)
     for own, same in zip(others, (highest, heights, ground), strict=True):
         assert np.quantile(np.abs(np.array(own) * foot - same), 0.999) < 0.1
+
+
+# Systems, and a longitude and latitude in the area of each
+SYSTEMS = {
+    "3857": (9, 45),
+    "3395": (9, 45),
+    "32632+5715": (9, 45),
+    "2229+6358": (-118, 34),
+    "3857+6358": (-118, 45),
+    "3413": (-45, 62),
+}
+
+
+def frame_of(system):
+    """What turns meters east and north of a place, on the ellipsoid, into x and y on the map of a system."""
+    longitude, latitude = SYSTEMS.get(system, (9, 45))
+    frame = CRS.from_dict({"proj": "aeqd", "datum": "WGS84", "lon_0": longitude, "lat_0": latitude})
+    return Transformer.from_crs(frame, f"EPSG:{system.partition('+')[0]}", always_xy=True)
+
+
+def write_in_system(path, tile, system):
+    """Write a tile on the map of a system, as long on the ground as it is; return its points, on that map."""
+    heights = system.partition("+")[2]
+    x, y = frame_of(system).transform(*(tile.points[:, :2] - tile.points[:, :2].mean(axis=0)).T)
+    z = tile.points[:, 2]
+    if heights:
+        (axis,) = CRS.from_epsg(heights).axis_info
+        z = z / axis.unit_conversion_factor * (-1 if axis.direction == "down" else 1)
+    header = laspy.LasHeader(version="1.4", point_format=6)
+    header.scales, header.offsets = [0.001] * 3, np.floor([x.min(), y.min(), z.min()])
+    header.add_crs(CRS(f"EPSG:{system}"))
+    written = laspy.LasData(header)
+    written.x, written.y, written.z = x, y, z
+    written.return_number, written.number_of_returns = tile.return_numbers, tile.return_counts
+    written.write(path)
+    return np.stack([x, y, z], axis=1)
+
+
+def inventory_in(pipe, tile, system, folder):
+    """What is written of a tile in a system: rows of the table, with places and areas of outlines on the ground; more.
+
+    Rows have lengths in meters. Further are rasters and heights of points, as they are written.
+    """
+    import pyogrio
+
+    path = folder / f"{system}.las"
+    points = write_in_system(path, tile, system)
+    outputs = [folder / f"{system}.{ending}" for ending in ("gpkg", "dtm.tif", "chm.tif", "copy.las")]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        take_inventory(pipe, [path], Outputs([outputs[3]], *outputs[:3]))
+    said = [str(warning.message) for warning in told]
+    assert sum("on the ground" in text for text in said) == system.startswith(("3857", "3395", "3413")), said
+    assert sum("depth" in text for text in said) == ("+" in system), said
+    meta, _, shapes, columns = pyogrio.raw.read(outputs[0])
+    rows = dict(zip(meta["fields"].tolist(), columns, strict=True))
+    if "ground_ft" in rows:
+        for name in [name for name in rows if name.endswith(("_ft", "_ft2"))]:
+            power = 2 if name.endswith("2") else 1
+            rows[name.replace("_ft", "_m")] = rows[name] * (1200 / 3937) ** power
+    to_ground = frame_of(system).transform
+    rows["east"], rows["north"] = to_ground(rows["x"], rows["y"], direction="INVERSE")
+    outlines = [
+        shapely.transform(shapely.from_wkb(shape), lambda xy: np.stack(to_ground(*xy.T, direction="INVERSE"), axis=1))
+        for shape in shapes
+    ]
+    rows["outline_m2"] = shapely.area(outlines)
+    copy = laspy.read(outputs[3])
+    np.testing.assert_allclose(copy.xyz, points, atol=6e-4)
+    with rasterio.open(outputs[1]) as dtm, rasterio.open(outputs[2]) as chm:
+        rasters = dtm.read(1), chm.read(1)
+        assert (dtm.bounds.left <= rows["x"]).all() and (rows["x"] <= dtm.bounds.right).all()
+    return rows, rasters, np.array(copy[HEIGHT])
+
+
+@pytest.fixture(scope="module")
+def in_meters(pipe, tile, tmp_path_factory):
+    return inventory_in(pipe, tile, "32632", tmp_path_factory.mktemp("meters"))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_place_has_the_same_sizes_on_the_ground_in_every_system(pipe, tile, in_meters, system, tmp_path):
+    """Areas and heights are those in meters on the ground; elevations and places are those of the file."""
+    rows, (dtm, chm), heights = inventory_in(pipe, tile, system, tmp_path)
+    same, (same_dtm, same_chm), same_heights = in_meters
+    length = 1200 / 3937 if "ground_ft" in rows else 1.0
+    up = -1 if "+" in system else 1
+    for kind in ("tree", "building"):
+        own, other = (np.flatnonzero(table["class"] == kind) for table in (rows, same))
+        places, others = (
+            np.stack([table["east"], table["north"]], axis=1)[which] for table, which in ((rows, own), (same, other))
+        )
+        away, nearest = KDTree(others).query(places)
+        # Cells begin elsewhere on each map, so that one of two trees that touch may be another one.
+        is_same = away < 1.5
+        assert is_same.sum() >= len(other) - 2 > 0 and len(own) <= len(other) + 1
+        for name, most in (("height", 0.2), ("ground", 0.3), ("crown_diameter", 1.5)):
+            sign = up if name == "ground" else 1
+            differences = rows[f"{name}_m"][own] * sign - same[f"{name}_m"][other][nearest]
+            assert (np.abs(differences[is_same & ~np.isnan(differences)]) < most).all(), name
+        for name in ("area_m2", "outline_m2"):
+            assert rows[name][own].sum() == pytest.approx(same[name][other].sum(), rel=0.05), name
+    assert np.nanmedian(dtm) * length * up == pytest.approx(np.nanmedian(same_dtm), abs=0.1)
+    assert np.nanmax(chm) * length == pytest.approx(np.nanmax(same_chm), abs=0.1)
+    assert np.quantile(np.abs(heights * length - same_heights), 0.98) < 0.1
 
 
 @pytest.fixture(scope="module")
