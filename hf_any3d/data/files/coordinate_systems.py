@@ -1,8 +1,8 @@
-"""Coordinate systems of files, by well-known text and by keys of GeoTIFF, as LAS stores them; pyproj knows the systems.
+"""Coordinate systems of files, by well-known text and by keys of GeoTIFF, as LAS stores them.
 
-pyproj is imported where a file states a system, and only there. Files have x east and y north whatever order of axes a
-system states, as PDAL and GDAL (`OAMS_TRADITIONAL_GIS_ORDER`) read and write them, so that order is not looked at. A
-third axis that points down is: heights of depths have a negative unit.
+pyproj knows the systems; it is imported where a file states one, and only there. Files have x east and y north
+whatever order of axes a system states, as PDAL and GDAL (`OAMS_TRADITIONAL_GIS_ORDER`) read and write them, so that
+order is not looked at. A third axis that points down is: heights of depths have a negative unit.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class GroundScale:
 
     Attributes:
         scale: Length on the ground of what is a meter long on the map, as the root of the ratio of areas.
-        ratio: The longest length on the ground of what is equally long on the map in all directions, over the shortest.
+        ratio: The longest length on the ground over the shortest, of what has one length on the map in all directions.
     """
 
     scale: float

@@ -4,7 +4,7 @@ import io
 import os
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from mmap import ACCESS_READ, mmap
 from typing import Any, BinaryIO
@@ -704,7 +704,7 @@ def _prefers_text(data: bytes | mmap, point_format: int) -> bool:
 
 
 def _stated(source: Source, header: _Header, points: np.ndarray, shift: np.ndarray | None) -> dict[str, Any]:
-    """Return what the coordinate system says of points (points, 3), as fields of a cloud; it reads nothing without one.
+    """Return what the coordinate system, if there is one, says of points (points, 3), as fields of a cloud.
 
     Among them are the axis that points up, and the unit of heights, if it is another one than of x and y.
     """

@@ -208,7 +208,8 @@ def _write_copy(
     labels = None
     if outputs.classes != "none":
         labels = tile.labels_of(answer, keeps=outputs.classes == "unclassified")
-    # As PDAL and lidR have it: z and heights in one unit, whose difference is the elevation of the ground (of depths, the sum)
+    # As PDAL and lidR have it: z and heights in one unit, whose difference is the elevation of the ground. Of depths
+    # it is the sum, as heights above the ground stay heights.
     heights = answer.heights if unit.length == METERS.length else (answer.heights / unit.length).astype(np.float32)
     values = (heights, answer.numbers, scores[answer.numbers])
     write_labels(tile.path, target, labels, columns=dict(zip(outputs.columns, values, strict=True)))

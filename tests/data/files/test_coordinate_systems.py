@@ -321,7 +321,7 @@ READ = {
     "depth": ({"text": f'COMPD_CS["c",{METRIC},{HEIGHTS.replace("UP", "DOWN")}]'}, None, -1.0, None, "depth", None),
     "depth, keys": ({"keys": {3072: 32632, 4096: 5715, 4099: 9002}}, None, -0.3048, None, "depth", None),
     "own heights": ({"keys": {3072: 32632, 4096: 32767, 4099: 9002}}, "z", 0.3048, None, "z in units", None),
-    "own heights without a unit": (
+    "own heights, no unit": (
         {"keys": {3072: 32632, 4096: 32767}},
         "z",
         None,

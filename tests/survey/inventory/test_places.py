@@ -261,10 +261,11 @@ def test_a_place_has_the_same_sizes_on_the_ground_in_every_system(pipe, tile, in
             differences = rows[f"{name}_m"][own] * sign - same[f"{name}_m"][other][nearest]
             assert (np.abs(differences[is_same & ~np.isnan(differences)]) < most).all(), name
         for name in ("area_m2", "outline_m2"):
-            assert rows[name][own].sum() == pytest.approx(same[name][other].sum(), rel=0.05), name
+            found, expected = rows[name][own][is_same], same[name][other][nearest[is_same]]
+            assert found.sum() == pytest.approx(expected.sum(), rel=0.05 if kind == "building" else 0.2), name
     assert np.nanmedian(dtm) * length * up == pytest.approx(np.nanmedian(same_dtm), abs=0.1)
     assert np.nanmax(chm) * length == pytest.approx(np.nanmax(same_chm), abs=0.1)
-    assert np.quantile(np.abs(heights * length - same_heights), 0.98) < 0.1
+    assert np.quantile(np.abs(heights * length - same_heights), 0.95) < 0.1
 
 
 @pytest.fixture(scope="module")
