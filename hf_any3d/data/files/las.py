@@ -13,7 +13,6 @@ import numpy as np
 
 from hf_any3d.data.files.attributes import further_column, usable_colors, usable_labels, usable_numbers
 from hf_any3d.data.files.coordinate_systems import (
-    UNKNOWN,
     CoordinateSystem,
     Units,
     ground_scale_at,
@@ -713,25 +712,25 @@ def _stated(source: Source, header: _Header, points: np.ndarray, shift: np.ndarr
     if not bodies:
         return stated
     try:
-        text, units = _system_and_units(bodies, _prefers_text(source.data, header.point_format))
+        found = _system_and_units(bodies, _prefers_text(source.data, header.point_format))
+        if found is None:
+            return stated
+        text, units = found
         scale = None
         if text is not None and units.length is not None:
             # The middle of some points, which a few far ones do not move
             place = np.median(points[:: max(1, len(points) // _SAMPLED)], axis=0) + (0 if shift is None else shift)
             scale = ground_scale_at(text, place[:2].tolist())
-        name = "" if text is None else name_of_system(text)
     except ImportError as error:
         return {**stated, "no_map": f"its coordinate system says the unit of its coordinates; {error}"}
     if units.length is None and not units.in_degrees:
         source.warn("its coordinate system has no known horizontal unit; coordinates are read without a unit")
     stated |= {"meters_per_unit": units.length, "in_degrees": units.in_degrees or None}
     if units.is_geocentric:
-        stated |= {
-            "up_axis": None,
-            "no_map": f"coordinates are geocentric ({name}), so no axis points up; {REPROJECT}",
-        }
+        why = f"coordinates{_named(text)} are geocentric, so no axis points up"
+        stated |= {"up_axis": None, "no_map": f"{why}; {REPROJECT}"}
     elif scale is not None and not scale.is_alike:
-        why = f"the map ({name}) stretches lengths in one direction {scale.ratio:.2f} times as much as in another here"
+        why = f"the map{_named(text)} stretches one direction {scale.ratio:.2f} times as much as another at this place"
         stated["no_map"] = f"{why}; {REPROJECT}"
     elif scale is not None and not scale.is_true:
         stated["ground_scale"] = scale.scale
@@ -752,8 +751,12 @@ def _stated(source: Source, header: _Header, points: np.ndarray, shift: np.ndarr
     return stated
 
 
-def _system_and_units(bodies: dict[int, bytes], prefers_text: bool) -> tuple[str | None, Units]:
-    """Return the system of x and y that the records state, as text or by its number, and its units."""
+def _named(system: str | None) -> str:
+    return "" if system is None else f" of {name_of_system(system)}"
+
+
+def _system_and_units(bodies: dict[int, bytes], prefers_text: bool) -> tuple[str | None, Units] | None:
+    """Return the system of x and y that the records state, as text or by its number, and its units; None if none."""
     found: list[tuple[str | None, Units]] = []
     if _WELL_KNOWN_TEXT in bodies:
         text = bodies[_WELL_KNOWN_TEXT].decode("utf-8", "replace")
@@ -764,4 +767,4 @@ def _system_and_units(bodies: dict[int, bytes], prefers_text: bool) -> tuple[str
     if not prefers_text:
         found.reverse()
     known = (one for one in found if one[1].length is not None or one[1].in_degrees)
-    return next(known, found[0] if found else (None, UNKNOWN))
+    return next(known, found[0] if found else None)

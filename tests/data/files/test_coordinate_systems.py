@@ -329,8 +329,15 @@ READ = {
         "unit of z is unknown",
         None,
     ),
-    "geocentric": ({"text": pyproj.CRS(4978).to_wkt()}, None, None, None, "", "geocentric (EPSG:4978"),
-    "geocentric, keys": ({"keys": {1024: 3, 2048: 4978}}, None, None, None, "", "geocentric (EPSG:4978"),
+    "geocentric": ({"text": pyproj.CRS(4978).to_wkt()}, None, None, None, "", "of EPSG:4978 (WGS 84) are geocentric"),
+    "geocentric, keys": (
+        {"keys": {1024: 3, 2048: 4978}},
+        None,
+        None,
+        None,
+        "",
+        "of EPSG:4978 (WGS 84) are geocentric",
+    ),
 }
 
 
