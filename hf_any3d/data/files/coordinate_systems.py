@@ -138,7 +138,7 @@ def name_of_system(text: str) -> str:
 
 @dataclass(frozen=True)
 class GroundScale:
-    """How lengths on the ground differ from those on a map at a place.
+    """Scale of a map at a place: lengths on the ground by those on the map.
 
     Attributes:
         scale: Length on the ground of what is a meter long on the map, as the root of the ratio of areas.
@@ -175,14 +175,13 @@ def ground_scale_at(text: str, place: Sequence[float]) -> GroundScale | None:
     system = _system_of(text)
     flat = None if system is None else _parts(system)[0]
     length = None if flat is None else _units_of(flat).length
-    if flat is None or length is None or not flat.is_projected or flat.ellipsoid is None:
+    ground = None if flat is None else flat.get_geod()
+    if flat is None or ground is None or length is None or not flat.is_projected:
         return None
     x, y = place
     pyproj = package("pyproj", "files")
     try:
         longitudes, latitudes = _to_degrees(flat.to_wkt()).transform([x, x + _STEP, x], [y, y, y + _STEP])
-        shape = flat.ellipsoid
-        ground = pyproj.Geod(a=shape.semi_major_metre, b=shape.semi_minor_metre)
         azimuths, _, lengths = ground.inv(
             [longitudes[0]] * 2, [latitudes[0]] * 2, longitudes[1:], latitudes[1:], radians=False
         )
@@ -221,8 +220,8 @@ def _to_degrees(text: str) -> Any:
     """Return what turns x and y of a map into longitudes and latitudes on its own ellipsoid, in degrees."""
     pyproj = package("pyproj", "files")
     system = pyproj.CRS.from_wkt(text)
-    shape = system.ellipsoid
-    degrees = {"proj": "longlat", "a": shape.semi_major_metre, "b": shape.semi_minor_metre}
+    ground = system.get_geod()
+    degrees = {"proj": "longlat", "a": ground.a, "b": ground.b}
     return pyproj.Transformer.from_crs(system, pyproj.CRS.from_dict(degrees), always_xy=True)
 
 
@@ -310,12 +309,12 @@ def _facts_of(system: Any) -> list[float] | None:
     Dialects differ in names and order, and in parameters that change nothing, 0 and 1.
     """
     flat = _parts(system)[0]
-    if flat is None or not flat.is_projected or flat.coordinate_operation is None or flat.ellipsoid is None:
+    if flat is None or not flat.is_projected or flat.coordinate_operation is None:
         return None
     # Each dialect has its own units of angles and lengths.
     values = [value.value * value.unit_conversion_factor for value in flat.coordinate_operation.params]
     facts = [float(abs(value)) for value in values if value not in (0.0, 1.0)]
-    return sorted([*facts, flat.ellipsoid.semi_major_metre, _units_of(flat).length or 1.0])
+    return sorted([*facts, flat.get_geod().a, _units_of(flat).length or 1.0])
 
 
 def name_of_keys(records: dict[int, bytes]) -> str | None:
