@@ -268,6 +268,62 @@ def test_a_place_has_the_same_sizes_on_the_ground_in_every_system(pipe, tile, in
     assert np.quantile(np.abs(heights * length - same_heights), 0.95) < 0.1
 
 
+def test_tiles_on_a_stretched_map_are_one_place_with_one_scale(pipe, tile, tmp_path):
+    """Each tile has a scale of its own, by which their coordinates would lie hundreds of meters apart."""
+    points = write_in_system(tmp_path / "whole.las", tile, "3857")
+    south = points[:, 1] < np.median(points[:, 1])
+    whole = laspy.read(tmp_path / "whole.las")
+    for name, rows in (("south", south), ("north", ~south)):
+        part = laspy.LasData(whole.header, whole.points[rows].copy())
+        part.write(tmp_path / f"{name}.las")
+    tables = []
+    for names in (["whole"], ["south", "north"]):
+        take_inventory(pipe, [tmp_path / f"{name}.las" for name in names], Outputs(table=tmp_path / "things.csv"))
+        tables.append(np.genfromtxt(tmp_path / "things.csv", delimiter=",", names=True, dtype=None, encoding="utf-8"))
+    one, cut = tables
+    assert abs(len(one) - len(cut)) <= 1
+    for kind in ("tree", "building"):
+        one_area, cut_area = (table["area_m2"][table["class"] == kind].sum() for table in tables)
+        assert cut_area == pytest.approx(one_area, rel=0.2)
+
+
+# Where x and y are no lengths on the ground, or have several -> what is said
+REFUSED = {
+    "geocentric": ("4978", "geocentric"),
+    "unequal": ("4087", "1.41 times"),
+    "wide": ("3857", "run parts of the site separately"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_scale_of_the_ground_is_refused(pipe, tile, tmp_path, name):
+    system, words = REFUSED[name]
+    paths = [tmp_path / "a.las"]
+    if system == "4978":
+        flat = frame_of("4326").transform(*(tile.points[:, :2] - tile.points[:, :2].mean(axis=0)).T)
+        places = Transformer.from_crs(4979, 4978, always_xy=True).transform(*flat, tile.points[:, 2])
+        header = laspy.LasHeader(version="1.4", point_format=6)
+        header.scales, header.offsets = [0.001] * 3, [np.floor(axis.min()) for axis in places]
+        header.add_crs(CRS(4978))
+        written = laspy.LasData(header)
+        written.x, written.y, written.z = places
+        written.return_number, written.number_of_returns = tile.return_numbers, tile.return_counts
+        written.write(paths[0])
+    else:
+        write_in_system(paths[0], tile, system)
+    if name == "wide":
+        paths.append(tmp_path / "b.las")
+        whole = laspy.read(paths[0])
+        # 500 kilometers to the north
+        whole.header.offsets += np.array([0, 700_000, 0])
+        whole.points.offsets = whole.header.offsets
+        whole.write(paths[1])
+    with pytest.raises(PointCloudFileError) as error:
+        take_inventory(pipe, paths, Outputs(table=tmp_path / "things.csv"))
+    assert words in str(error.value) and "reproject" in str(error.value) and "a.las" in str(error.value)
+    assert not (tmp_path / "things.csv").exists()
+
+
 @pytest.fixture(scope="module")
 def las(tmp_path_factory, tile):
     path = tmp_path_factory.mktemp("place") / "tile.las"
