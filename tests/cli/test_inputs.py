@@ -70,7 +70,7 @@ def test_text_that_is_left_out_of_a_folder_is_named(models, scans):
 
 def test_prose_that_is_named_is_an_error(scans):
     code, _, err = run("data", "check", scans / "notes.txt")
-    assert code == 2 and "notes.txt: the first line is 'These are scans" in err
+    assert code == 2 and "notes.txt: line 1 is 'These are scans" in err
 
 
 def test_hidden_files_and_metadata_are_left_out(tmp_path):

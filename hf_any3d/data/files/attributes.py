@@ -246,8 +246,11 @@ def _with_one_scale(scans: list[dict[str, Any]], source: Source) -> list[dict[st
     return scans
 
 
-def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
+def by_number(table: np.ndarray, source: Source, *, is_counted: bool = False) -> dict[str, Any]:
     """Return arguments of PointCloudData for a table (points, columns) without names.
+
+    Whole numbers from 0 to 255 in the last three of 6 or 7 columns of a PTS are colors by its format: where a line
+    with the number of points comes first (`is_counted`), or nothing says that they are something else.
 
     | columns | meaning |
     |---|---|
@@ -266,11 +269,11 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     """
     if source.label_field is not None:
         return _with_chosen_column(table, source)
-    return _by_width(table, source)
+    return _by_width(table, source, is_counted)
 
 
-def _by_width(table: np.ndarray, source: Source) -> dict[str, Any]:
-    """Return the fields of a table (points, columns) by the number of its columns."""
+def _by_width(table: np.ndarray, source: Source, is_counted: bool) -> dict[str, Any]:
+    """Return the fields of a table (points, columns) by the number of its columns; see `by_number`."""
     if table.shape[1] - 1 in _WIDTHS and _counts_points(table):
         source.leave_out(["column 1"], "it counts the points")
         table = table[:, 1:]
@@ -289,6 +292,12 @@ def _by_width(table: np.ndarray, source: Source) -> dict[str, Any]:
         table = with_stand_ins(table, left_out)
     is_pts = source.file_type == "pts"
     if width == 3:
+        return cloud
+    # Leica's columns, whatever their values: x y z r g b, or x y z intensity r g b.
+    if is_pts and width in (6, 7) and _has_colors_of_pts(table, is_counted):
+        cloud["colors"] = _colors_if_any(as_bytes(table[:, -3:]), source)
+        if width == 7:
+            cloud["intensity"] = usable_numbers(table[:, 3], "intensities", source)
         return cloud
     if width == 4 and is_pts:
         return {**cloud, "intensity": usable_numbers(table[:, 3], "intensities", source)}
@@ -313,7 +322,7 @@ def _with_chosen_column(table: np.ndarray, source: Source) -> dict[str, Any]:
     place = width if chosen is None else int(chosen) - 1
     others = np.delete(table, place, axis=1) if chosen is not None else table
     if others.shape[1] in _WIDTHS and not (others.shape[1] == 4 and source.file_type != "pts"):
-        cloud: dict[str, Any] = _by_width(np.ascontiguousarray(others), source)
+        cloud: dict[str, Any] = _by_width(np.ascontiguousarray(others), source, is_counted=False)
         cloud.pop("labels", None)
     else:
         cloud = {"points": others[:, :3]}
@@ -323,6 +332,24 @@ def _with_chosen_column(table: np.ndarray, source: Source) -> dict[str, Any]:
         labels = with_stand_ins(table[:, place], left_out_points(table[:, :3]))
         cloud["labels"] = usable_labels(labels, source)
     return cloud
+
+
+def as_bytes(values: np.ndarray) -> np.ndarray:
+    """Return colors of a format that has them from 0 to 255 in their type, so that 1 is nearly black; others as is."""
+    present = values[~missing_rows(values)]
+    if not ((present >= 0) & (present <= 255) & (present == np.floor(present))).all():
+        return values
+    return values if len(present) < len(values) else values.astype(np.uint8)
+
+
+def _has_colors_of_pts(table: np.ndarray, is_counted: bool) -> bool:
+    """Return whether the last three columns (points, 6 or 7) of a PTS are colors from 0 to 255."""
+    last = table[:, -3:]
+    if as_bytes(last).dtype.kind != "u" or has_unit_length(table[:, 3:6]):
+        return False
+    # Without the line with the count, other programs may have written other columns.
+    is_dark = last.max() <= _MOST_COUNTED
+    return is_counted or not (is_dark or (table.shape[1] == 7 and _looks_like_colors(table[:, 3:6])))
 
 
 def _three_columns(rows: np.ndarray, columns: str, kinds: tuple[str, ...], source: Source) -> dict[str, Any]:

@@ -100,6 +100,11 @@ def plain_name(name: str) -> str:
     return re.sub(r"[\s:.-]+", "_", text).strip("_").removeprefix("scalar_")
 
 
+def is_unit(word: str) -> bool:
+    """Return whether a word is a unit of coordinates: a length, or degrees."""
+    return _unit_of(f"[{word}]") is not None
+
+
 def _unit_of(name: str) -> str | None:
     """Return the unit in the name of a column, a key of `LENGTHS` or "deg"; None without one that is known."""
     match = _BRACKETS.search(name.lower()) or _LAST_WORD.search(name.lower())

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import join_scans, usable_colors, usable_numbers
+from hf_any3d.data.files.attributes import as_bytes, join_scans, usable_colors, usable_numbers
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.poses import finite, linear_part
 from hf_any3d.data.files.source import PointCloudError, Source
@@ -98,6 +98,6 @@ def _scan(
     intensity = usable_numbers(table[:, 3], "intensities", source)
     if intensity is not None:
         scan["intensity"] = intensity
-    if table.shape[1] > 4 and len(table) and (colors := usable_colors(table[:, 4:], source)) is not None:
+    if table.shape[1] > 4 and len(table) and (colors := usable_colors(as_bytes(table[:, 4:]), source)) is not None:
         scan["colors"] = colors
     return scan, int((~returned).sum())

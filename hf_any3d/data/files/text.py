@@ -15,6 +15,7 @@ from hf_any3d.data.files.column_names import (
     IN_DEGREES,
     NAMES_OF_AXES,
     fields_of,
+    is_unit,
     names_in_degrees,
     plain_name,
     wanted_fields,
@@ -30,13 +31,16 @@ COUNT_LINE = re.compile(rb"(?m)^[ \t]*(\d{1,18})[ \t]*$")
 """A line that declares how many points follow."""
 GRID_START = rb"\s*(ncols|nrows|[xy]ll(corner|cent(er|re))|cellsize|nodata_value)[ \t]+-?[\d.]"
 """How a grid of ESRI begins, in any case: a line of its header, in any order."""
-_COMMENT = ("#", "//")
+_COMMENT = ("#", "//", "%")
+_HASH = re.compile(rb"(?m)^([ \t]*)%")
+# Before words above the first row, as las2txt and others mark comments; as separators of names they are more than one.
+_RARE_MARKS = ";,:*$!'"
 # Lines before the rows in which names are looked for, from the last on.
 _MOST_TITLES = 100
 _LOOKED_AT = 8192  # bytes that tell prose from rows
 _ROWS_OF_WORDS = 50  # in which words are looked for
 # Before names in a comment, as in `# Format: x y z`; a unit after a name, where spaces separate names.
-_MARK = re.compile(r"^[#/\s]+([^,;:=]*[:=]\s+)?")
+_MARK = re.compile(r"^[#/%\s]+([^,;:=]*[:=]\s+)?")
 _UNIT = re.compile(r"\s*([\[(][^\])]*[\])])")
 # Where a cell between two commas or semicolons, or before the first, has nothing in it; and one after the last.
 _EMPTY_CELL = re.compile(rb"(?m)(?:(?<=[,;])|^)[ \t]*(?=[,;])")
@@ -103,13 +107,13 @@ def read(source: Source) -> PointCloudData:
 
     Where semicolons, tabs or spaces separate them, numbers may have decimal commas instead of points.
 
-    Comments start with # or //. A line of names before the first row, also in a comment, names the columns, such as
-    `x y z red green blue nx ny nz label` or `"X [m]","Y [m]","Z [m]"`; without it, see `attributes.by_number`. A line
-    with a single whole number before the first row is the number of points; further ones begin further blocks. Cells
+    Comments start with #, // or %; above the rows also with another mark of las2txt. A line of names before the first row, also in a comment, names the columns, such as
+    `x y z red green blue nx ny nz label` or `"X [m]","Y [m]","Z [m]"`; without it, see `attributes.by_number`. Units
+    may stand in a line of their own below the names. A line with a single whole number before the first row is the number of points; further ones begin further blocks. Cells
     without a number, or with NA or null, are missing values. Classes may be words, which become numbers with
     `label_names`.
     """
-    text = unix_lines(source.data)
+    text = with_hashes(unix_lines(source.data))
     titles, declared, size, lines = read_header(text)
     rows, worded, label_names = cells_of(text[size:], titles, source)
     source.leave_out(worded, "words, not numbers")
@@ -132,7 +136,7 @@ def read(source: Source) -> PointCloudData:
         cloud = by_name(columns, source)
         cloud["label_names"] = label_names
     else:
-        cloud = by_number(np.ascontiguousarray(table), source)
+        cloud = by_number(np.ascontiguousarray(table), source, is_counted=declared is not None)
     if not leaves_out_invalid_points() and np.isnan(cloud["points"]).any():
         # Name the line of the first point without coordinates, if a cell has nothing in it there.
         first_line = lines + 1
@@ -144,6 +148,11 @@ def read(source: Source) -> PointCloudData:
                 raise PointCloudError(f"line {number} has an empty cell; fill in a number")
             place -= 1
     return PointCloudData(**cloud)
+
+
+def with_hashes(text: bytes) -> bytes:
+    """Return text in which lines of comments after % begin with #, as parsers know it."""
+    return _HASH.sub(rb"\1#", text) if b"%" in text else text
 
 
 def plain_rows(rows: bytes, titles: list[Title]) -> bytes:
@@ -295,7 +304,9 @@ def read_header(text: bytes) -> tuple[list[Title], int | None, int, int]:
         end = text.find(b"\n", at) + 1 or len(text)
         # Not the tab before the names that follow an index without a name.
         line = text[at:end].decode("utf-8", "replace").strip(" \n")
-        is_comment = line.startswith(_COMMENT)
+        is_comment = line.startswith(_COMMENT) or _has_rare_mark(line)
+        if is_comment and not line.startswith(_COMMENT):
+            line = f"#{line[1:]}"
         if declared is None and COUNT_LINE.fullmatch(text[at:end].rstrip(b"\n")):
             declared = int(line)
         elif line.strip():
@@ -304,16 +315,54 @@ def read_header(text: bytes) -> tuple[list[Title], int | None, int, int]:
                     raise PointCloudError(f"line {number + 1} declares {line.strip()} points; expected a whole number")
                 break
             if not is_comment and not names_in_line(line):
-                degrees = next(filter(None, map(names_in_degrees, _cells_of_line(line))), None)
-                if degrees:
-                    raise PointCloudError(f"columns {' and '.join(degrees)} {IN_DEGREES}")
-                raise PointCloudError(
-                    f"the first line is {shorten(line)}; expected numbers, or names of columns such as {NAMES_OF_AXES}"
-                )
-            titles.append(Title(number + 1, line, is_comment))
+                named = titles[-1] if titles and names_in_line(titles[-1].text) else None
+                with_units = None if named is None else _with_units(named.text, line)
+                if named is None or with_units is None:
+                    raise _no_row(number + 1, line, named)
+                # They belong to the names, whose line this stays.
+                titles[-1] = named._replace(text=with_units)
+            else:
+                titles.append(Title(number + 1, line, is_comment))
         at = end
         number += 1
     return titles, declared, at, number
+
+
+def _has_rare_mark(line: str) -> bool:
+    """Return whether a line above the rows is a comment by a mark that elsewhere separates numbers or names."""
+    mark, rest = line[:1], line[1:].strip()
+    if not mark or mark not in _RARE_MARKS or mark in rest or not rest:
+        return False
+    return not _NUMBER.fullmatch(_words(rest)[0])
+
+
+def _with_units(names: str, units: str) -> str | None:
+    """Return a line of names with the units of x, y and z that stand in the line below; None if that has none."""
+    mark = next((mark for mark in ";,\t" if mark in names), None)
+    text = _MARK.sub("", names) if names.startswith(_COMMENT) else names
+    split_names, split_units = ([cell.strip(' "') for cell in line.split(mark)] for line in (text, units))
+    axes = fields_of(split_names).get("points", [])
+    places = [split_names.index(name) for name in axes]
+    # What follows the last axis may have no unit.
+    if not places or not max(places) < len(split_units) <= len(split_names):
+        return None
+    for place in places:
+        unit = split_units[place].strip("[](){}<>")
+        if not is_unit(unit):
+            return None
+        split_names[place] += f"[{unit}]"
+    return (mark or " ").join(split_names)
+
+
+def _no_row(number: int, line: str, named: Title | None) -> PointCloudError:
+    """Return the error of a line of words where rows should begin."""
+    degrees = next(filter(None, map(names_in_degrees, _cells_of_line(line))), None)
+    if degrees:
+        return PointCloudError(f"columns {' and '.join(degrees)} {IN_DEGREES}")
+    expected = f"numbers, or names of columns such as {NAMES_OF_AXES}"
+    if named is not None:
+        expected = f"numbers or units below the names of line {named.line}"
+    return PointCloudError(f"line {number} is {shorten(line)}; expected {expected}")
 
 
 def _starts_rows(line: str, titles: list[Title]) -> bool:

@@ -27,7 +27,7 @@ from hf_any3d.data.files.source import PointCloudError
 from hf_any3d.data.files.text_numbers import numbers, unix_lines
 
 _SAMPLE, _BLOCK = 1 << 20, 1 << 16
-_COMMENT_LINE = re.compile(rb"\s*(?:#|//)")
+_COMMENT_LINE = re.compile(rb"\s*(?:#|//|%)")
 # Not within -1.#IND and #N/A, which stand for no number.
 _COMMENT = re.compile(rb"(?<![.,])#(?!N/A)|//")
 # A cell in quotes, one of other marks, or an empty one before or between delimiters.
@@ -81,7 +81,7 @@ class TextCopy:
         # A line that the end of the sample cuts would look like a row with fewer columns.
         if len(sample) == _SAMPLE:
             sample = sample[: sample.rfind(b"\n") + 1]
-        plain = unix_lines(sample)
+        plain = text.with_hashes(unix_lines(sample))
         self.titles, self.declared, size, self.head_lines = text.read_header(plain)
         table, self.worded, has_words = self._table(plain[size:])
         if has_words and any(column.name is None for column in columns):
