@@ -75,6 +75,7 @@ LENGTHS = {
     "km": 1000.0,
     "in": 0.0254,
     "inch": 0.0254,
+    "inches": 0.0254,
     "ft": 0.3048,
     "feet": 0.3048,
     "foot": 0.3048,
@@ -84,13 +85,21 @@ LENGTHS = {
     "ussurveyfeet": 1200 / 3937,
     "ussurveyfoot": 1200 / 3937,
 }
-for _name, _length in (("millimeter", 0.001), ("centimeter", 0.01), ("meter", 1.0), ("kilometer", 1000.0)):
+for _name, _length in (
+    ("micrometer", 1e-6),
+    ("millimeter", 0.001),
+    ("centimeter", 0.01),
+    ("meter", 1.0),
+    ("kilometer", 1000.0),
+):
     _spellings = (_name, f"{_name[:-2]}re")  # also as in Britain
     LENGTHS |= {spelling + plural: _length for spelling in _spellings for plural in ("", "s")}
 _ANGLES = ("deg", "degree", "degrees", "°", "dd")
 _BRACKETS = re.compile(r"[\[(<]([^\])>]*)[\])>]")
 _LAST_WORD = re.compile(
     rf"(?<=\w)[\s_/:.-]+(us[-_ ]?ft|us[-_ ]?feet|{'|'.join(sorted({*LENGTHS} - {'in'}, key=len, reverse=True))})\s*$"
+    # A word that stands for other things, too
+    r"|(?<=\b[xyz])[\s_]+(in)\s*$"
 )
 
 
@@ -108,7 +117,7 @@ def is_unit(word: str) -> bool:
 def _unit_of(name: str) -> str | None:
     """Return the unit in the name of a column, a key of `LENGTHS` or "deg"; None without one that is known."""
     match = _BRACKETS.search(name.lower()) or _LAST_WORD.search(name.lower())
-    word = "" if match is None else re.sub(r"[\s._-]", "", match[1])
+    word = "" if match is None else re.sub(r"[\s._-]", "", match[match.lastindex or 0])
     return "deg" if word in _ANGLES else word if word in LENGTHS else None
 
 

@@ -13,6 +13,7 @@ from hf_any3d.data.files.attributes import usable_colors, usable_normals
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.polygons import polygon_triangles
 from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source, file_errors, open_source
+from hf_any3d.data.files.stated_units import unit_of_comments
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, positive_number, shorten, unix_lines
 
 # Bytes of faces that are split at a time; some 40 bytes are needed for each. A longer face is cut between corners.
@@ -29,6 +30,7 @@ _WITHOUT_LOSS = frozenset(b"vt vp s p mg usemap maplib shadow_obj trace_obj lod 
 # Statements after which faces belong to another part.
 _NAMES_A_PART = {b"g": "group", b"o": "object", b"usemtl": "material"}
 _MOST_STATEMENTS = 1000
+_ON_UNITS = re.compile(rb"(?i)\bunits?\b|_units?\b|\bcoordinates?\b")
 NOT_READ = "texture coordinates; groups; all normals, if a vertex has different ones in different faces"
 _GRAY = [0.8, 0.8, 0.8]  # the format's default diffuse color, for unknown materials
 
@@ -88,7 +90,8 @@ def _read(source: Source) -> tuple[PointCloudData, list[Part], np.ndarray]:
         vertex_normals = usable_normals(rows[order], source)
     source.leave_out(f"statements {name}" for name in statements.others)
     colors = _colors(table, bytes(statements.paint), source)
-    cloud = PointCloudData(table[:, :3], colors, vertex_normals, **faces, **statements.frame)
+    frame = {**unit_of_comments(statements.units, source), **statements.frame}
+    cloud = PointCloudData(table[:, :3], colors, vertex_normals, **faces, **frame)
     return cloud, polygons.parts, polygon
 
 
@@ -103,6 +106,7 @@ class _Statements:
         self.libraries: dict[bytes, None] = {}
         self.others: dict[str, None] = {}
         self.frame: dict[str, Any] = {}
+        self.units: list[str] = []  # comments that may state a unit
 
     def add(self, line: bytes, number: int) -> None:
         """Read a line."""
@@ -121,13 +125,16 @@ class _Statements:
         elif key == b"mtllib":
             self.libraries[rest.strip()] = None
         elif key.startswith(b"#"):
-            rest = rest.strip()
+            # The words may follow the mark without a blank.
+            rest = (rest if key in (b"#", b"#MRGB") else line.lstrip(b" \t#")).strip()
             if key == b"#MRGB":
                 self.paint += rest
             elif match := _UP_AXIS.fullmatch(rest):
                 self.frame["up_axis"] = match[1].decode()
             elif (match := _UNIT.fullmatch(rest)) and (unit := positive_number(match[1].decode("latin1"))) is not None:
                 self.frame["meters_per_unit"] = unit
+            elif _ON_UNITS.search(rest) and len(self.units) < _MOST_STATEMENTS:
+                self.units.append(rest[:_LONGEST_LINE].decode("utf-8", "replace"))
         elif key and key not in _WITHOUT_LOSS and len(self.others) < _MOST_STATEMENTS:
             self.others[shorten(key)] = None
 

@@ -12,6 +12,7 @@ from hf_any3d.data.files.attributes import has_unit_length, usable_colors, usabl
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.polygons import polygon_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.stated_units import unit_of_comments
 from hf_any3d.data.files.text_numbers import (
     blocks_of_lines,
     count_of,
@@ -118,6 +119,7 @@ def read(source: Source) -> PointCloudData:
     if header and header[3]:
         return _read_binary(source, _Form.of(header[1], header[2]))
     text = unix_lines(source.data)
+    comments = re.findall(r"(?m)^[ \t]*#+(.*)", text[:_LONGEST_HEADER].decode("latin1"))
     # Comments may come before the keyword. As many lines stay, so that errors name the right one.
     text = re.sub(rb"#[^\n]*", b"", text)
     header = _HEADER.match(text)
@@ -143,8 +145,9 @@ def read(source: Source) -> PointCloudData:
     if rows is None:
         rows = _Rows.of_lines(body, points, faces, line)
     source.warn_of_rest(rows.rest)
+    unit = unit_of_comments(comments, source)
     cloud = form.cloud(rows.points, source)
-    return PointCloudData(**cloud, **_faces(rows.faces, rows.sizes, cloud["points"], source))
+    return PointCloudData(**cloud, **_faces(rows.faces, rows.sizes, cloud["points"], source), **unit)
 
 
 def _counts(text: bytes, at: int) -> tuple[list[tuple[bytes, str]], int]:

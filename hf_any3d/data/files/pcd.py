@@ -9,6 +9,7 @@ from hf_any3d.data.files.attributes import by_name, missing_rows, with_stand_ins
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.poses import rotations
 from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.stated_units import unit_of_comments
 from hf_any3d.data.files.text_numbers import count_of, integers, normalized_lines, numbers, shorten
 from hf_any3d.data.options import one_of
 
@@ -42,7 +43,8 @@ def read(source: Source) -> PointCloudData:
         if measured.any() and not measured.all():
             source.warn(f"{(~measured).sum()} of {len(measured)} points have no measurement (NaN) and are skipped")
             columns = {name: column[measured] for name, column in columns.items()}
-    cloud = by_name(columns, source)
+    comments = re.findall(r"(?m)^[ \t]*#+(.*)", source.data[:start].decode("latin1"))
+    cloud = {**unit_of_comments(comments, source), **by_name(columns, source)}
     if scanner is not None:
         cloud["scanner"] = scanner
     elif height > 1:

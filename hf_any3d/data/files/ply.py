@@ -18,6 +18,7 @@ from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.polygons import polygon_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.splats import PACKED, SPLAT_COLORS, opacities_of, opaque_splats, unpacked_splats
+from hf_any3d.data.files.stated_units import unit_of_comments
 from hf_any3d.data.files.text_numbers import (
     blocks_of_lines,
     count_of,
@@ -115,7 +116,7 @@ def read(source: Source) -> PointCloudData:
     textures = [match[1] for match in matches if match]
     source.leave_out((f"texture {shorten(name)}" for name in textures), "textures are not used")
     # `write_point_cloud` stores up axis and unit in comments.
-    frame: dict[str, Any] = {}
+    frame: dict[str, Any] = dict(unit_of_comments(comments, source))
     for line in comments:
         match = _UP_AXIS.fullmatch(line)
         if match:

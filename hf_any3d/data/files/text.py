@@ -23,6 +23,7 @@ from hf_any3d.data.files.column_names import (
 from hf_any3d.data.files.label_words import numbered
 from hf_any3d.data.files.point_cloud import PointCloudData, leaves_out_invalid_points
 from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
+from hf_any3d.data.files.stated_units import unit_of_comments
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, shorten, unix_lines, without_quotes
 from hf_any3d.registry import FORMATS
 
@@ -137,6 +138,8 @@ def read(source: Source) -> PointCloudData:
         cloud["label_names"] = label_names
     else:
         cloud = by_number(np.ascontiguousarray(table), source, is_counted=declared is not None)
+    # Names of columns say it nearer to the numbers.
+    cloud = unit_of_comments((title.text.strip("#/ ") for title in titles if title.is_comment), source) | cloud
     if not leaves_out_invalid_points() and np.isnan(cloud["points"]).any():
         # Name the line of the first point without coordinates, if a cell has nothing in it there.
         first_line = lines + 1
