@@ -50,6 +50,9 @@ def without_tables(value: Any) -> Any:
         return np.stack(rows, axis=1) if len(rows) > 2 else _refused(columns)
     source = Source("a table", b"", "table")
     source.leave_out([str(name) for name, column in numbers.items() if column is None], "words, not numbers")
+    # Lazy frames, which look their names up, have each once.
+    if not hasattr(value, "collect"):
+        source.note_columns(map(str, value.column_names if hasattr(value, "column_names") else value.columns))
     found = {str(name): column for name, column in numbers.items() if column is not None}
     if "points" not in fields_of(found) and not names_in_degrees(found):
         _refused(columns)
@@ -77,7 +80,9 @@ def _columns(table: Any) -> dict[Any, Any]:
     names = table.column_names if hasattr(table, "column_names") else list(table.columns)
     columns = {}
     for name in names:
-        column = table.column(name) if hasattr(table, "column_names") else table[name]
+        # Of two columns of one name the first, which is refused where it is read.
+        column = table.column(names.index(name)) if hasattr(table, "column_names") else table[name]
+        column = column.iloc[:, 0] if hasattr(column, "iloc") and column.ndim > 1 else column
         is_nested = hasattr(column, "to_pylist") and "list" in str(column.type)
         if is_nested:
             columns[name] = column.to_pylist()

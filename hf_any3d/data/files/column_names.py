@@ -189,6 +189,8 @@ def wanted_fields(names: Iterable[str], source: Source) -> dict[str, list[str]]:
         of_others = fields_of(name for name in names if name not in further)
         if "labels" in of_others:
             fields["labels"] = of_others["labels"]
+    for columns in fields.values():
+        source.check_once(columns)
     return fields
 
 

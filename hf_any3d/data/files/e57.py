@@ -267,6 +267,8 @@ def _columns(data: bytes, scan: Any, source: Source) -> tuple[dict[str, Field], 
     # Extensions name classes and rings as other formats do.
     used += [name for field in _OF_EXTENSIONS for name in fields_of(names).get(field, ())]
     expected = {*used, *_HOW_MEASURED, *_CARTESIAN, *_SPHERICAL}
+    source.note_columns(names)
+    source.check_once(used)
     source.leave_out(name for name in names if name not in expected)
     streams = _streams(data, _whole(points, "fileOffset", 0), len(names))
     fields = {}

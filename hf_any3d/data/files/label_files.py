@@ -188,6 +188,8 @@ def _label_column(lines: list[bytes]) -> list[bytes]:
     labels = fields_of(names).get("labels") if len(names) > 1 else None
     if labels is None:
         return [line.strip(b'"') for line in lines]
+    if names.count(labels[0]) > 1:
+        raise PointCloudError(f"two columns are called {shorten(labels[0])}; rename one")
     place = names.index(labels[0])
     rows = csv.reader((line.decode("latin1") for line in lines[1:]), delimiter=delimiter, skipinitialspace=True)
     return [row[place].strip().encode("latin1") if place < len(row) else b"" for row in rows]

@@ -227,7 +227,9 @@ def _read_header(source: Source) -> _Header:
     row = _with_label(_row_type(source, point_format, size), source, start, point_format)
     further = {}
     if source.columns:
-        described = dict(_described(data, start, SIZES[point_format]))
+        dimensions = list(_described(data, start, SIZES[point_format]))
+        source.note_columns(name for name, _ in dimensions)
+        described = dict(dimensions)
         for wanted, name in source.further_columns_of_points(described).items():
             further[wanted] = described[name]
             row = _with_field(row, f"further {wanted}", (described[name].kind, described[name].at), name)
@@ -396,13 +398,15 @@ def _with_label(row: np.dtype, source: Source, start: int, point_format: int) ->
     if source.label_field is None:
         return row
     places: dict[str, tuple[str, int] | None] = {}
+    described = list(_described(source.data, start, SIZES[point_format]))
+    source.note_columns(name for name, _ in described)
     for name, place in _DIMENSIONS.items():
         if place is not None:
             kind, since_6, before = place
             places[name] = (kind, since_6 if point_format >= 6 else before)
         else:
             places[name] = None
-    for name, dimension in _described(source.data, start, SIZES[point_format]):
+    for name, dimension in described:
         # Scaled numbers are measurements.
         if (dimension.scale, dimension.offset) == (1.0, 0.0):
             places[name] = (dimension.kind, dimension.at)

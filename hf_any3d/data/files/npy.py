@@ -112,6 +112,7 @@ def _fields_of_array(array: np.ndarray, source: Source) -> dict[str, Any]:
         source.limits.check(points=len(array))
         fields = {name.lower(): array[name] for name in array.dtype.names if array[name].dtype.kind in "fiub"}
         label = wanted_fields(array.dtype.names or (), source).get("labels", [""])[0]
+        source.note_columns(map(str.lower, array.dtype.names))
         words = {}
         if label and array[label].dtype.kind in "US" and array[label].ndim <= 1:
             words = {label.lower(): numbered(array[label].tolist())}
@@ -182,14 +183,20 @@ class Archive:
         self.archive = archive
         self.source = source
         self.members = members_of(archive)
+        source.note_columns(name_of_member(info.filename) for info in archive.infolist())
         self.opened: dict[str, zipfile.ZipInfo] = {}
         self.unwanted: set[str] = set()
 
     def first(self, *names: str, are_points: bool = False) -> np.ndarray | None:
-        """Read the first of some arrays that is there, None without any; one of Python objects is left out."""
+        """Read the first of some arrays that is there, None without any, as `read` does."""
         name = first_called(names, self.members)
         if name is None:
             return None
+        self.source.check_once([name])
+        return self.read(name, are_points=are_points)
+
+    def read(self, name: str, *, are_points: bool = False) -> np.ndarray | None:
+        """Read an array; one of Python objects is left out, which gives None."""
         self.opened[name] = self.members[name]
         # The sum, since many arrays below the limit may exceed it together.
         self.source.check(decoded=sum(info.file_size for info in self.opened.values()))
@@ -235,7 +242,12 @@ class Archive:
 
 def members_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """Return the members of an archive by the names of their arrays."""
-    return {re.sub(r"\.npy$", "", info.filename, flags=re.IGNORECASE): info for info in archive.infolist()}
+    return {name_of_member(info.filename): info for info in archive.infolist()}
+
+
+def name_of_member(filename: str) -> str:
+    """Return the name of the array that a member of an archive is."""
+    return re.sub(r"\.npy$", "", filename, flags=re.IGNORECASE)
 
 
 def first_called(wanted: Iterable[str], names: Collection[str]) -> str | None:
@@ -303,7 +315,7 @@ def _read_columns(archive: Archive) -> PointCloudData:
     archive.source.check(points=count)
     columns = {}
     for name in archive.members:
-        values = archive.first(name)
+        values = archive.read(name)
         if values is not None and values.dtype.kind in "fiub" and values.shape in ((count,), (count, 1)):
             columns[name] = values.reshape(count)
         else:

@@ -72,6 +72,7 @@ def _scanner(viewpoint: list[str], source: Source) -> np.ndarray | None:
 def _columns(source: Source, header: dict[str, list[str]], kind: str, start: int, count: int) -> dict[str, np.ndarray]:
     """Read the fields with one value for each point."""
     names, row = row_type(header)
+    source.note_columns(names_of(header))
     if one_of("DATA", kind, ("ascii", "binary", "binary_compressed")) == "ascii":
         keys = row.names or ()
         sizes = [prod(row[key].shape) for key in keys]
@@ -130,6 +131,13 @@ def read_header(data: bytes) -> tuple[dict[str, list[str]], str, int]:
     return header, end.group(1).decode("latin1").lower(), end.end()
 
 
+def names_of(header: dict[str, list[str]]) -> list[str]:
+    """Return the names of the fields with one value per point, each as often as it is there."""
+    counts = header.get("COUNT", ["1"] * len(header["FIELDS"]))
+    pairs = zip(map(str.lower, header["FIELDS"]), counts, strict=False)
+    return [name for name, count in pairs if count == "1" and name != "_"]
+
+
 def row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
     """Return the name in the row type of each field with one value per point, and the row type."""
     fields = []
@@ -142,8 +150,7 @@ def row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
         fields.append((f"f{i}", f"<{_KINDS[kind.upper()]}{count_of(size, 'SIZE')}", (count_of(count, "COUNT"),)))
         if count != "1" or name == "_":  # padding is called "_" and may occur often
             continue
-        if name in columns:
-            raise PointCloudError(f"field {shorten(name)} occurs twice; rename one")
+        # Of two of one name neither is read, which `names_of` tells.
         columns[name] = f"f{i}"
     return columns, np.dtype(fields)
 

@@ -88,7 +88,9 @@ def read(source: Source) -> PointCloudData:
         for name in ("chunk", "sh"):
             values.pop(name, None)
     points = [vertices[axis] for axis in fields_of(vertices)["points"]]
+    source.note_columns(name for element in elements if element.name == "face" for name in element.names)
     faces = _faces(values.pop("face", {}), corners_of("face", elements), points, source)
+    source.note_columns(elements[place].names)
     strips = values.get("tristrips", {}).get(corners_of("tristrips", elements))
     if isinstance(strips, tuple) and len(strips[0]):
         del values["tristrips"]
@@ -247,6 +249,7 @@ def corners_of(element: str, elements: list[Element]) -> str:
 
 def _faces(properties: Values, corners: str, points: list[np.ndarray], source: Source) -> dict[str, Any]:
     scalars, lists = _split(properties)
+    source.check_once([corners])
     polygons = properties.get(corners)
     has_faces = isinstance(polygons, tuple) and len(polygons[0]) > 0
     fields: dict[str, list[str]] = {}
@@ -324,10 +327,6 @@ def read_header(data: bytes) -> tuple[str, list[Element], int, list[str]]:
                 continue
             case _:
                 raise PointCloudError(f"the header line {shorten(line)} is not allowed in PLY")
-    for element in elements:
-        names = [name for name, _, _ in element.properties]
-        if len(set(names)) < len(names):
-            raise PointCloudError(f"element {shorten(element.name)} declares a property twice")
     return order, elements, last.end(), comments
 
 
@@ -339,6 +338,11 @@ class Element:
     count: int  # of rows
     # Name, numpy type of the values, and numpy type of the length for a list, else None.
     properties: list[tuple[str, str, str | None]] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all properties, each as often as it is there."""
+        return [name for name, _, _ in self.properties]
 
     @property
     def scalars(self) -> list[str]:

@@ -3,6 +3,7 @@
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -171,10 +172,27 @@ class Source:
     _label_fields: set[str] = field(default_factory=set, repr=False, compare=False)  # that it was found as
     _columns: dict[str, None] = field(default_factory=dict, repr=False, compare=False)  # in which it was looked for
     _of_points: dict[str, None] = field(default_factory=dict, repr=False, compare=False)  # columns of points
+    _twice: set[str] = field(default_factory=set, repr=False, compare=False)  # names of several columns
     _warned: set[str] = field(default_factory=set, repr=False, compare=False)
     _left_out: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)  # reason -> names
     _references: dict[str, Path | None] = field(default_factory=dict, repr=False, compare=False)
     _neighbors: dict[Path, bytes] = field(default_factory=dict, repr=False, compare=False)
+
+    def note_columns(self, names: Iterable[str]) -> None:
+        """Note which of the names of all columns that are looked at next are there twice; see `check_once`."""
+        counts = Counter(names)
+        self._twice.clear()
+        self._twice.update(name for name, count in counts.items() if count > 1)
+
+    def check_once(self, names: Iterable[str]) -> None:
+        """Check that columns that are read have names of their own; of two of one name, either may be meant.
+
+        Raises:
+            PointCloudError: A name is there twice; names the first one. Columns that are not read may have any names.
+        """
+        for name in names:
+            if name in self._twice:
+                raise PointCloudError(f"two columns are called {cut(name, _LONGEST_NAME)!r}; rename one")
 
     def chosen_label(self, names: Iterable[str]) -> str | None:
         """Return which of these names of columns was chosen for the labels; None if none was, or it is not there.
@@ -187,6 +205,7 @@ class Source:
         self._columns.update(dict.fromkeys(names))
         chosen = _column_called(self.label_field, names)
         if chosen is not None:
+            self.check_once([chosen])
             self._label_fields.add(chosen)
         return chosen
 
@@ -203,7 +222,9 @@ class Source:
         """Return the further columns that are read and are among these names: as they are asked for -> in the file."""
         names = list(names)
         found = {wanted: _column_called(wanted, names) for wanted in self.columns}
-        return {wanted: name for wanted, name in found.items() if name is not None}
+        there = {wanted: name for wanted, name in found.items() if name is not None}
+        self.check_once(there.values())
+        return there
 
     def further_columns_of_points(self, names: Iterable[str]) -> dict[str, str]:
         """Return `further_columns` of names that points have, and note the names for the error of one that is missing.

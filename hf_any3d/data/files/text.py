@@ -108,11 +108,12 @@ def read(source: Source) -> PointCloudData:
 
     Where semicolons, tabs or spaces separate them, numbers may have decimal commas instead of points.
 
-    Comments start with #, // or %; above the rows also with another mark of las2txt. A line of names before the first row, also in a comment, names the columns, such as
-    `x y z red green blue nx ny nz label` or `"X [m]","Y [m]","Z [m]"`; without it, see `attributes.by_number`. Units
-    may stand in a line of their own below the names. A line with a single whole number before the first row is the number of points; further ones begin further blocks. Cells
-    without a number, or with NA or null, are missing values. Classes may be words, which become numbers with
-    `label_names`.
+    Comments start with #, // or %; above the rows also with another mark of las2txt. A line of names before the first
+    row, also in a comment, names the columns, such as `x y z red green blue nx ny nz label` or
+    `"X [m]","Y [m]","Z [m]"`; without it, see `attributes.by_number`. Units may stand in a line of their own below the
+    names. A line with a single whole number before the first row is the number of points; further ones begin further
+    blocks. Cells without a number, or with NA or null, are missing values. Classes may be words, which become numbers
+    with `label_names`.
     """
     text = with_hashes(unix_lines(source.data))
     titles, declared, size, lines = read_header(text)
@@ -133,6 +134,7 @@ def read(source: Source) -> PointCloudData:
         raise NoPointsError()
     names = column_names(titles, table)
     if names:
+        source.note_columns(filter(None, names))
         columns = {name: table[:, place] for place, name in enumerate(names) if name not in worded}
         cloud = by_name(columns, source)
         cloud["label_names"] = label_names
@@ -216,6 +218,7 @@ def cells_of(text: bytes, titles: list[Title], source: Source) -> Cells:
     header = _MARK.sub("", header) if header.startswith(_COMMENT) else header
     delimiter = next((mark for mark in ",;\t" if mark in header), " ")
     names = [name.strip() for name in next(_parsed([header], delimiter))]
+    source.note_columns(filter(None, names))
     fields = wanted_fields(names, source)
     labels = fields.pop("labels", [""])[0]
     of_numbers = {name for columns in fields.values() for name in columns}

@@ -215,7 +215,7 @@ def test_a_pcd_that_declares_a_field_twice_is_refused(fields, reading):
     header = (
         f"VERSION 0.7\nFIELDS {fields}\nSIZE {'4 ' * count}\nTYPE {'F ' * count}\nWIDTH 2\nHEIGHT 1\nDATA binary\n"
     )
-    with raises(PointCloudFileError, naming="'x' occurs twice"):
+    with raises(PointCloudFileError, naming="two columns are called 'x'; rename one"):
         reading(("some.pcd", header.encode() + bytes(8 * count)))
 
 

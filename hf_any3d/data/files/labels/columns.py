@@ -124,6 +124,12 @@ class Column:
             )
 
 
+def check_once(wanted: str, names: Iterable[str]) -> None:
+    """Check that no two columns of a file have the name of one that is written; see `Source.check_once`."""
+    if list(names).count(wanted) > 1:
+        raise PointCloudError(f"two columns are called {wanted!r}; rename one")
+
+
 def taken(what: str, name: str | None) -> str:
     """Return the words for a new column whose name the file has already, as that of an earlier answer."""
     return f"has a {what} {name!r} already, which is never overwritten; pass the file without it"

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hf_any3d.data.files import las
-from hf_any3d.data.files.labels.columns import Column, check_field
+from hf_any3d.data.files.labels.columns import Column, check_field, check_once
 from hf_any3d.data.files.source import ArgumentError, PointCloudError, ReadLimits
 from hf_any3d.data.files.text_numbers import shorten
 from hf_any3d.data.options import package
@@ -247,6 +247,7 @@ class LasCopy:
             # labels.
             is_plain = 0 < kind < len(_TYPES) and not options & _IS_SCALED
             column.check_fits(_TYPES[kind] if is_plain else "u1", "dimension", is_plain=is_plain)
+            check_once(str(column.name), map(_name_of, descriptions))
             return place
         return None
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from hf_any3d.data.files import pcd
 from hf_any3d.data.files.column_names import fields_of
-from hf_any3d.data.files.labels.columns import Column, check_field, check_word, finite_rows, number_texts
+from hf_any3d.data.files.labels.columns import Column, check_field, check_once, check_word, finite_rows, number_texts
 from hf_any3d.data.files.source import ArgumentError, PointCloudError
 from hf_any3d.data.files.text_numbers import count_of, normalized_lines, numbers
 
@@ -63,6 +63,7 @@ class PcdCopy:
         elif column.is_class:
             key = self.names.get(name.lower())
             check_field(name, self.fields, has_decimals=key is not None and self.row[key].base.kind == "f")
+        check_once(name.lower(), self.fields)
         named = replace(column, name=check_word(name))
         key = self.names.get(name.lower())
         if key is None:

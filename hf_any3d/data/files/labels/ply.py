@@ -11,7 +11,15 @@ import numpy as np
 
 from hf_any3d.data.files import ply
 from hf_any3d.data.files.column_names import fields_of, plain_name
-from hf_any3d.data.files.labels.columns import NO_LABEL, Column, check_field, check_word, finite_rows, number_texts
+from hf_any3d.data.files.labels.columns import (
+    NO_LABEL,
+    Column,
+    check_field,
+    check_once,
+    check_word,
+    finite_rows,
+    number_texts,
+)
 from hf_any3d.data.files.source import tell_left_out
 from hf_any3d.data.files.splats import LEAST_OPACITY, opacities_of
 
@@ -77,6 +85,7 @@ class PlyCopy:
             # Other programs write it without the prefix.
             new = f"scalar_{name[:1].upper()}{name[1:]}"
             name = next((each for each in scalars if plain_name(each) == name), new)
+        check_once(name.lower(), names)
         named = replace(column, name=check_word(name))
         if name.lower() not in names:
             return _Edit(named, None, column.kind)

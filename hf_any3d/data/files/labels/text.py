@@ -16,6 +16,7 @@ from hf_any3d.data.files.labels.columns import (
     Column,
     QuietSource,
     check_field,
+    check_once,
     check_word,
     finite_rows,
     is_same,
@@ -151,6 +152,7 @@ class TextCopy:
             plain = [plain_name(name) for name in self.names]
             new = next(name for name in _NEW if plain_name(name) not in plain)
             wanted = (fields_of(of_numbers).get("labels") or [new])[0]
+        check_once(wanted, self.names)
         place = self.names.index(wanted) if wanted in self.names else None
         if column.is_new and place is not None:
             raise PointCloudError(taken("column", wanted))
