@@ -17,7 +17,7 @@ from hf_any3d.data.files.column_names import IN_DEGREES, fields_of, names_in_deg
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.polygons import polygon_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
-from hf_any3d.data.files.splats import PACKED, SPLAT_COLORS, opacities_of, opaque_splats, unpacked_splats
+from hf_any3d.data.files.splats import PACKED, are_splats, opaque_splats, splats_of, unpacked_splats
 from hf_any3d.data.files.stated_units import unit_of_comments
 from hf_any3d.data.files.text_numbers import (
     blocks_of_lines,
@@ -39,8 +39,6 @@ _TYPES |= {"int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"}
 _START = re.compile(rb"ply[ \t]*(\r\n|\n|\r)")
 _MOST_LINES = 1 << 14  # of a header
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
-SPLATS = {*SPLAT_COLORS, "opacity"}
-"""Properties by which vertices are Gaussian splats."""
 _OF_SPLATS = r"opacity|(f_rest|scale|rot)_\d+"
 # Names of the list of a face's corners, which no standard fixes: vertex_indices, vertex_index, vertexIndexes, …
 _CORNERS = re.compile(r"(vert(ex|ices|exes)?)?_?(ind(ex|ices|exes|exs|icies)|ids?)|vertices|verts|corners")
@@ -67,8 +65,8 @@ def read(source: Source) -> PointCloudData:
     strips into triangles that all face to one side.
 
     Gaussian splats, also those that SuperSplat has compressed, become points of the color that they have from all
-    sides; those of an opacity below `splats.LEAST_OPACITY` are left out with a warning, as they are no points of a
-    surface.
+    sides, also where they have plain colors; those of an opacity below `splats.LEAST_OPACITY` are left out with a
+    warning, as they are no points of a surface, and so are empty rows.
     """
     order, elements, start, comments = read_header(source.data)
     place = element_of_points(elements)
@@ -98,12 +96,12 @@ def read(source: Source) -> PointCloudData:
         faces["faces"] = np.concatenate([faces["faces"], triangles]) if faces else triangles
         if faces.pop("face_labels", None) is not None:
             source.leave_out(["labels of faces"], "strips have none")
-    are_splats = vertices.keys() >= SPLATS
+    has_splats = are_splats(vertices)
     # Faces name vertices by their numbers, so of a mesh all stay.
-    if are_splats and not faces:
-        kept = opaque_splats(opacities_of(vertices["opacity"]), source)
+    if has_splats and not faces:
+        kept = opaque_splats(*splats_of(vertices), source)
         vertices = {name: values[kept] for name, values in vertices.items()}
-    cloud = by_name(vertices, source, _OF_SPLATS if are_splats else "")
+    cloud = by_name(vertices, source, _OF_SPLATS if has_splats else "")
     filled = [element.name for element in elements if element.count and element.name in values]
     source.leave_out(lists)
     with_points = {element.name for element in elements if "points" in fields_of(element.scalars)}

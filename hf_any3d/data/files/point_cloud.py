@@ -8,7 +8,8 @@ from dataclasses import InitVar, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hf_any3d.data.files.source import NoPointsError, PointCloudError
+from hf_any3d.data.files.no_data import without_height
+from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import integers
 
 # An offset is split off coordinates that are this many times larger than the extent of the cloud, even if float32
@@ -46,6 +47,8 @@ _OF_FILES = (
 )
 # Which points were kept, where some were left out for their coordinates; None while such points are errors.
 _LEFT_OUT: ContextVar[list[np.ndarray] | None] = ContextVar("left_out", default=None)
+# A height that stands for none, and which points were kept, where such points are left out.
+_NO_HEIGHT: ContextVar[tuple[float, list[np.ndarray]] | None] = ContextVar("no_height", default=None)
 _WHEN_BUILT: list[Callable[[], None]] = []
 
 
@@ -67,6 +70,21 @@ def leave_out_invalid_points() -> Iterator[list[np.ndarray]]:
         yield left_out
     finally:
         _LEFT_OUT.reset(token)
+
+
+@contextmanager
+def leave_out_height(value: float) -> Iterator[list[np.ndarray]]:
+    """Leave points of a height that stands for none out of clouds that are built inside; see `no_data`.
+
+    Yields:
+        A list that receives, for each such cloud, which of its points were kept, (points,) bool.
+    """
+    kept: list[np.ndarray] = []
+    token = _NO_HEIGHT.set((value, kept))
+    try:
+        yield kept
+    finally:
+        _NO_HEIGHT.reset(token)
 
 
 def leaves_out_invalid_points() -> bool:
@@ -146,9 +164,7 @@ class PointCloudData:
     def __post_init__(self, step: ArrayLike | None):
         while _WHEN_BUILT:
             _WHEN_BUILT.pop()()
-        left_out = _LEFT_OUT.get()
-        if left_out is not None:
-            self._leave_out_invalid(left_out)
+        self._leave_out_points()
         if self.offset is not None:
             self.offset = _finite("offset", self.offset, (3,), np.float64)
         self.points, shift = _coordinates(self.points, step, self.offset)
@@ -207,6 +223,18 @@ class PointCloudData:
         if len(self) < least and not self.is_mesh:
             raise PointCloudError(f"{len(self)} point{'s' * (len(self) != 1)}; expected at least {least}")
 
+    def _leave_out_points(self) -> None:
+        """Leave out the points that a reader is asked to leave out, before any array is checked."""
+        no_height = _NO_HEIGHT.get()
+        if no_height is not None:
+            value, kept = no_height
+            heights = np.asarray(self.points)[:, 2] + (0 if self.offset is None else self.offset[2])
+            kept.append(~without_height(heights, value))
+            self._keep(kept[-1])
+        left_out = _LEFT_OUT.get()
+        if left_out is not None:
+            self._leave_out_invalid(left_out)
+
     def _leave_out_invalid(self, left_out: list[np.ndarray]) -> None:
         points = np.asarray(self.points)
         if points.ndim != 2 or not len(points) or points.dtype.kind != "f":
@@ -218,6 +246,12 @@ class PointCloudData:
             valid = np.asarray(np.isfinite(points.astype(np.float32, copy=False)).all(axis=1))  # (points,)
         if not valid.any():
             raise PointCloudError(f"none of {len(points):,} points has finite coordinates")
+        self._keep(valid)
+        left_out.append(valid)
+
+    def _keep(self, valid: np.ndarray) -> None:
+        """Keep the points (points,) that are valid, with the faces between them."""
+        points = np.asarray(self.points)
         for name in ("points", "colors", "normals", "labels", *MEASURED):
             values = getattr(self, name)
             # A field of another length stays, and is reported as an error afterwards.
@@ -237,7 +271,6 @@ class PointCloudData:
                     setattr(self, name, np.asarray(values)[kept])
             # A kept point's new number is how many kept ones come before it.
             self.faces = (valid.cumsum() - 1)[faces[kept]]
-        left_out.append(valid)
 
     def arrays(self) -> dict[str, np.ndarray | None]:
         """Return its arrays by name, None for missing ones; `further` columns and what is no array are left out."""

@@ -15,7 +15,8 @@ import numpy as np
 
 from hf_any3d.data.files.contents import Look, content_of, known_type, type_under_other_ending
 from hf_any3d.data.files.label_files import chosen_file, file_beside, with_label_file
-from hf_any3d.data.files.point_cloud import FIELDS, PointCloudData, leave_out_invalid_points
+from hf_any3d.data.files.no_data import no_data_height
+from hf_any3d.data.files.point_cloud import FIELDS, PointCloudData, leave_out_height, leave_out_invalid_points
 from hf_any3d.data.files.source import (
     MAX_REFERENCES,
     PointCloudError,
@@ -33,6 +34,8 @@ from hf_any3d.utils.shipped import ASSETS
 _FLAGS = ("synthetic", "withheld")
 # Modules of formats without a header.
 _BARE = ("bin", "splats")
+# Modules of formats to which rasters are exported; those of scanners flag points that are none.
+_OF_RASTERS = ("npy", "pcd", "ply", "text")
 
 
 def file_type_of(data: bytes) -> str | None:
@@ -160,6 +163,25 @@ def _label_file(path: Path | None, label_file: object, label_field: str | None) 
     return chosen_file(path, label_file)
 
 
+def _no_data_height(cloud: PointCloudData, module: str) -> float | None:
+    """Return the height that some points have for none, or None, as of formats to which no rasters are exported."""
+    # Vertices of a mesh are named by their numbers.
+    if module not in _OF_RASTERS or cloud.is_mesh:
+        return None
+    heights = cloud.points[:, 2] if cloud.offset is None else cloud.points[:, 2] + cloud.offset[2]
+    return no_data_height(heights, exact=module == "text")
+
+
+def _rows_of(masks: list[np.ndarray]) -> np.ndarray | None:
+    """Return which points of a file were kept, of masks that were applied one after the other; None if they differ."""
+    kept = masks[0].copy()
+    for mask in masks[1:]:
+        if len(mask) != kept.sum():
+            return None  # of several clouds
+        kept[kept] = mask
+    return kept
+
+
 def read_point_cloud(
     source: str | os.PathLike | bytes | BinaryIO,
     *,
@@ -173,7 +195,9 @@ def read_point_cloud(
 ) -> PointCloudData:
     """Read a point cloud or a mesh from a file of any supported type.
 
-    Nothing is merged, dropped or reordered: a mesh has the vertices of its file. Nothing is unpickled or downloaded.
+    Nothing is merged, dropped or reordered, but for what a format marks as no point, and heights that stand for no
+    data, such as -9999 in points of a raster; a warning counts them. A mesh has the vertices of its file. Nothing is
+    unpickled or downloaded.
     Files that the given one refers to (materials of OBJ, buffers of glTF) are read only from the same folder or below.
 
     Args:
@@ -231,7 +255,7 @@ def read_point_cloud(
     with (
         file_errors(opened.name, f"{opened.file_type} file"),
         np.errstate(all="ignore"),
-        leave_out_invalid_points() if on_invalid == "drop" else nullcontext(()) as left,
+        leave_out_invalid_points() if on_invalid == "drop" else nullcontext([]) as left,
     ):
         # Rows of numbers without a header would be read of any content.
         content = content_of(Look.at(opened.data), opened.name, opened.file_type) if module in _BARE else None
@@ -248,10 +272,21 @@ def read_point_cloud(
             if content is None:
                 raise
             raise PointCloudError(content) from error
+        kept = []
+        value = _no_data_height(cloud, module)
+        if value is not None:
+            # Once more, since coordinates are stored in the precision that all of them need.
+            with leave_out_height(value) as kept:
+                left.clear()
+                cloud = reader.read(opened)
+            count, dropped = len(kept[0]), int((~kept[0]).sum())
+            opened.warn(
+                f"{dropped:,} of {count:,} points have the height {value:g}, which stands for no data, and are skipped"
+            )
         opened.check_columns_found(cloud.further)
         opened.check_label_found(has_labels=cloud.labels is not None or cloud.face_labels is not None)
-        for kept in left:
-            dropped = f"{(~kept).sum():,} of {len(kept):,} points"
+        for valid in left:
+            dropped = f"{(~valid).sum():,} of {len(valid):,} points"
             opened.warn(f"{dropped} have NaN or infinite coordinates and are skipped")
         opened.tell_left_out()
         # Once more for what was read, whatever the header declared
@@ -259,6 +294,7 @@ def read_point_cloud(
     # Files that belong to others have errors of their own.
     if labels is not None:
         # A reader may build several clouds, of which a single one is that of the file.
-        kept = left[0] if len(left) == 1 and left[0].sum() == len(cloud) else None
-        cloud = with_label_file(cloud, labels, opened, kept, replaces=label_file is not None)
+        masks = [*kept, *left]
+        rows = _rows_of(masks) if masks and masks[-1].sum() == len(cloud) else None
+        cloud = with_label_file(cloud, labels, opened, rows, replaces=label_file is not None)
     return cloud if fields is None else _only(cloud, fields)

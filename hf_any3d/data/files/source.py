@@ -172,17 +172,21 @@ class Source:
     _label_fields: set[str] = field(default_factory=set, repr=False, compare=False)  # that it was found as
     _columns: dict[str, None] = field(default_factory=dict, repr=False, compare=False)  # in which it was looked for
     _of_points: dict[str, None] = field(default_factory=dict, repr=False, compare=False)  # columns of points
-    _twice: set[str] = field(default_factory=set, repr=False, compare=False)  # names of several columns
+    _twice: dict[str, str] = field(default_factory=dict, repr=False, compare=False)  # name of columns -> where
     _warned: set[str] = field(default_factory=set, repr=False, compare=False)
     _left_out: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)  # reason -> names
     _references: dict[str, Path | None] = field(default_factory=dict, repr=False, compare=False)
     _neighbors: dict[Path, bytes] = field(default_factory=dict, repr=False, compare=False)
 
-    def note_columns(self, names: Iterable[str]) -> None:
-        """Note which of the names of all columns that are looked at next are there twice; see `check_once`."""
-        counts = Counter(names)
+    def note_columns(self, names: Iterable[str], where: str = "") -> None:
+        """Note which of the names of all columns that are looked at next are there twice; see `check_once`.
+
+        Args:
+            names: Each as often as it is there.
+            where: What has them, such as "line 1: ", for the error.
+        """
         self._twice.clear()
-        self._twice.update(name for name, count in counts.items() if count > 1)
+        self._twice.update((name, where) for name, count in Counter(names).items() if count > 1)
 
     def check_once(self, names: Iterable[str]) -> None:
         """Check that columns that are read have names of their own; of two of one name, either may be meant.
@@ -192,7 +196,7 @@ class Source:
         """
         for name in names:
             if name in self._twice:
-                raise PointCloudError(f"two columns are called {cut(name, _LONGEST_NAME)!r}; rename one")
+                raise PointCloudError(f"{self._twice[name]}two columns are called {cut(name, 40)!r}; rename one")
 
     def chosen_label(self, names: Iterable[str]) -> str | None:
         """Return which of these names of columns was chosen for the labels; None if none was, or it is not there.

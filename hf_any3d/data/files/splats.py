@@ -6,6 +6,7 @@ Colors and opacities of splats in .ply are computed here, too, and those that Su
 
 import struct
 import zlib
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -19,7 +20,10 @@ _CHUNK = 256  # splats that share the limits of their coordinates and colors
 SPLAT_COLORS = ("f_dc_0", "f_dc_1", "f_dc_2")
 LEAST_OPACITY = 0.1
 """Opacity below which a Gaussian splat is no point of a surface."""
+_SHAPE = ("opacity", "scale_0", "scale_1", "scale_2")
+_TURN = ("rot_0", "rot_1", "rot_2", "rot_3")
 _CONSTANT_HARMONIC = np.float32(0.28209479)  # the spherical harmonic of degree 0, 1 / (2 sqrt(pi))
+_NO_TURN = 0x80808080
 _SPLAT = np.dtype([("points", "<f4", 3), ("scales", "<f4", 3), ("colors", "u1", 3), ("opacity", "u1"), ("turn", "u4")])
 # Mark, version, number of points, degree of harmonics, bits of fractions, flags, and streams from version 4 on.
 _HEADER = struct.Struct("<4sIIBBBB")
@@ -36,15 +40,17 @@ _GZIP = 31  # zlib's sign for a header of gzip
 def read(source: Source) -> PointCloudData:
     """Read splats as points of the color that they have from all sides; .spz without extensions has y up.
 
-    Those of an opacity below `LEAST_OPACITY` are left out with a warning, as in .ply. Scales, rotations and
-    harmonics of further degrees have no place in a cloud.
+    Those of an opacity below `LEAST_OPACITY`, and rows that are no splats, are left out with a warning, as in .ply.
+    Scales, rotations and harmonics of further degrees have no place in a cloud.
     """
     if source.file_type != "splat":
         return _read_spz(source)
     count = len(source.data) // _SPLAT.itemsize
     source.check(points=count, decoded=24 * count)
     rows = np.frombuffer(source.data, _SPLAT)
-    kept = opaque_splats(rows["opacity"] / np.float32(255), source)
+    # A byte for each part of the rotation, in which 128 is 0; without a size along any axis, none is drawn either.
+    is_splat = (rows["turn"] != _NO_TURN) & (rows["scales"] != 0).any(axis=1)
+    kept = opaque_splats(rows["opacity"] / np.float32(255), is_splat, source)
     source.leave_out(["scales", "rotations"])
     return PointCloudData(rows["points"][kept], colors=rows["colors"][kept] / np.float32(255))
 
@@ -108,18 +114,42 @@ def _share(packed: np.ndarray, shift: int, bits: int) -> np.ndarray:
     return (packed >> shift & most) / most
 
 
-def opacities_of(logits: np.ndarray) -> np.ndarray:
-    """Return the opacities of splats by their logits, which PLY files have."""
-    return 1 / (1 + np.exp(-np.asarray(logits, dtype=np.float64)))
+def are_splats(names: Collection[str]) -> bool:
+    """Return whether properties of vertices are those of Gaussian splats, whose colors may be harmonics or plain."""
+    return {*names} >= {*SPLAT_COLORS, "opacity"} or {*names} >= {*_SHAPE, *_TURN}
 
 
-def opaque_splats(opacities: np.ndarray, source: Source) -> np.ndarray:
-    """Return a mask of the splats that are points of a surface, with a warning that counts the others."""
+def splats_of(vertices: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the opacities of splats in .ply by their properties, and which rows are splats, (splats,) each.
+
+    Rows whose rotation is 0 0 0 0, which is none, only fill up the file.
+    """
+    # PLY files have logits.
+    opacities = 1 / (1 + np.exp(-np.asarray(vertices["opacity"], dtype=np.float64)))
+    is_splat = np.ones(len(opacities), bool)
+    if vertices.keys() >= {*_TURN}:
+        is_splat = np.any([vertices[name] != 0 for name in _TURN], axis=0)
+    return opacities, is_splat
+
+
+def opaque_splats(opacities: np.ndarray, is_splat: np.ndarray | None, source: Source) -> np.ndarray:
+    """Return a mask of the splats that are points of a surface, with a warning that counts the others.
+
+    Args:
+        opacities: (splats,) from 0 to 1.
+        is_splat: (splats,) whether each row is one; None if all are.
+        source: The file, for the warning.
+    """
     # NaN compares as False, and is left out.
-    kept = np.asarray(opacities >= LEAST_OPACITY)
-    if not kept.all():
+    are_seen = np.asarray(opacities >= LEAST_OPACITY)
+    kept = are_seen if is_splat is None else are_seen & is_splat
+    empty = 0 if is_splat is None else int((~is_splat).sum())
+    faint = int((~kept).sum()) - empty
+    if empty:
+        source.warn(f"{empty:,} of {len(kept):,} rows are empty, no Gaussian splats, and are skipped")
+    if faint:
         source.warn(
-            f"{(~kept).sum():,} of {len(kept):,} Gaussian splats have an opacity below {LEAST_OPACITY} and are skipped"
+            f"{faint:,} of {len(kept):,} Gaussian splats have an opacity below {LEAST_OPACITY} and are skipped"
         )
     return kept
 
@@ -158,7 +188,7 @@ def _read_spz(source: Source) -> PointCloudData:
         places, opacities, colors = _parts_of_streams(source.data, totals, streams)
     else:
         places, opacities, colors = _parts_of_one(source, totals, bool(flags & _HAS_EXTENSIONS))
-    kept = opaque_splats(np.frombuffer(opacities, np.uint8) / np.float32(255), source)
+    kept = opaque_splats(np.frombuffer(opacities, np.uint8) / np.float32(255), None, source)
     has_extensions = bool(flags & _HAS_EXTENSIONS)
     further = ["spherical harmonics"] * (degree > 0) + ["extensions"] * has_extensions
     source.leave_out(["scales", "rotations", *further])

@@ -134,7 +134,6 @@ def read(source: Source) -> PointCloudData:
         raise NoPointsError()
     names = column_names(titles, table)
     if names:
-        source.note_columns(filter(None, names))
         columns = {name: table[:, place] for place, name in enumerate(names) if name not in worded}
         cloud = by_name(columns, source)
         cloud["label_names"] = label_names
@@ -212,13 +211,14 @@ class Cells(NamedTuple):
 
 def cells_of(text: bytes, titles: list[Title], source: Source) -> Cells:
     """Return rows without quotes, with numbers for classes that are words, and zeros for words of other columns."""
-    header = next((title.text for title in reversed(titles) if names_in_line(title.text)), None)
-    if header is None:
+    title = next((title for title in reversed(titles) if names_in_line(title.text)), None)
+    if title is None:
         return Cells(without_quotes(text), [], None)
+    header = title.text
     header = _MARK.sub("", header) if header.startswith(_COMMENT) else header
     delimiter = next((mark for mark in ",;\t" if mark in header), " ")
     names = [name.strip() for name in next(_parsed([header], delimiter))]
-    source.note_columns(filter(None, names))
+    source.note_columns(filter(None, names), f"line {title.line}: ")
     fields = wanted_fields(names, source)
     labels = fields.pop("labels", [""])[0]
     of_numbers = {name for columns in fields.values() for name in columns}
@@ -424,7 +424,7 @@ def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
                 plain = [plain_name(name) for name in names]
                 for name in map(plain_name, sum(fields_of(names).values(), [])):
                     if plain.count(name) > 1:
-                        raise PointCloudError(f"line {title.line} names {shorten(name)} twice; rename one")
+                        raise PointCloudError(f"line {title.line}: two columns are called {shorten(name)}; rename one")
                 return names
             # Words of a comment, such as "x y z in meters", matter only if there are columns to name.
             matters = not title.is_comment or (width > 3 and "points" in fields_of(names[:3]))

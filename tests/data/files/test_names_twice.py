@@ -81,14 +81,14 @@ def test_two_columns_of_one_name_are_refused_where_one_is_read(form):
         (["x", "y", "z", "z"], {}),
     ):
         twice = max(names, key=names.count)
-        with pytest.raises(PointCloudFileError, match=rf"(two columns are called|names) '{twice}'.*; rename one"):
+        with pytest.raises(PointCloudFileError, match=rf"two columns are called '{twice}'; rename one"):
             read(names, **options)
 
 
 @pytest.mark.parametrize("form", ["txt", "ply", "pcd"])
 def test_a_copy_is_not_labeled_in_one_of_two_columns(form, tmp_path):
     (tmp_path / f"a.{form}").write_bytes(FILES[form](["x", "y", "z", "label", "label"]))
-    with pytest.raises(ValueError, match=r"(two columns are called|names) 'label'.*; rename one"):
+    with pytest.raises(ValueError, match="two columns are called 'label'; rename one"):
         write_labels(tmp_path / f"a.{form}", tmp_path / f"b.{form}", np.arange(9))
 
 

@@ -169,7 +169,7 @@ def test_pts_files_have_intensities_and_several_blocks(ends):
         ("x y z r\n1 2 3\n", "3 columns, but line 1 names 4"),
         ("# x y z label\n1 2 3 4 5 6\n", "6 columns, but line 1 names 4"),
         ("a\tb\nx y z\n1 2 3\n", r"line 1 is 'a\\tb'; expected numbers"),
-        ("x y z x\n1 2 3 4\n", "line 1 names 'x' twice"),
+        ("x y z x\n1 2 3 4\n", "line 1: two columns are called 'x'; rename one"),
         ("# a\n2\n# x y z\n1 2 3\n\n4 five 6\n", "line 6: 'five' is not a number"),
         ("hello world\n", "line 1 is 'hello world'; expected numbers"),
         ("1 2 nan\n1 2 3\n", "NaN, infinite or too large values in 1 of 2 rows, first in row 0"),

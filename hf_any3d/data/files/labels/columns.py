@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.files.column_names import fields_of, measured_words, plain_name
+from hf_any3d.data.files.no_data import no_data_height, without_height
 from hf_any3d.data.files.source import ArgumentError, PointCloudError, Source
 
 NO_LABEL = -1
@@ -217,14 +218,27 @@ def _range(values: np.ndarray) -> tuple[int, int]:
     return int(values.min()), int(values.max())
 
 
-def finite_rows(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """Return which points have coordinates that float32 holds, (points,) bool, as `read_point_cloud` keeps them."""
-    kept = np.ones(len(columns[0]), bool)
+def read_rows(
+    columns: Sequence[np.ndarray], count: int, is_point: np.ndarray | None = None, *, is_mesh: bool = False
+) -> np.ndarray:
+    """Return which points `read_point_cloud` keeps, (points,) bool: those whose coordinates float32 holds.
+
+    Args:
+        columns: x, y and z of all points, (points,) each.
+        count: Number of labels. If more points than these are left, heights that stand for no data are none, either.
+        is_point: (points,) whether each is a point by all else; None if all are.
+        is_mesh: Whether points are vertices, whose heights all stay.
+    """
+    kept = np.ones(len(columns[0]), bool) if is_point is None else is_point.copy()
     # Coordinates beyond float32 become infinite, which is what is asked here.
     with np.errstate(over="ignore", invalid="ignore"):
         for column in columns:
             kept &= np.isfinite(np.asarray(column).astype(np.float32))
-    return kept
+    if kept.sum() <= count or is_mesh:
+        return kept
+    heights = np.asarray(columns[2])
+    value = no_data_height(heights[kept], exact=True)
+    return kept if value is None else kept & ~without_height(heights, value)
 
 
 def is_same(fields: Mapping[str, Any], others: Mapping[str, Any]) -> bool:

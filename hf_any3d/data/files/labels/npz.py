@@ -12,7 +12,7 @@ import numpy as np
 from hf_any3d.data.files import npy
 from hf_any3d.data.files.attributes import by_number
 from hf_any3d.data.files.column_names import fields_of
-from hf_any3d.data.files.labels.columns import Column, QuietSource, check_field, check_word, finite_rows, is_same
+from hf_any3d.data.files.labels.columns import Column, QuietSource, check_field, check_word, is_same, read_rows
 from hf_any3d.data.files.point_cloud import leave_out_invalid_points
 from hf_any3d.data.files.source import ArgumentError, PointCloudError, ReadLimits
 
@@ -73,18 +73,18 @@ class _Points:
         numbers[answered] = values[answered]
         return new
 
-    def kept(self) -> np.ndarray:
-        """Return which points `read_point_cloud` keeps."""
+    def kept(self, count: int) -> np.ndarray:
+        """Return which points `read_point_cloud` keeps, of which there are `count` labels; see `read_rows`."""
         # A plain array has x, y and z in its first columns, a structured one has them in fields.
         if not self.fields:
-            return finite_rows(list(fields_by_number(self.array)["points"].T))
+            return read_rows(list(fields_by_number(self.array)["points"].T), count)
         named = fields_of(self.columns).get("points")
         if named:
-            return finite_rows([self.array[self.columns[name]] for name in named])
+            return read_rows([self.array[self.columns[name]] for name in named], count)
         # One field may hold all three coordinates.
         several = next(name for name in npy.POINTS if name in map(str.lower, self.fields))
         values = self.array[next(name for name in self.fields if name.lower() == several)]
-        return finite_rows(list(values[:, :3].T))
+        return read_rows(list(values[:, :3].T), count)
 
 
 class NpzCopy:
@@ -153,7 +153,8 @@ class NpzCopy:
         kept = None
         # Coordinates are looked at only to tell which points the reader left out.
         if any(len(column.values) != self.count for column in (*self.within.values(), *self.columns.values())):  # pyright: ignore
-            kept = self.points.kept()
+            columns = (*self.within.values(), *self.columns.values())
+            kept = self.points.kept(len(columns[0].values))  # pyright: ignore[reportArgumentType]
         new = {name: column.of_file(self.count, kept) for name, column in self.columns.items()}
         points = self.points
         for field, column in self.within.items():
@@ -228,7 +229,7 @@ class NpyCopy:
         count = len(self.points.array)
         kept = None
         if any(len(column.values) != count for column, _ in self.places):  # pyright: ignore[reportArgumentType]
-            kept = self.points.kept()
+            kept = self.points.kept(len(self.places[0][0].values))  # pyright: ignore[reportArgumentType]
         points = self.points
         for column, field in self.places:
             column = column.of_file(count, kept)

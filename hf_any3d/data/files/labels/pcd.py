@@ -11,7 +11,7 @@ import numpy as np
 
 from hf_any3d.data.files import pcd
 from hf_any3d.data.files.column_names import fields_of
-from hf_any3d.data.files.labels.columns import Column, check_field, check_once, check_word, finite_rows, number_texts
+from hf_any3d.data.files.labels.columns import Column, check_field, check_once, check_word, number_texts, read_rows
 from hf_any3d.data.files.source import ArgumentError, PointCloudError
 from hf_any3d.data.files.text_numbers import count_of, normalized_lines, numbers
 
@@ -81,7 +81,7 @@ class PcdCopy:
         """Write the copy."""
         # Points are read only to tell which of them the reader left out.
         if any(len(edit.column.values) != self.count for edit in self.edits):  # pyright: ignore[reportArgumentType]
-            kept = self._kept()
+            kept = self._kept(len(self.edits[0].column.values))  # pyright: ignore[reportArgumentType]
             for edit in self.edits:
                 edit.column = edit.column.of_file(self.count, kept)
         output.write(self._new_header())
@@ -114,8 +114,8 @@ class PcdCopy:
             lines.append(line)
         return b"".join(lines)
 
-    def _kept(self) -> np.ndarray:
-        """Return which points `read_point_cloud` keeps: those with a measurement."""
+    def _kept(self, count: int) -> np.ndarray:
+        """Return which points `read_point_cloud` keeps: those measured, of which there are `count` labels."""
         keys = [self.names[name] for name in fields_of(self.names)["points"]]
         self.file.seek(self.start)
         body = self.file.read()
@@ -136,7 +136,7 @@ class PcdCopy:
             columns = [
                 np.frombuffer(data, self.row[key].base, self.count, self.count * fields[key][1]) for key in keys
             ]
-        return finite_rows(columns)
+        return read_rows(columns, count)
 
     def _decompressed(self, body: bytes) -> bytearray:
         # The sizes of the packed and of the plain bytes come first, 4 bytes each.

@@ -17,11 +17,11 @@ from hf_any3d.data.files.labels.columns import (
     check_field,
     check_once,
     check_word,
-    finite_rows,
     number_texts,
+    read_rows,
 )
 from hf_any3d.data.files.source import tell_left_out
-from hf_any3d.data.files.splats import LEAST_OPACITY, opacities_of
+from hf_any3d.data.files.splats import LEAST_OPACITY, are_splats, splats_of
 
 _NAMES = {"<i4": "int", "<u4": "uint", "<f4": "float"}
 # CloudCompare 2.11 to 2.13 shows vertices' properties of other names only if it is asked to in its window.
@@ -127,7 +127,7 @@ class PlyCopy:
         edits = self.edits[self.vertex]
         # Values of the file are needed only to tell which vertices the reader left out.
         if any(len(edit.column.values) != element.count for edit in edits):  # pyright: ignore[reportArgumentType]
-            kept = self._kept()
+            kept = self._kept(len(edits[0].column.values))  # pyright: ignore[reportArgumentType]
         for edit in edits:
             edit.column = edit.column.of_file(element.count, kept)
         if self.face is not None and not self._fit_faces(kept):
@@ -166,20 +166,25 @@ class PlyCopy:
             return ply.read_binary(data, self.start, self.elements, self.order)[0]
         return ply.read_text(data, self.start, self.elements)[0]
 
-    def _kept(self) -> np.ndarray:
-        """Return which vertices `read_point_cloud` keeps: finite ones, and splats that can be seen."""
+    def _kept(self, count: int) -> np.ndarray:
+        """Return which vertices `read_point_cloud` keeps, of which there are `count` labels: see `read_rows`.
+
+        Splats are those that can be seen.
+        """
         values = self._values()
         vertices, _ = ply.points_of(self.elements, values)
-        kept = finite_rows([vertices[name] for name in fields_of(vertices)["points"]])
         # An empty element of faces, or faces without corners, leave a cloud of points.
         is_mesh = any(
             self._polygons(place, block) is not None
             for place, block in enumerate(values)
             if self.elements[place].name in ("face", "tristrips")
         )
-        if not is_mesh and vertices.keys() >= ply.SPLATS:
-            kept &= opacities_of(vertices["opacity"]) >= LEAST_OPACITY
-        return kept
+        is_point = None
+        if not is_mesh and are_splats(vertices):
+            opacities, is_splat = splats_of(vertices)
+            is_point = is_splat & (opacities >= LEAST_OPACITY)
+        columns = [vertices[name] for name in fields_of(vertices)["points"]]
+        return read_rows(columns, count, is_point, is_mesh=is_mesh)
 
     def _new_header(self) -> bytes:
         """Return the header with a line for each new property, after the last one of its element."""

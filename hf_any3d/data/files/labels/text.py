@@ -18,9 +18,9 @@ from hf_any3d.data.files.labels.columns import (
     check_field,
     check_once,
     check_word,
-    finite_rows,
     is_same,
     number_texts,
+    read_rows,
     taken,
 )
 from hf_any3d.data.files.point_cloud import leave_out_invalid_points
@@ -169,7 +169,7 @@ class TextCopy:
         if self.names is None:
             self._place_unnamed(count)
         elif any(len(edit.column.values) != count for edit in self.edits):  # pyright: ignore[reportArgumentType]
-            kept = self._kept()
+            kept = self._kept(len(self.edits[0].column.values))  # pyright: ignore[reportArgumentType]
             for edit in self.edits:
                 edit.column = edit.column.of_file(count, kept)
         number = 0
@@ -218,18 +218,20 @@ class TextCopy:
     def _all_rows(self) -> np.ndarray:
         return self._table(unix_lines(b"".join(self._rows())))[0]
 
-    def _kept(self) -> np.ndarray:
-        """Return which points `read_point_cloud` keeps."""
+    def _kept(self, count: int) -> np.ndarray:
+        """Return which points `read_point_cloud` keeps, of which there are `count` labels; see `read_rows`."""
         assert self.names is not None
         table = self._all_rows()
         names = fields_of(name for name in self.names if name not in self.worded)["points"]
-        return finite_rows([table[:, self.names.index(name)] for name in names])
+        return read_rows([table[:, self.names.index(name)] for name in names], count)
 
     def _place_unnamed(self, count: int) -> None:
         """Find the column of labels as the reader does, and name the columns where it would not know the new ones."""
         table = self._all_rows()
         cloud = self._by_number(table)
-        kept = finite_rows(list(cloud["points"].T))
+        labels = self.columns[0].values
+        assert labels is not None
+        kept = read_rows(list(cloud["points"].T), len(labels))
         has_labels = cloud.get("labels") is not None
         for column in self.columns:
             of_file = column.of_file(count, kept)
