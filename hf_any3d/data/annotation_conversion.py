@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from hf_any3d.data.annotation_files import (
     label_cloud_names,
     read_label_cloud_points,
@@ -13,9 +15,9 @@ from hf_any3d.data.annotation_files import (
     write_label_cloud_points,
     write_labeled_ply,
 )
-from hf_any3d.data.box_files import read_boxes_json, read_boxes_table
+from hf_any3d.data.box_files import LeftOut, in_words, read_boxes_json, read_boxes_table, read_segments
 from hf_any3d.data.catalog.scans_with_boxes import boxes_of
-from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.files import PointCloudData, PointCloudFileError
 from hf_any3d.data.files.label_words import with_words
 from hf_any3d.data.found import find_dataset
 from hf_any3d.data.input_files import InputFile
@@ -31,6 +33,26 @@ LABEL_CLOUD, PLY = "label-cloud", "ply"
 def is_segmented(source: Path) -> bool:
     """Return whether Label Cloud has stored classes of points in a folder."""
     return source.is_dir() and any(True for _ in source.glob("labels/segmentation/*.bin"))
+
+
+def _segments_of(source: Path) -> dict[str, list[tuple[str, list[int]]]]:
+    """Return the segments of a project of Supervisely: name of a file of points -> class and points of each."""
+    segments: dict[str, list[tuple[str, list[int]]]] = {}
+    for path in sorted(source.glob("*/ann/*.json")) if source.is_dir() else ():
+        segments |= read_segments(path)
+    return segments
+
+
+def _labels_of(name: str, count: int, segments: Iterable[tuple[str, list[int]]], classes: Sequence[str]) -> np.ndarray:
+    """Return the class of each point (count,) int64, -1 without one; of two segments the later one counts."""
+    labels = np.full(count, -1)
+    for label, points in segments:
+        if points and not 0 <= min(points) <= max(points) < count:
+            raise PointCloudFileError(
+                f"{name}: a segment of {label!r} names points {min(points)} to {max(points)} of {count:,}"
+            )
+        labels[points] = classes.index(label)
+    return labels
 
 
 def _is_boxes_file(source: Path) -> bool:
@@ -50,15 +72,29 @@ def convert_boxes(source: Path, to: str, output: Path) -> tuple[list[Path], str]
     """Convert a file of boxes, or a folder with those of any program that `scans_with_boxes` reads.
 
     Returns:
-        The files written, and what they hold, in words.
+        The files written, and what they hold and lack, in words.
+
+    Raises:
+        ValueError: What is annotated has no box.
     """
+    left_out = LeftOut()
     if not _is_boxes_file(source):
-        boxes = boxes_of(source)
+        boxes = boxes_of(source, left_out=left_out)
+    elif source.suffix.lower() == ".json":
+        boxes = read_boxes_json(source, left_out)
     else:
-        boxes = read_boxes_json(source) if source.suffix.lower() == ".json" else read_boxes_table(source)
+        boxes = read_boxes_table(source)
     _check_names(source, boxes)
+    number = sum(map(len, boxes.values()))
+    if left_out and not number:
+        hint = "; segments are labels of points, which go to ply" if left_out["segment"] else ""
+        raise ValueError(f"{source}: no boxes, but {in_words(left_out)}; --to {to} takes boxes{hint}")
     written = write_boxes(output, boxes, to)
-    return written, f"{counted(sum(map(len, boxes.values())), 'box')} of {counted(len(boxes), 'cloud')}"
+    return written, f"{counted(number, 'box')} of {counted(len(boxes), 'cloud')}{_left_out_words(left_out)}"
+
+
+def _left_out_words(left_out: LeftOut) -> str:
+    return f"; left out: {in_words(left_out)}" if left_out else ""
 
 
 def convert_points(
@@ -98,7 +134,14 @@ def convert_points(
     called: dict[int, str] = {}
     words = None
     from_label_cloud = is_segmented(source)
-    if from_label_cloud:
+    segments = _segments_of(source)
+    classes = sorted({label for own in segments.values() for label, _ in own})
+    left_out = LeftOut()
+    if classes:
+        called = dict(enumerate(classes))
+        left_out["box"] = sum(map(len, boxes_of(source, "supervisely", left_out).values()))
+        del left_out["segment"]
+    elif from_label_cloud:
         called = label_cloud_names(source)
     else:
         if any(ending in (".las", ".laz") for ending in endings):
@@ -114,10 +157,14 @@ def convert_points(
             cloud = file.read(on_invalid="raise").data
             if from_label_cloud:
                 cloud.labels = read_label_cloud_points(source, file.name, len(cloud))
+            if classes:
+                own = segments.get(Path(file.name).name, ())
+                cloud.labels = _labels_of(file.name, len(cloud), own, classes)
             yield file.name, with_words(cloud, words, file.name)
 
     write = write_label_cloud_points if to == LABEL_CLOUD else write_labeled_ply
-    return write(output, labeled(), called), f"labels of the points of {counted(len(files), 'cloud')}"
+    what = f"labels of the points of {counted(len(files), 'cloud')}{_left_out_words(+left_out)}"
+    return write(output, labeled(), called), what
 
 
 def _check_names(source: Path, files: Iterable[str]) -> None:

@@ -3,7 +3,8 @@
 Of CVAT are Datumaro, Supervisely's ("Sly Point Cloud") and "Kitti Raw".
 
 Each reader returns the boxes of files by the names of the files. Centers are in the frame and units of the points;
-sizes are length, width and height, and headings radians counterclockwise about the up axis.
+sizes are length, width and height, and headings radians counterclockwise about the up axis. What files have beside
+boxes is counted in `left_out`, by what it is called: "segment" -> 2.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ import numpy as np
 from hf_any3d.data.boxes import wrapped
 from hf_any3d.data.files import PointCloudFileError, file_errors
 from hf_any3d.data.options import one_of
-from hf_any3d.utils.messages import cut
+from hf_any3d.utils.messages import counted, cut
 
 OWN_NAMES = ("boxes.json", "boxes.parquet")
 """Files of boxes beside the files of points."""
@@ -50,6 +52,30 @@ Boxes = dict[str, list[NamedBox]]
 """File of points -> its boxes."""
 
 
+LeftOut = Counter[str]
+"""What has no place here, in the singular -> how many: annotations that are no boxes, and boxes with attributes."""
+ATTRIBUTES = "attributes of"
+"""What counts the boxes whose attributes are left out, such as tags or answers to questions."""
+# Names of programs for what is no box -> what it is called. Points of a class are figures of Supervisely.
+_CALLED = {"point_cloud": "segment", "bbox": "rectangle", "points": "set of points"}
+
+
+def in_words(left_out: Mapping[str, int]) -> str:
+    """Return what is left out with how many, such as "2 segments, 1 polygon"; "" if nothing is."""
+    parts = []
+    for what, count in left_out.items():
+        # The first word has the plural: "2 sets of points"
+        noun, blank, rest = what.partition(" ")
+        of_boxes = what == ATTRIBUTES
+        parts.append(f"{what} {counted(count, 'box')}" if of_boxes else f"{counted(count, noun)}{blank}{rest}")
+    return ", ".join(parts)
+
+
+def _note(left_out: LeftOut | None, what: str, count: int = 1) -> None:
+    if left_out is not None and count:
+        left_out[_CALLED.get(what, what)] += count
+
+
 def named_box(where: str, label: Any, center: Any, size: Any, heading: Any = 0.0) -> NamedBox:
     """Check the parts of a box."""
     places = [isinstance(some, Sequence) and len(some) == 3 and all(map(_is_finite, some)) for some in (center, size)]
@@ -70,7 +96,7 @@ def _is_finite(value: Any) -> bool:
     return abs(value) < _LARGEST  # false for NaN, and for whole numbers of any length
 
 
-def read_boxes_json(path: Path) -> Boxes:
+def read_boxes_json(path: Path, left_out: LeftOut | None = None) -> Boxes:
     """Read boxes in this package's own form.
 
     The file holds an object, name of a file -> list of `{"label", "center", "size", "heading"}`; or what
@@ -81,7 +107,9 @@ def read_boxes_json(path: Path) -> Boxes:
         content = _read_json(path)
         if isinstance(content, list):
             # A file that had an error has no boxes, which is not the same as none.
-            content = [(row["file"], row["boxes"]) for row in content if "error" not in row]
+            rows = content
+            content = [(row["file"], row["boxes"]) for row in rows if "error" not in row]
+            _note(left_out, "file with an error", len(rows) - len(content))
         else:
             content = content.items()
         for file, entries in content:
@@ -91,6 +119,7 @@ def read_boxes_json(path: Path) -> Boxes:
                 box = entry.get("box", entry)
                 where = f"{path}: {file}: box {number}"
                 _refuse_other_turns(where, box)
+                _note(left_out, ATTRIBUTES, _attributes(entry.get("attributes")))
                 place = (box.get("center"), box.get("size"), box.get("heading", 0.0))
                 boxes[file].append(named_box(where, entry.get("label"), *place))
     return boxes
@@ -128,7 +157,7 @@ def read_boxes_table(path: Path) -> Boxes:
     return boxes
 
 
-def read_label_cloud_folder(folder: Path) -> Boxes:
+def read_label_cloud_folder(folder: Path, left_out: LeftOut | None = None) -> Boxes:
     """Read a folder of labels of Label Cloud in the format that its `_classes.json` names.
 
     Formats are centroid_rel, whose angles are radians, centroid_abs, whose angles are degrees, vertices, kitti and
@@ -144,7 +173,7 @@ def read_label_cloud_folder(folder: Path) -> Boxes:
         for file in sorted(folder.glob("*.txt")):
             # The transformed form is in the frame of KITTI's camera, and needs its calibration.
             calibration = folder.parent / "calib" / file.name if name == "kitti" else None
-            boxes[file.stem] = read_kitti(file, calibration)
+            boxes[file.stem] = read_kitti(file, calibration, left_out)
         return boxes
     files = [file for file in sorted(folder.glob("*.json")) if file.name != LABEL_CLOUD_CLASSES]
     unit = None if name is None else _ANGLE_UNITS.get(name)
@@ -152,16 +181,17 @@ def read_label_cloud_folder(folder: Path) -> Boxes:
         # Of all files together: most of one have angles that may be of either unit.
         unit = _angle_unit(files[0], [angle for file in files for angle in _label_cloud_angles(file)])
     for file in files:
-        add_boxes(file, boxes, read_label_cloud(file, unit))
+        add_boxes(file, boxes, read_label_cloud(file, unit, left_out))
     return boxes
 
 
-def read_label_cloud(path: Path, angle_unit: float | None = None) -> Boxes:
+def read_label_cloud(path: Path, angle_unit: float | None = None, left_out: LeftOut | None = None) -> Boxes:
     """Read a JSON file of Label Cloud with centroids or vertices.
 
     Args:
         path: The file.
         angle_unit: Radians of a unit of its angles; None takes radians or degrees, whichever its angles can be.
+        left_out: Counts what is no box.
     """
     boxes = []
     if angle_unit is None:
@@ -170,6 +200,7 @@ def read_label_cloud(path: Path, angle_unit: float | None = None) -> Boxes:
         content = _read_json(path)
         for number, entry in enumerate(content["objects"]):
             where = f"{path}: box {number}"
+            _note(left_out, ATTRIBUTES, _attributes(entry.get("attributes")))
             if "vertices" in entry:
                 boxes.append(_box_of_vertices(where, entry.get("name"), entry["vertices"]))
                 continue
@@ -224,7 +255,13 @@ def _box_of_vertices(where: str, label: Any, vertices: Any) -> NamedBox:
     return named_box(where, label, ((corners[4] + corners[2]) / 2).tolist(), size, heading)
 
 
-def read_datumaro(path: Path) -> Boxes:
+def _attributes(values: Any) -> bool:
+    """Return whether attributes of an annotation say something: one that is neither off nor empty."""
+    stored = values.values() if isinstance(values, Mapping) else values or ()
+    return any(value not in (None, False, 0, "", "false", "False") for value in stored)
+
+
+def read_datumaro(path: Path, left_out: LeftOut | None = None) -> Boxes:
     """Read a file of Datumaro, as CVAT exports cuboids, whose angles are radians."""
     boxes: Boxes = {}
     with file_errors(path, "file of Datumaro"):
@@ -235,7 +272,9 @@ def read_datumaro(path: Path) -> Boxes:
             add_boxes(path, boxes, {file: []})
             for number, entry in enumerate(item["annotations"]):
                 if entry["type"] != "cuboid_3d":
+                    _note(left_out, str(entry["type"]))
                     continue
+                _note(left_out, ATTRIBUTES, _attributes(_of_person(entry.get("attributes"))))
                 where = f"{path}: {file}: box {number}"
                 label = entry["label_id"]
                 if not 0 <= label < len(names):
@@ -245,15 +284,30 @@ def read_datumaro(path: Path) -> Boxes:
     return boxes
 
 
-def read_supervisely(path: Path) -> Boxes:
+# Attributes that CVAT writes for every box of a track.
+_OF_TRACKS = ("occluded", "track_id", "keyframe", "outside")
+
+
+def _of_person(attributes: Any) -> Any:
+    """Return attributes without those that CVAT writes by itself."""
+    if not isinstance(attributes, Mapping):
+        return attributes
+    return {name: value for name, value in attributes.items() if name not in _OF_TRACKS}
+
+
+def read_supervisely(path: Path, left_out: LeftOut | None = None) -> Boxes:
     """Read a file `ann/NAME.pcd.json` of Supervisely, as CVAT exports "Sly Point Cloud", whose angles are radians."""
     boxes = []
     with file_errors(path, "annotations of Supervisely"):
         content = _read_json(path)
         labels = {entry["key"]: entry["classTitle"] for entry in content["objects"]}
+        tagged = {entry["key"]: entry.get("tags") for entry in content["objects"]}
+        _note(left_out, "tag", len(content.get("tags", ())))
         for number, figure in enumerate(content["figures"]):
             if figure["geometryType"] != "cuboid_3d":
+                _note(left_out, str(figure["geometryType"]))
                 continue
+            _note(left_out, ATTRIBUTES, bool(tagged.get(figure["objectKey"]) or figure.get("tags")))
             where = f"{path}: box {number}"
             geometry = figure["geometry"]
             center, size, turns = ([geometry[part][axis] for axis in "xyz"] for part in _SUPERVISELY)
@@ -262,10 +316,23 @@ def read_supervisely(path: Path) -> Boxes:
     return {path.name.removesuffix(".json"): boxes}
 
 
+def read_segments(path: Path) -> dict[str, list[tuple[str, list[int]]]]:
+    """Read the segments of a file `ann/NAME.pcd.json` of Supervisely: name of the file -> class and points of each."""
+    with file_errors(path, "annotations of Supervisely"):
+        content = _read_json(path)
+        labels = {entry["key"]: str(entry["classTitle"]) for entry in content["objects"]}
+        segments = [
+            (labels[figure["objectKey"]], list(map(int, figure["geometry"]["indices"])))
+            for figure in content["figures"]
+            if figure["geometryType"] == "point_cloud"
+        ]
+        return {path.name.removesuffix(".json"): segments}
+
+
 _SUPERVISELY = ("position", "dimensions", "rotation")
 
 
-def read_tracklets(path: Path) -> Boxes:
+def read_tracklets(path: Path, left_out: LeftOut | None = None) -> Boxes:
     """Read `tracklet_labels.xml` of "Kitti Raw" as CVAT exports it, with `frame_list.txt` beside it.
 
     In it w, h and l are the sizes along x, y and z, and places are those of centers. KITTI's own files mean other
@@ -291,6 +358,7 @@ def read_tracklets(path: Path) -> Boxes:
                 center = [float(pose.findtext(axis, "")) for axis in ("tx", "ty", "tz")]
                 heading = _upright(where, [float(pose.findtext(axis, "")) for axis in ("rx", "ry", "rz")], 1.0)
                 box = named_box(where, tracklet.findtext("objectType"), center, size, heading)
+                _note(left_out, ATTRIBUTES, pose.find("./attributes/attribute") is not None)
                 # Poses follow each other, one a frame.
                 boxes[names[first + place]].append(box)
     return boxes
@@ -309,7 +377,7 @@ def _upright(where: str, turns: Sequence[Any], unit: float) -> float:
     return float(radians[2])
 
 
-def read_kitti(label_file: Path, calibration_file: Path | None) -> list[NamedBox]:
+def read_kitti(label_file: Path, calibration_file: Path | None, left_out: LeftOut | None = None) -> list[NamedBox]:
     """Read the boxes of a scan of KITTI, files of one number in `label_2` and `calib`, in its laser scanner's frame.
 
     A line has the type, camera box, height, width, length, bottom center and angle, in the frame of the camera.
@@ -335,6 +403,7 @@ def read_kitti(label_file: Path, calibration_file: Path | None) -> list[NamedBox
             where = f"{label_file}: line {number}"
             words = line.split()
             if not words or words[0] in _NOT_LABELED:
+                _note(left_out, f"region called {words[0]}" if words else "", bool(words))
                 continue
             values = [float(word) for word in words[1:]]
             if len(values) not in (_KITTI_COLUMNS - 1, _KITTI_COLUMNS):  # with or without a score

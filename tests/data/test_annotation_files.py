@@ -12,7 +12,7 @@ from hf_any3d.data.box_files import NamedBox, read_label_cloud
 from hf_any3d.data.catalog.scans_with_boxes import boxes_of
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_cloud, write_point_cloud
 from tests.cli.conftest import run
-from tests.data.files.builders import las
+from tests.data.files.builders import las, pcd
 from tests.errors import raises
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
@@ -170,6 +170,94 @@ def test_damaged_files_are_named(form, name, old, new, tmp_path):
     (tmp_path / name).write_text(text.replace(old, new))
     with raises(PointCloudFileError, naming=name):
         boxes_of(tmp_path)
+
+
+def with_others(form, folder, *, boxes=True):
+    """Add what is no box to the files of a format, and attributes of a box; return what the command says of them."""
+    if form == "datumaro":
+        path = folder / "annotations" / "default.json"
+        content = json.loads(path.read_text())
+        own = content["items"][0]["annotations"]
+        own[0]["attributes"]["parked"] = True
+        own[:] = own if boxes else []
+        own += [{"type": kind} for kind in ("polygon", "label", "polygon", "points")]
+        if not boxes:
+            content["items"] = content["items"][:1]
+        path.write_text(json.dumps(content))
+        return "2 polygons, 1 label, 1 set of points"
+    if form == "supervisely":
+        path = folder / "ds0" / "ann" / "a.pcd.json"
+        content = json.loads(path.read_text())
+        content["objects"][0]["tags"] = [{"name": "parked"}]
+        content["tags"] = [{"name": "rain"}]
+        content["figures"] = content["figures"] if boxes else []
+        content["objects"].append({"key": "road", "classTitle": "road", "tags": []})
+        geometry = {"indices": [0, 2, 3]}
+        content["figures"].append({"objectKey": "road", "geometryType": "point_cloud", "geometry": geometry})
+        path.write_text(json.dumps(content))
+        if not boxes:
+            (folder / "ds0" / "ann" / "c.pcd.json").unlink()
+        return "1 segment"
+    if form == "kitti-raw":
+        path = folder / "tracklet_labels.xml"
+        told = "<attributes><attribute><name>parked</name><value>true</value></attribute></attributes></item></poses>"
+        path.write_text(path.read_text().replace("</item></poses>", told, 1))
+    if form == "label-cloud":
+        path = folder / "labels" / "a.json"
+        content = json.loads(path.read_text())
+        content["objects"][0]["attributes"] = {"parked": True}
+        path.write_text(json.dumps(content))
+    if form == "json":
+        path = folder / "boxes.json"
+        content = json.loads(path.read_text())
+        content["a.pcd"][0]["attributes"] = {"parked": True}
+        path.write_text(json.dumps(content))
+    return ""
+
+
+@pytest.mark.parametrize("form", BOX_FORMS)
+def test_what_is_annotated_beside_boxes_is_named_and_counted(form, tmp_path):
+    write_boxes(tmp_path / "one", BOXES, form)
+    others = with_others(form, tmp_path / "one")
+    code, out, _ = run("data", "annotations", tmp_path / "one", "--to", "json", "--output", tmp_path / "made")
+    assert code == 0 and "3 boxes of 3 clouds; left out: " in out and "attributes of 1 box" in out and others in out
+    if others:
+        write_boxes(tmp_path / "none", BOXES, form)
+        with_others(form, tmp_path / "none", boxes=False)
+        done = run("data", "annotations", tmp_path / "none", "--to", "json", "--output", tmp_path / "empty")
+        assert done.code == 1 and "no boxes, but " in done.err and others in done.err
+
+
+def test_regions_of_kitti_without_labels_are_counted(tmp_path):
+    for name, text in (
+        (
+            "label_2",
+            "DontCare -1 -1 -10 0 0 0 0 -1 -1 -1 -1000 -1000 -1000 -10\nCar 0 0 0 0 0 0 0 1.5 1.6 4 1 2 9 0.1\n",
+        ),
+        ("calib", "R0_rect: 1 0 0 0 1 0 0 0 1\nTr_velo_to_cam: 1 0 0 0 0 1 0 0 0 0 1 0\n"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "000001.txt").write_text(text)
+    code, out, _ = run("data", "annotations", tmp_path, "--to", "json", "--output", tmp_path / "made")
+    assert code == 0 and "1 box of 1 cloud; left out: 1 region called DontCare" in out
+
+
+def test_segments_are_labels_of_points(tmp_path):
+    write_boxes(tmp_path / "one", BOXES, "supervisely")
+    with_others("supervisely", tmp_path / "one")
+    (tmp_path / "one" / "ds0" / "pointcloud").mkdir()
+    for name in BOXES:
+        points = np.arange(15.0, dtype="<f4").reshape(5, 3)
+        stored = pcd("x y z", "4 4 4", "F F F", points.tobytes(), 5)
+        (tmp_path / "one" / "ds0" / "pointcloud" / name).write_bytes(stored)
+    code, out, _ = run("data", "annotations", tmp_path / "one", "--to", "ply", "--output", tmp_path / "made")
+    assert code == 0 and "labels of the points of 3 clouds; left out: " in out and "3 boxes" in out
+    assert read_point_cloud(tmp_path / "made" / "a.ply").labels.tolist() == [0, -1, 0, 0, -1]
+    assert json.loads((tmp_path / "made" / "classes.json").read_text()) == {"0": "road"}
+    path = tmp_path / "one" / "ds0" / "ann" / "a.pcd.json"
+    path.write_text(path.read_text().replace("[0, 2, 3]", "[0, 2, 5]"))
+    done = run("data", "annotations", tmp_path / "one", "--to", "ply", "--output", tmp_path / "wrong")
+    assert done.code == 1 and "a segment of 'road' names points 0 to 5 of 5" in done.err
 
 
 def test_labels_of_points_go_to_label_cloud_and_back(tmp_path):

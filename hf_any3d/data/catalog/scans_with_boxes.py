@@ -16,9 +16,11 @@ from hf_any3d.data.box_files import (
     LABEL_CLOUD_CLASSES,
     OWN_NAMES,
     Boxes,
+    LeftOut,
     NamedBox,
     add_boxes,
     class_names,
+    in_words,
     read_boxes_json,
     read_boxes_table,
     read_datumaro,
@@ -66,7 +68,7 @@ def load(
         up_axis: the axis that points up in the files, about which headings turn; rows have z up.
         classes: names of the classes, in order; None takes those that occur, sorted. Boxes of others are left out.
 
-    A warning counts files of points that nothing names; they are no rows.
+    Warnings count files of points that nothing names, which are no rows, and annotations that are no boxes.
     """
     one_of("layout", layout, (None, *LAYOUTS))
     one_of("up_axis", up_axis, "xyz")
@@ -74,7 +76,10 @@ def load(
         raise ValueError(f"data_dir is None; expected a folder with {_EXPECTED}")
     root = Path(data_dir)
     folders = {split: root / split for split in SPLITS if (root / split).is_dir()} or {"train": root}
-    stored = {split: boxes_of(folder, layout) for split, folder in folders.items()}
+    left_out = LeftOut()
+    stored = {split: boxes_of(folder, layout, left_out) for split, folder in folders.items()}
+    if left_out:
+        warnings.warn(f"{root}: left out, as they are no boxes: {in_words(left_out)}", stacklevel=2)
     # Over all splits together, so that labels mean the same in each
     occurring = class_names(boxes for files in stored.values() for boxes in files.values())
     names = occurring if classes is None else list(classes)
@@ -88,17 +93,20 @@ def load(
     return splits
 
 
-def boxes_of(folder: Path, layout: str | None = None) -> Boxes:
-    """Read the boxes of a folder in one of `LAYOUTS`; None takes the first that is there."""
+def boxes_of(folder: Path, layout: str | None = None, left_out: LeftOut | None = None) -> Boxes:
+    """Read the boxes of a folder in one of `LAYOUTS`; None takes the first that is there.
+
+    What is no box is counted in `left_out`.
+    """
     if layout in (None, "own"):
         for name in OWN_NAMES:
             file = folder / name
             if file.is_file():
-                return read_boxes_json(file) if file.suffix == ".json" else read_boxes_table(file)
+                return read_boxes_json(file, left_out) if file.suffix == ".json" else read_boxes_table(file)
     if layout in (None, "label_cloud"):
         labels = folder / "labels"
         if any(True for _ in labels.glob("*.json")) or (labels / LABEL_CLOUD_CLASSES).is_file():
-            return read_label_cloud_folder(labels)
+            return read_label_cloud_folder(labels, left_out)
     boxes: Boxes = {}
     for name, pattern, read in (
         ("datumaro", "annotations/*.json", read_datumaro),
@@ -107,11 +115,12 @@ def boxes_of(folder: Path, layout: str | None = None) -> Boxes:
     ):
         if layout in (None, name) and (files := sorted(folder.glob(pattern))):
             for file in files:
-                add_boxes(file, boxes, read(file))
+                add_boxes(file, boxes, read(file, left_out))
             return boxes
     if layout in (None, "kitti") and (files := sorted((folder / "label_2").glob("*.txt"))):
         # Labels, calibration and points of a scan have the same number as their name.
-        return {f"velodyne/{file.stem}.bin": read_kitti(file, folder / "calib" / file.name) for file in files}
+        calibrations = folder / "calib"
+        return {f"velodyne/{file.stem}.bin": read_kitti(file, calibrations / file.name, left_out) for file in files}
     raise FileNotFoundError(f"{folder}: no boxes; expected {_EXPECTED}")
 
 
