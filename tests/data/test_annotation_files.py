@@ -229,11 +229,9 @@ def test_what_is_annotated_beside_boxes_is_named_and_counted(form, tmp_path):
 
 
 def test_regions_of_kitti_without_labels_are_counted(tmp_path):
+    region = "DontCare -1 -1 -10 0 0 0 0 -1 -1 -1 -1000 -1000 -1000 -10\n"
     for name, text in (
-        (
-            "label_2",
-            "DontCare -1 -1 -10 0 0 0 0 -1 -1 -1 -1000 -1000 -1000 -10\nCar 0 0 0 0 0 0 0 1.5 1.6 4 1 2 9 0.1\n",
-        ),
+        ("label_2", f"{region}Car 0 0 0 0 0 0 0 1.5 1.6 4 1 2 9 0.1\n"),
         ("calib", "R0_rect: 1 0 0 0 1 0 0 0 1\nTr_velo_to_cam: 1 0 0 0 0 1 0 0 0 0 1 0\n"),
     ):
         (tmp_path / name).mkdir()

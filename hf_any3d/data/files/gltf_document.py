@@ -122,7 +122,13 @@ class Document:
             # A buffer without bytes is then the place for what is decompressed.
             if compressions and (number or self.chunk is None):
                 raise PointCloudError(f"points are compressed by {listed(compressions)}; decompress it first")
-            return [self.chunk][number]  # the only one of a .glb, which the first buffer is
+            # The only one of a .glb, which the first buffer is
+            if number or self.chunk is None:
+                raise PointCloudError(
+                    f"buffers[{number}] has neither a uri nor the binary part of a .glb, so the points are missing; "
+                    "export it again as .glb"
+                )
+            return self.chunk
         if uri.startswith("data:"):
             head, _, text = uri.partition(",")
             data = unquote_to_bytes(text)
