@@ -267,6 +267,11 @@ def by_number(table: np.ndarray, source: Source, *, is_counted: bool = False) ->
     at which they were measured, is left out with a warning, too. Values that are NaN or infinite decide nothing of
     this.
     """
+    if table.shape[1] > 5 and _may_count_grid(table):
+        raise PointCloudError(
+            "columns 1 and 2 may be x and y, or the row and column of each point in a grid; name the columns in a "
+            "header line, such as row col x y z"
+        )
     if source.label_field is not None:
         return _with_chosen_column(table, source)
     return _by_width(table, source, is_counted)
@@ -418,6 +423,20 @@ def _is_of_other_scale(table: np.ndarray) -> bool:
     low = float(table[0, 0])
     size = np.abs(table[:, 1:4])
     return low >= _BEYOND_EARTH or bool(np.isfinite(size).all() and low > _OTHER_SIZE * max(float(size.max()), 1.0))
+
+
+def _may_count_grid(table: np.ndarray) -> bool:
+    """Return whether the first two columns number the points of a scan grid, and the next three may be coordinates."""
+    grid = table[:, :2]
+    if len(table) < _LONG_COUNT // 2 or table.dtype.kind != "f" or not ((grid >= 0) & (grid == np.floor(grid))).all():
+        return False
+    # Row by row or column by column, perhaps with gaps where nothing was measured
+    is_next = []
+    for outer, inner in ((0, 1), (1, 0)):
+        steps = np.diff(grid, axis=0)
+        is_next.append(((steps[:, outer] > 0) | ((steps[:, outer] == 0) & (steps[:, inner] > 0))).all())
+    have_decimals = (table[:, 3:5] != np.floor(table[:, 3:5])).any(axis=0).all()
+    return bool(any(is_next) and have_decimals and not _may_follow_points(table))
 
 
 def _may_follow_points(table: np.ndarray) -> bool:

@@ -44,6 +44,8 @@ _CLASSES = (
 ).split()
 _LABELS = [*_CLASSES, *"category category_id label labels label_id part part_id part_label parts".split()]
 _LABELS += "segment seg seg_label".split()
+# Names of rows and columns of a scan grid, which alone stand for intensities or lasers.
+_GRIDS = (("i", "j"), ("line", "pixel"), ("line", "sample"), ("line", "column"), ("line", "col"))
 _RETURNS = ("return_number", "returnnumber", "return_num")
 _COUNTS_OF_RETURNS = ("number_of_returns", "numberofreturns", "num_returns", "num_of_returns", "number_returns")
 _FIELDS = {"normals": _NORMALS, "colors": _COLORS, "intensity": _INTENSITIES, "ring": _RINGS, "labels": _LABELS}
@@ -157,6 +159,9 @@ def fields_of(names: Iterable[str], label: str | None = None) -> dict[str, list[
     # Of `intensity` and `scalar_intensity` the plain one counts.
     for name in sorted(names, key=lambda name: plain_name(name) != name):
         plain.setdefault(plain_name(name), name)
+    for line, place in _GRIDS:
+        if plain.keys() >= {line, place}:
+            del plain[line]
     fields = {}
     axes = _axes_of(plain)
     if axes:

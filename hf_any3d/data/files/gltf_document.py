@@ -36,7 +36,10 @@ class Document:
 
     def item(self, key: str, number: Any) -> dict[str, Any]:
         """Look up one object of a list such as "nodes"."""
-        return self.json.get(key, [])[natural(number, key)]
+        items = self.json.get(key, [])
+        if natural(number, key) >= len(items):
+            raise PointCloudError(f"no {key}[{number}], which another part of the file names; there are {len(items)}")
+        return items[number]
 
     def positions(self, primitive: dict[str, Any]) -> np.ndarray:
         """Read the points (points, 3) of a primitive; those that an extension compresses are refused by its name."""
@@ -54,6 +57,7 @@ class Document:
         key = tuple(attributes)
         if key not in self._measures:
             names = {name.lstrip("_").lower(): name for name in key if name.startswith("_")}
+            self.source.note_columns(name.lstrip("_").lower() for name in key if name.startswith("_"))
             # By the name that the file has for it, or without the underscore
             chosen = self.source.chosen_label([*names.values(), *names])
             fields = {field: names[columns[0]] for field, columns in wanted_fields(names, self.source).items()}
@@ -113,10 +117,19 @@ class Document:
             return np.zeros((0, width), dtype)
         # A view with strides: the rows of several attributes may alternate in a buffer.
         at = natural(place.get("byteOffset", 0), "byteOffset")
+        # Here, as numpy takes an empty buffer for none, and returns whatever its new memory holds.
+        needed = at + (count - 1) * stride + row
+        if needed > len(data):
+            raise PointCloudError(
+                f"buffers[{number}] has {len(data)} of the {needed} bytes of a view from byte {start} on; the file "
+                "may be cut off"
+            )
         return np.ndarray((count, width), dtype, data, at, (stride, dtype.itemsize))
 
-    def _open(self, uri: str | None, number: int) -> Any:
+    def _open(self, uri: Any, number: int) -> Any:
         """Return the bytes of a buffer: of the binary chunk, in the URI itself, or of another file."""
+        if uri is not None and not isinstance(uri, str):
+            raise PointCloudError(f"buffers[{number}] has the uri {shorten(str(uri))}; expected text")
         if uri is None:
             compressions = [name for name in self.json.get("extensionsUsed", []) if "compress" in str(name)]
             # A buffer without bytes is then the place for what is decompressed.

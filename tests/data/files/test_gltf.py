@@ -66,3 +66,22 @@ def test_a_mesh_shown_too_often_is_refused():
     document["bufferViews"][0]["byteLength"] = document["buffers"][0]["byteLength"] = count * 12
     with pytest.raises(PointCloudFileError):
         read(gltf(document, bytes(count * 12)))
+
+
+def test_a_buffer_with_too_few_bytes_is_told_by_its_number():
+    """numpy takes an empty buffer for none, and then returns what its new memory holds."""
+    document, chunk = gltf_square()
+    for stored, told in ((None, "has neither a uri nor"), (b"", "has 0 of the"), (chunk[:20], "has 20 of the")):
+        damaged = dict(document, asset={"version": "2.0"}, buffers=[{"byteLength": 60}])
+        if stored is not None:
+            uri = "data:;base64," + base64.b64encode(stored).decode()
+            damaged["buffers"] = [{"byteLength": 60, "uri": uri}]
+            with pytest.raises(PointCloudFileError, match=rf"buffers\[0\] {told}"):
+                read(gltf(document, stored))
+        with pytest.raises(PointCloudFileError, match=rf"buffers\[0\] {told}"):
+            read(json.dumps(damaged).encode(), "gltf")
+    document["asset"] = {"version": "2.0"}
+    with pytest.raises(PointCloudFileError, match=r"no buffers\[0\].*there are 0"):
+        read(json.dumps(dict(document, buffers=[])).encode(), "gltf")
+    with pytest.raises(PointCloudFileError, match=r"buffers\[0\] has the uri '3'; expected text"):
+        read(json.dumps(dict(document, buffers=[{"uri": 3}])).encode(), "gltf")

@@ -288,3 +288,30 @@ def test_the_line_with_an_empty_cell_is_named(rows, line):
     if ",," in rows or "\n;" in rows:
         cloud = read_point_cloud(rows.encode(), file_type="csv", on_invalid="drop")
         assert (cloud.points[-1] == 9).all()
+
+
+GRID = np.array([(row, column) for row in range(8) for column in range(9) if (row + column) % 5])
+
+
+@pytest.mark.parametrize("names", ["row col", "Row Column", "line pixel", "i j", "column_1 column_2"])
+def test_rows_and_columns_of_a_scan_before_coordinates_are_known_by_their_names(names):
+    values = np.random.default_rng(0).random((len(GRID), 4)).round(4) * 9 - 3
+    for places in (GRID, GRID[:, ::-1]):
+        rows = "\n".join(" ".join(f"{value:.10g}" for value in row) for row in np.hstack([places, values]))
+        cloud = read(f"{names} x y z strength\n{rows}")
+        np.testing.assert_allclose(cloud.points, values[:, :3], rtol=1e-6)
+        np.testing.assert_allclose(cloud.intensity, values[:, 3], rtol=1e-6)
+        assert cloud.ring is None
+        # Without names they may as well be x and y.
+        with pytest.raises(PointCloudFileError, match=r"columns 1 and 2 may be x and y, or the row and column"):
+            read(rows)
+
+
+def test_points_of_a_raster_are_no_grid_of_a_scan():
+    generator = np.random.default_rng(0)
+    heights = generator.random((len(GRID), 1)).round(4)
+    colors = generator.integers(32, 256, (len(GRID), 3))
+    rows = "\n".join(" ".join(f"{value:.10g}" for value in row) for row in np.hstack([GRID, heights, colors]))
+    cloud = read(rows)
+    np.testing.assert_allclose(cloud.points[:, 2], heights[:, 0], rtol=1e-6)
+    assert cloud.colors is not None
