@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from hf_any3d.data.files.source import PointCloudError
-from hf_any3d.utils.messages import cut
+from hf_any3d.utils.messages import counted, cut
 
 _DELIMITERS = bytes.maketrans(b",;\t", b"   ")
 # A comma that is not the only one within the digits of a number.
@@ -123,7 +123,7 @@ def _at_line(text: bytes, first_line: int, columns: int | None, error: Exception
     for number, line in enumerate(io.BytesIO(text), first_line):
         row = line.split(b"#")[0].split()
         if row and len(row) != columns:
-            return PointCloudError(f"line {number} has {len(row)} columns; expected {columns}")
+            return PointCloudError(f"line {number} has {counted(len(row), 'column')}; expected {columns}")
         for value in row:
             try:
                 float(value)

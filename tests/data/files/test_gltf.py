@@ -69,7 +69,7 @@ def test_a_mesh_shown_too_often_is_refused():
 
 
 def test_a_buffer_with_too_few_bytes_is_told_by_its_number():
-    """numpy takes an empty buffer for none, and then returns what its new memory holds."""
+    """An empty buffer is none to numpy, which then returns what its new memory holds."""
     document, chunk = gltf_square()
     for stored, told in ((None, "has neither a uri nor"), (b"", "has 0 of the"), (chunk[:20], "has 20 of the")):
         damaged = dict(document, asset={"version": "2.0"}, buffers=[{"byteLength": 60}])

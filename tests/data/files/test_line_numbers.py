@@ -26,6 +26,33 @@ def with_count(rows):
     return "pts", "\n".join([str(len(ROWS)), *rows])
 
 
+def with_blocks(rows):
+    return "pts", "\n".join(["1", "5 5 5", str(len(ROWS)), *rows])
+
+
+def with_percent(rows):
+    return "txt", "\n".join(["% made by a.las", "%", "% x y z", *(row.replace("#", "%") for row in rows)])
+
+
+def with_rare_mark(rows):
+    return "txt", "\n".join(["", "; made by a.las", "; x y z", *rows])
+
+
+def with_units(rows):
+    return "csv", "\n".join(["x;y;z", "mm;mm;mm", *(row if row[:1] == "#" else row.replace(" ", ";") for row in rows)])
+
+
+def stl_text(rows):
+    facet = "facet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvertex {}\nendloop\nendfacet"
+    facets = [facet.format(row) if row and not row.startswith("#") else "" for row in rows]
+    return "stl", "\n".join(["solid made", *facets, "endsolid", ""])
+
+
+def ptx(rows):
+    head = ["1", str(len(rows)), "0 0 0", "1 0 0", "0 1 0", "0 0 1", "1 0 0 0", "0 1 0 0", "0 0 1 0", "0 0 0 1"]
+    return "ptx", "\n".join([*head, *(f"{row} 0.5" if row else "" for row in rows)])
+
+
 def csv(rows):
     return "csv", "\n".join(["X,Y,Z", *(row if row.startswith("#") else row.replace(" ", ",") for row in rows)])
 
@@ -62,7 +89,12 @@ def ply_text(rows):
     return "ply", ply(header, "\n".join(rows).encode(), "ascii").decode()
 
 
-FORMATS = (xyz, with_names, with_count, csv, csv_of_words, pcd_text, off, off_of_faces, obj, ply_text)
+FORMATS = (
+    *(xyz, with_names, with_count, with_blocks, with_percent, with_rare_mark, with_units, csv, csv_of_words),
+    *(pcd_text, off, off_of_faces, obj, ply_text, stl_text, ptx),
+)
+# Of these one wrong row is tried, as others are read in another way or are no error.
+OF_WORDS = (off_of_faces, obj, ply_text, stl_text)
 BETWEEN = ([], [""], ["# a comment, with a comma"], ["", "# one", "", "# two 1 2"], ["# 1 2 three"], ["", ""])
 
 
@@ -73,7 +105,7 @@ def test_the_line_of_an_error_is_that_of_an_editor(build, end):
         return  # no PCD, which has bytes after its header
     found = 0
     for between in BETWEEN:
-        for wrong in WRONG[: 1 if build in (off_of_faces, obj, ply_text) else None]:
+        for wrong in WRONG[: 1 if build in OF_WORDS else None]:
             for place in (1, 3):
                 rows = [*ROWS[:1], *between, *ROWS[1:place], *between, wrong, *between, *ROWS[place + 1 :]]
                 kind, text = build(rows)
@@ -83,10 +115,10 @@ def test_the_line_of_an_error_is_that_of_an_editor(build, end):
                 if line is None:
                     continue  # of the whole, such as a number of points
                 shown = text.split("\n")[int(line[1]) - 1]
-                if build in (csv, csv_of_words):
-                    wrong = wrong.replace(" ", ",")
+                if build in (csv, csv_of_words, with_units):
+                    wrong = wrong.replace(" ", ";" if build is with_units else ",")
                 assert ("two" if build is off_of_faces else wrong) in shown, str(refusal.value)
-                assert not shown.startswith("#")
+                assert not shown.startswith(("#", "%"))
                 found += 1
     assert found >= 12
 
@@ -111,3 +143,27 @@ def test_wrong_numbers_in_headers_of_pcd_are_refused_by_their_names(value, kind,
     data = re.sub(rb"(?m)^%b .*$" % key.encode(), f"{key} {value}".encode(), data)
     with pytest.raises(PointCloudFileError, match=f"{key} is '{value}'; expected a whole number"):
         read_point_cloud(data, file_type="pcd")
+
+
+@pytest.mark.parametrize("footer", ["Total: 5 points", "END", "-- 5 rows --", "; end", "<EOF>"])
+def test_words_below_the_rows_are_named_by_their_own_line(footer):
+    for kind, text in (xyz(ROWS), with_names(ROWS), with_count(ROWS), with_percent(ROWS), csv(ROWS)):
+        text = f"{text}\n\n{footer}\n"
+        with pytest.raises(PointCloudFileError, match=rf"line {len(text.splitlines())}\b"):
+            read_point_cloud(text.encode(), file_type=kind)
+        comment = text.replace(footer, "# end").encode()
+        assert len(read_point_cloud(comment, file_type=kind)) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("head", "line", "told"),
+    [
+        ("Station 1\nx y z\n", 1, "expected numbers, or names of columns"),
+        ("\n\nx y z\nfloat float float\n", 4, "expected numbers or units below the names of line 3"),
+        ("x;y;z\nm;m;seconds\n", 2, "expected numbers or units below the names of line 1"),
+        ("# made\nx y z\n\nfirst second third\n", 4, "expected numbers or units below the names of line 2"),
+    ],
+)
+def test_words_above_the_rows_are_named_by_their_own_line(head, line, told):
+    with pytest.raises(PointCloudFileError, match=rf": line {line} is .*; {told}"):
+        read_point_cloud((head + "\n".join(ROWS)).encode(), file_type="txt")
