@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from hf_any3d.data.files.no_data import without_height
-from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
+from hf_any3d.data.files.source import NoPointsError, PointCloudError
 from hf_any3d.data.files.text_numbers import integers
 
 # An offset is split off coordinates that are this many times larger than the extent of the cloud, even if float32

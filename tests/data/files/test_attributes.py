@@ -162,6 +162,27 @@ def test_columns_without_names_are_interpreted_by_their_values(parts, file_type,
     check(found, points=XYZ, **{name: values for name, values in expected.items() if name not in missing})
 
 
+@pytest.mark.parametrize("top", [1, 30, 90, 255])
+def test_colors_of_a_pts_and_ptx_are_those_of_the_format_however_dark(top):
+    generator = np.random.default_rng(top)
+    points = generator.random((40, 3)).round(3) * 30 + 1
+    colors = generator.integers(0, top, (40, 3), endpoint=True)
+    strength = np.arange(40) - 100
+
+    def text(*columns):
+        return "".join(" ".join(f"{value:.10g}" for value in row) + "\n" for row in np.column_stack(columns))
+
+    head = "1\n40\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n"
+    for kind, stored in (
+        ("pts", "40\n" + text(points, strength, colors)),
+        ("pts", "40\n" + text(points, colors)),
+        ("ptx", head + text(points, strength / 100, colors)),
+    ):
+        cloud = read_point_cloud(stored.encode(), file_type=kind)
+        np.testing.assert_allclose(cloud.colors, colors / 255, atol=1e-6)
+        np.testing.assert_allclose(cloud.points, points, atol=1e-5)
+
+
 @pytest.mark.parametrize(("wrong", "kept"), [(1, True), (3, False)])
 def test_a_few_normals_of_another_length_are_normals_all_the_same(wrong, kept):
     normals = np.tile([0, -0.6, 0.8], (200, 1))
