@@ -24,8 +24,9 @@ The first command begins by naming everything that is missing, in a line each: d
 judges. The second one needs none of that: it runs every step with tiny random models on embedded or generated data, in
 seconds. [Recipes](recipes.md#published-tables) describes options and results.
 
-**Figures are the authors' own; none was repeated here.** Each row
-starts where the paper's did; for an ablation that has no row, change the settings of a recipe."""
+**Figures are the authors' own, or for copies of `torch-pointcloud`, that library's; one was compared here, on
+[a part of its data](results.md#published-weights-on-published-data).** Each row starts where the paper's did; for an
+ablation that has no row, change the settings of a recipe. Names at the end evaluate the authors' weights."""
 
 
 def published_tables_page(note: str, markdown: Markdown) -> str:

@@ -19,13 +19,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import hf_any3d  # noqa: F401  registers models
-from examples.repeat.published_tables import CHAT, PICTURES, QUESTIONS, Step
+from examples.repeat.published_tables import CHAT, PICTURES, QUESTIONS, WEIGHTS, Step
 from examples.shapes_chat.conversations import write_tree
 from hf_any3d.data import load_point_dataset
-from hf_any3d.modeling.act import ActConfig, ActModel
+from hf_any3d.modeling.act import ActConfig, ActForPartSegmentation, ActModel
+from hf_any3d.modeling.dgcnn import DgcnnConfig, DgcnnForSemanticSegmentation
 from hf_any3d.modeling.encoders import build_encoder, composite_checkpoints
+from hf_any3d.modeling.pointnet import PointNetConfig, PointNetForPointCloudClassification
 from hf_any3d.modeling.recon import ReconModel
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.recipes import merge
+from hf_any3d.training.segmentation_rows import parts_of_categories
 from hf_any3d.utils.atomic_files import write_json
 
 FEW_SHOT: Mapping[str, Any] = {"way": 2, "shot": 2, "test_per_class": 2}
@@ -72,6 +76,8 @@ _AUTOENCODER: Mapping[str, Any] = {
 }
 _ROOMS: Mapping[str, Any] = {"train_rooms": 4, "validation_rooms": 2, "test_rooms": 2, "num_points": 1024}
 _OBJECTS: Mapping[str, Any] = {"train_objects": 8, "validation_objects": 4, "test_objects": 4, "num_points": 256}
+_JUDGED: Mapping[str, Mapping[str, Any]] = {"shapes": {}, "parts": _OBJECTS, "rooms": _ROOMS}
+"""Small data on which random models are evaluated in place of the authors' weights, with their options."""
 
 # Sizes of random encoders, by the names that tables give them.
 _ENCODERS = {
@@ -163,8 +169,10 @@ class DryRun:
             if small.get(name) not in (None, "none"):
                 small[name] = self.encoder(small[name])
         for name in ("model_name_or_path", "point_encoder"):
-            if program != CHAT and small.get(name):
+            if program not in (CHAT, WEIGHTS) and small.get(name):
                 small[name] = self.point_transformer(small[name])
+        if program == WEIGHTS:
+            small["model_name_or_path"] = self.judged_model(small["dataset_name"])
         if program == CHAT and small["stage"] == 1:
             small.pop("model_name_or_path", None)
             small |= self.chat_parts()
@@ -196,6 +204,33 @@ class DryRun:
         if not folder.is_dir():
             torch.manual_seed(0)
             model_class(model_class.config_class(**_PATCHES, **_TRANSFORMER)).save_pretrained(folder)
+        return str(folder)
+
+    def judged_model(self, dataset: str) -> str:
+        """Return the folder of a random model with the classes of a small dataset, in place of published weights."""
+        folder = self.folder / f"judged_{dataset}"
+        if folder.is_dir():
+            return str(folder)
+        torch.manual_seed(0)
+        features = load_point_dataset(dataset, split="test", **_JUDGED[dataset]).features
+        names = features["label"].names if dataset == "shapes" else features["labels"].feature.names
+        labels = {"id2label": dict(enumerate(names)), "label2id": {name: n for n, name in enumerate(names)}}
+        processor: dict[str, Any] = {}
+        if dataset == "shapes":
+            model: Any = PointNetForPointCloudClassification(PointNetConfig(**labels))
+        elif dataset == "parts":
+            sizes = {**_PATCHES, **_TRANSFORMER, "segmentation_layers": [0, 1], "propagation_widths": [16, 16]}
+            categories = features["label"].names
+            parts = {
+                "category_names": categories,
+                "category_parts": list(parts_of_categories(names, categories) or ()),
+            }
+            model = ActForPartSegmentation(ActConfig(**sizes, **parts, **labels))
+        else:
+            model = DgcnnForSemanticSegmentation(DgcnnConfig(in_channels=6, **labels))
+            processor = {"center": "room", "scale": None, "up_axis": "z", "block_size": 2.5}
+        model.save_pretrained(folder)
+        PointCloudProcessor(num_points=64, **processor).save_pretrained(folder)
         return str(folder)
 
     def chat_parts(self) -> dict[str, str]:
@@ -323,6 +358,11 @@ def _questions(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, "generation": generation, "judges": ["fixed"], "sentence_encoder": None, "simcse": None}
 
 
+def _weights(settings: Mapping[str, Any]) -> dict[str, Any]:
+    name = {"shapenetpart": "parts", "s3dis": "rooms"}.get(settings["dataset_name"], "shapes")
+    return {"dataset_name": name, "dataset_options": dict(_JUDGED[name]), "max_samples": 4, "use_cpu": True}
+
+
 def _picture(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"dataset_name": "shapes"}
 
@@ -336,5 +376,6 @@ _SMALL = {
     CHAT: _chat,
     QUESTIONS: _questions,
     PICTURES: _picture,
+    WEIGHTS: _weights,
 }
 """What each program gets in place of its recipe's data and sizes."""

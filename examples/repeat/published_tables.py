@@ -16,7 +16,7 @@ from hf_any3d.training.recipes import merge
 
 PUBLISHED = "published.yaml"
 PROGRAM = "run_point_cloud_classification.py"
-CHAT, QUESTIONS, PICTURES = "run_minigpt3d.py", "table_questions", "table_pictures"
+CHAT, QUESTIONS, PICTURES, WEIGHTS = "run_minigpt3d.py", "table_questions", "table_pictures", "table_weights"
 TRAINING = "training"
 """Name of the step of rows that have one."""
 # Endings of metrics that are shares, shown in percent.
@@ -112,6 +112,11 @@ class PublishedTable:
     columns: Mapping[str, Column]
     rows: Mapping[str, PublishedRow]
     note: str = ""
+
+    @property
+    def trains(self) -> bool:
+        """Whether the rows are trained here; otherwise they are weights of the authors, which are evaluated."""
+        return any(step.program != WEIGHTS for row in self.rows.values() for step in row.steps)
 
 
 def find_examples(folder: str | Path | None = None) -> Path:

@@ -27,6 +27,7 @@ from hf_any3d.training.arguments import AdapterArguments
 from hf_any3d.training.folds import mean_and_std, run_folds, run_once
 from hf_any3d.training.recipes import merge, read_settings
 from hf_any3d.utils.atomic_files import write_json, write_text
+from hf_any3d.utils.messages import shown_path
 
 FOLDS = 10
 _COSTS = ("trained_parameters", "training_hours", "gpu_gigabytes")
@@ -169,7 +170,8 @@ def reproduce(
 
     Returns:
         `table`, `source`, `settings`, and `rows`: for each row and column the published figure, and mean and standard
-        deviation of plain and voted results in the same unit, where they are complete.
+        deviation of plain and voted results in the same unit, where they are complete. For weights of the authors,
+        `evaluated` has the number of objects, of the official test split, and of right answers, and its interval.
 
     Raises:
         ValueError: An unknown row, or one without a recipe of the released program.
@@ -177,6 +179,8 @@ def reproduce(
     """
     root = Path(output_dir)
     rows = _chosen_rows(table, only, released)
+    if start is not None and not table.trains and len(rows) > 1:
+        raise ValueError(f"--start names one file, and {table.name} has {len(rows)} rows; choose its row with --row")
     small = DryRun(root.parent / "parts") if dry_run else None
     plan = Plan(examples, root.parent / "steps", data_dir, start, words, released, 0 if dry_run else voting, small)
     if not dry_run:
@@ -212,6 +216,11 @@ def setting_words(settings: Mapping[str, Any]) -> list[str]:
 
 def write_published(result: Mapping[str, Any], folder: Path) -> None:
     """Write a result of `reproduce` as JSON, Markdown and LaTeX."""
+    if not result["trains"]:
+        head, body = _rows_of_weights(result)
+        write_json(folder / f"{result['table']}.json", dict(result))
+        write_tables(folder / result["table"], result["table"], head, body, _note_of_weights(result))
+        return
     has_columns = len({row["column"] for row in result["rows"]}) > 1
     head = ["row", *["figure"] * has_columns, "published", "here, plain", "here, voted", "difference of plain", "runs"]
     body = []
@@ -232,6 +241,48 @@ def write_published(result: Mapping[str, Any], folder: Path) -> None:
         path = folder / f"{result['table']}.md"
         listed = "\n".join(f"- {name}" for name in result["pictures"])
         write_text(path, f"{path.read_text(encoding='utf-8')}\nPictures:\n\n{listed}\n")
+
+
+def _rows_of_weights(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return head and body of a table of the authors' weights, with the interval and the number of objects."""
+    head = ["row", "published", "here", "95 % interval", "right", "objects of the official test split"]
+    body = []
+    for row in result["rows"]:
+        seen = row["evaluated"] or {}
+        interval, right, objects, official = (seen.get(name) for name in ("interval", "right", "objects", "official"))
+        of_all = "" if objects is None else f"{objects:,}" + (f" of {official:,}" if official else "")
+        body.append(
+            [
+                row["row"],
+                f"{row['published']}",
+                _figure(row["plain"], _NOT_RUN),
+                "–" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}",
+                "–" if right is None else f"{right:,} of {objects:,}",
+                of_all,
+            ]
+        )
+    return head, body
+
+
+def _note_of_weights(result: Mapping[str, Any]) -> str:
+    """Return what a table of the authors' weights shows, and what it does not."""
+    evaluated = [row["evaluated"] for row in result["rows"] if row["evaluated"]]
+    weights = result["settings"]["start"] or "weights as published"
+    here = f"{weights}, nothing trained, no votes; intervals by Wilson, for objects like these."
+    if result["settings"]["changes"]:
+        here += f" Changed arguments: {' '.join(result['settings']['changes'])}."
+    if result["settings"]["dry_run"]:
+        here = "a dry run, with tiny random models and generated data: its figures mean nothing."
+    elif parts := [seen for seen in evaluated if seen["official"] and seen["objects"] < seen["official"]]:
+        objects, official = parts[0]["objects"], parts[0]["official"]
+        here += f" Only {objects:,} of {official:,} objects of the official test split are there"
+        for name, (right, count) in list(parts[0]["classes"].items())[:1]:
+            others = f"{parts[0]['right'] - right:,} of {objects - count:,} others"
+            here += f"; {right:,} of {count:,} of the class {name} and {others} are right"
+        here += ": this is no accuracy of the whole."
+    note = f" {result['note']}" if result["note"] else ""
+    place = f", {result['place']}" if result["place"] else ""
+    return f"{result['paper']}{place}; {result['data']}. In percent. Published: {result['source']}.{note} Here: {here}"
 
 
 def _note(result: Mapping[str, Any]) -> str:
@@ -272,6 +323,7 @@ def _empty_result(
         "changes": list(plan.words),
         "voting": plan.voting,
         "dry_run": plan.dry_run is not None,
+        "start": None if plan.start is None else shown_path(plan.start),
     }
     about = {name: getattr(table, name) for name in ("paper", "place", "data", "source", "note")}
     lines = []
@@ -280,8 +332,15 @@ def _empty_result(
         for title, column in table.columns.items():
             figures = {"published": row.published[title], "published_deviation": row.deviation}
             facts = {"row": name, "column": title, "metric": column.metric, "steps": steps}
-            lines.append({**facts, **figures, "runs": 0, "plain": None, "voted": None})
-    return {"table": table.name, **about, "settings": settings, "rows": lines, "pictures": []}
+            lines.append({**facts, **figures, "runs": 0, "plain": None, "voted": None, "evaluated": None})
+    return {
+        "table": table.name,
+        **about,
+        "trains": table.trains,
+        "settings": settings,
+        "rows": lines,
+        "pictures": [],
+    }
 
 
 def _add_runs(
@@ -303,6 +362,18 @@ def _add_runs(
             figures = [_measured(report, column, split) for report in reports]
             if figures and None not in figures:
                 line[key] = mean_and_std([figure * column.shown_as for figure in figures if figure is not None])
+        if not table.trains and reports:
+            line["evaluated"] = _evaluated(reports[0], column)
+
+
+def _evaluated(report: RunReport, column: Column) -> dict[str, Any]:
+    """Return on how many objects the authors' weights were evaluated, how many are right, and the interval of that."""
+    figures = report.metrics[column.split]
+    seen = {name: report.data[name] for name in ("objects", "official", "classes")}
+    if "right" not in figures:
+        return {**seen, "right": None, "interval": None}
+    interval = [figures[name] * column.shown_as for name in ("accuracy_low", "accuracy_high")]
+    return {**seen, "right": int(figures["right"]), "interval": interval}
 
 
 def _measured(report: RunReport, column: Column, split: str) -> float | None:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig
 
-from examples.repeat.published_tables import CHAT, PICTURES, QUESTIONS, PublishedRow, Step
+from examples.repeat.published_tables import CHAT, PICTURES, QUESTIONS, WEIGHTS, PublishedRow, Step
 from examples.repeat.table_questions import JUDGES
+from examples.repeat.table_weights import WeightsArguments, load_test_split
 from hf_any3d.data import load_point_dataset
 from hf_any3d.evaluation.question_answering import find_protocol
+from hf_any3d.hub.published_table import is_published
 from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.folds import words_of
 from hf_any3d.training.requests import build_arguments, read_words
@@ -58,6 +60,11 @@ def _problems(plan: Plan, row: PublishedRow) -> Iterator[str]:
             settings[step.start or "model_name_or_path"] = plan.start
         elif number > 0 and step.start is not None:
             settings.pop(step.start, None)
+        if step.program == WEIGHTS and plan.start is not None:
+            # In place of what the name stands for, which is not fetched then.
+            del settings["model_name_or_path"]
+            if not Path(plan.start).exists():
+                yield f"{plan.start}: no such file or directory"
         for name in _MODELS:
             model = settings.get(name)
             if model in (None, "none"):
@@ -84,7 +91,8 @@ def _model_problem(name: str, needs: str) -> str | None:
     try:
         AutoConfig.from_pretrained(name)
     except (OSError, ValueError):
-        return f"{name} is not a directory, not in the cache and not reachable on the hub"
+        download = f"; {needs}" if needs and is_published(name) else ""
+        return f"{name} is not a directory, not in the cache and not reachable on the hub{download}"
     return None
 
 
@@ -95,6 +103,9 @@ def _data_problem(step: Step, row: PublishedRow, settings: Mapping[str, Any], wo
             _load_conversations(settings)
         elif step.program == QUESTIONS:
             _load_questions(settings)
+        elif step.program == WEIGHTS:
+            names = [field.name for field in fields(WeightsArguments)]
+            load_test_split({**settings, **read_words((WeightsArguments,), words_of(words, names))})
         elif step.program != PICTURES:
             _load_clouds(row, settings, words)
     except (ValueError, OSError, ImportError) as error:

@@ -1,4 +1,4 @@
-"""Save the report of a step of a published table that trains nothing: a picture, or questions to a model."""
+"""Save the report of a step of a published table that trains nothing: pictures, questions, authors' weights."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def save_untrained_report(
     seed: int,
     data: dict[str, Any],
     metrics: Mapping[str, Mapping[str, float]],
+    class_accuracy: Mapping[str, Mapping[str, float]] | None = None,
 ) -> RunReport:
     """Save metrics.json in the folder of a step, and return what it has.
 
@@ -27,6 +28,7 @@ def save_untrained_report(
         seed: Of the step.
         data: What the model was asked or drawn with.
         metrics: Figures by split; empty for a picture.
+        class_accuracy: Figures of each class by split.
     """
     report = RunReport(
         data=data,
@@ -37,7 +39,7 @@ def save_untrained_report(
         seconds=stopwatch.stop(),
         peak_memory=peak_memory(),
         metrics={split: dict(figures) for split, figures in metrics.items()},
-        class_accuracy={},
+        class_accuracy={split: dict(figures) for split, figures in (class_accuracy or {}).items()},
         selection={},
         training={"seed": seed},
         start={"model": model},

@@ -25,6 +25,15 @@ CLASS_NAMES = tuple(
     "stairs stool table tent toilet tv_stand vase wardrobe xbox".split()
 )
 
+TRAIN_MODELS = tuple(
+    map(
+        int,
+        "626 106 515 173 572 335 64 197 889 167 79 138 200 109 200 149 171 155 145 124 149 284 465 200 88 231 240 104 "
+        "115 128 680 124 90 392 163 344 267 475 87 103".split(),
+    )
+)
+"""Models of each class in the official training split; the numbers of its test models are greater."""
+
 LICENSE = License(
     "other", "for academic research; the models belong to their authors", "https://modelnet.cs.princeton.edu/"
 )
@@ -72,6 +81,7 @@ def load(
     normals: bool = False,
     num_points: int | None = None,
     seed: int = 0,
+    partial: bool = False,
     **conversion: Any,
 ) -> DatasetDict | IterableDatasetDict:
     """Read ModelNet40.
@@ -88,6 +98,8 @@ def load(
         num_points: for "off", points to draw on each surface, 10,000 by default; for "pickle", which cache to read,
             8192 by default. Other layouts have a fixed number.
         seed: for "off", seed of the points, which are drawn for each model separately.
+        partial: read what is there of a part of the files, such as the test split or some models of it. Without the
+            lists of "txt", the numbers in the names tell the official split.
         conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
     Source: Wu et al., "3D ShapeNets"; points with normals by Qi et al., "PointNet++".
@@ -104,7 +116,7 @@ def load(
     options: dict[str, Any] = {"normals": normals}
     if layout == "txt":
         points = None  # all in the files, 10,000
-        sources = _text_sources(folder)
+        sources = _text_sources(folder, partial)
     elif layout == "h5":
         points = 2048
         arrays = {"data": "points", "label": "label"}
@@ -115,19 +127,21 @@ def load(
             # By number, as 10 comes before 2 in the order of names.
             files = {int(re.sub(r"\D", "", path.stem) or 0): path for path in folder.glob(f"ply_data_{split}*.h5")}
             # A gap in the numbers is a missing file.
-            numbers = range(max(files, default=0) + 1)
+            numbers = sorted(files) if partial else range(max(files, default=0) + 1)
             DATASET.require([folder / f"ply_data_{split}{number}.h5" for number in numbers], folder)
             sources[split] = hdf5_source([files[number] for number in numbers], arrays)
     elif layout == "pickle":
         points = num_points or 8192
         options["num_points"] = points
         files = {split: folder / f"modelnet40_{split}_{points}pts_fps.dat" for split in SPLITS}
+        if partial:
+            files = {split: file for split, file in files.items() if file.is_file()}
         DATASET.require(files.values(), folder)
         sources = {split: pickle_source(file) for split, file in files.items()}
     else:
         points = num_points or 10_000
         options |= {"num_points": points, "seed": seed}
-        sources = _mesh_sources(folder, **options)
+        sources = _mesh_sources(folder, partial, **options)
     features = Features({"points": Array2D((points, 3), "float32")})
     if normals:
         features["normals"] = Array2D((points, 3), "float32")
@@ -135,6 +149,7 @@ def load(
     # The other layouts do not store the names of models.
     if layout in ("txt", "off"):
         features["file"] = Value("string")
+    conversion["partial"] = partial
     return load_published(DATASET, folder, sources, features, variant=layout, options=options, **conversion)
 
 
@@ -176,13 +191,15 @@ def points_and_normals(table: np.ndarray) -> dict[str, np.ndarray]:
     return {"points": table[:, :3], "normals": table[:, 3:]}
 
 
-def _text_sources(folder: Path) -> dict[str, SplitSource]:
+def _text_sources(folder: Path, partial: bool) -> dict[str, SplitSource]:
     """Return the sources of text, a file for each model, with 10,000 points and normals."""
     # The lists tell which models are of which split; folders are those of classes.
     lists = {split: folder / f"modelnet40_{split}.txt" for split in SPLITS}
     names_file = folder / "modelnet40_shape_names.txt"
-    DATASET.require([names_file, *lists.values()], folder)
-    check_names(names_file, CLASS_NAMES, "class")
+    if not partial:
+        DATASET.require([names_file, *lists.values()], folder)
+    if names_file.is_file():
+        check_names(names_file, CLASS_NAMES, "class")
 
     def read(path: Path) -> Iterator[Mapping[str, object]]:
         table = read_table(path, columns=6)
@@ -190,7 +207,8 @@ def _text_sources(folder: Path) -> dict[str, SplitSource]:
 
     sources = {}
     for split, file in lists.items():
-        models = read_lines(file)
+        is_listed = file.is_file()
+        models = read_lines(file) if is_listed else _models_there(folder, split)
         for number, model in enumerate(models, 1):
             # The class is what precedes the last underscore: flower_pot_0001.
             if model.rpartition("_")[0] not in CLASS_NAMES or "/" in model:
@@ -198,11 +216,22 @@ def _text_sources(folder: Path) -> dict[str, SplitSource]:
                     f"{file}: line {number} is {cut(model, 60)!r}; expected a class and a number, chair_0001"
                 )
         paths = [folder / model.rpartition("_")[0] / f"{model}.txt" for model in models]
-        sources[split] = SplitSource.from_paths(paths, read, [file])
+        sources[split] = SplitSource.from_paths(paths, read, [file] if is_listed else [])
     return sources
 
 
-def _mesh_sources(folder: Path, *, normals: bool, num_points: int, seed: int) -> dict[str, SplitSource]:
+def _models_there(folder: Path, split: str) -> list[str]:
+    """Return the models of a split that are in the folders of the classes, by their numbers."""
+    models = []
+    for name, count in zip(CLASS_NAMES, TRAIN_MODELS, strict=True):
+        for path in sorted((folder / name).glob(f"{name}_*.txt")):
+            number = path.stem.rpartition("_")[2]
+            if number.isdigit() and (int(number) > count) == (split == "test"):
+                models.append(path.stem)
+    return models
+
+
+def _mesh_sources(folder: Path, partial: bool, *, normals: bool, num_points: int, seed: int) -> dict[str, SplitSource]:
     """Return the sources of meshes, on whose surfaces points are drawn."""
 
     def read(path: Path) -> Iterator[Mapping[str, object]]:
@@ -219,7 +248,7 @@ def _mesh_sources(folder: Path, *, normals: bool, num_points: int, seed: int) ->
     for split in SPLITS:
         # By class and name, in whichever order the file system lists them
         files = [path for name in CLASS_NAMES for path in sorted((folder / name / split).glob("*.off"))]
-        if not files:
+        if not files and not partial:
             raise DATASET.not_found(f"{folder}: no meshes in the folders {split} of the classes")
         sources[split] = SplitSource(files, read, files, num_rows=len(files))
     return sources
@@ -228,8 +257,8 @@ def _mesh_sources(folder: Path, *, normals: bool, num_points: int, seed: int) ->
 _RESAMPLED = ("modelnet40_normal_resampled", "ModelNet/modelnet40_normal_resampled")
 LAYOUTS = {
     "txt": ("*/*_[0-9][0-9][0-9][0-9].txt", _RESAMPLED),
-    "h5": ("ply_data_train*.h5", ("modelnet40_ply_hdf5_2048",)),
+    "h5": ("ply_data_t*.h5", ("modelnet40_ply_hdf5_2048",)),
     "pickle": ("modelnet40_*pts_fps.dat", _RESAMPLED),
-    "off": ("*/train/*.off", ("ModelNet40",)),
+    "off": ("*/t*/*.off", ("ModelNet40",)),
 }
 """Layout -> pattern of files that it alone has, and folders to search below the one given, which is searched first."""

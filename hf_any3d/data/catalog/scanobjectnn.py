@@ -70,7 +70,8 @@ def load(
             half the size of the box, turned and scaled, with background) or "pb_t50_rs_nobg" (the same without).
         masks: also read `labels` (2048,), object or background for each point. Such rows are for segmentation: a
             batch for classification cannot have both.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
+        conversion: `cache_dir`, `verify`, `on_error`, `streaming` and `partial` of
+            `hf_any3d.data.parquet.load_published`.
 
     Source: Uy et al., "Revisiting Point Cloud Classification", Sec. 3.
     """
@@ -81,6 +82,8 @@ def load(
     # Errors name the first of these places if the files are in none.
     place = next((place for place in places if place.is_dir()), places[0])
     files = {split: place / f"{prefix}_{name}.h5" for split, prefix in SPLITS.items()}
+    if conversion.get("partial"):
+        files = {split: file for split, file in files.items() if file.is_file()} or files
     DATASET.require(files.values(), root)
 
     # Clouds are read as they are stored; training draws fewer points of them.

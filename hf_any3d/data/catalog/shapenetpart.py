@@ -95,7 +95,8 @@ def load(
     Args:
         data_dir: the folder named in the layout, or the one above it.
         normals: read the column `normals`.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
+        conversion: `cache_dir`, `verify`, `on_error`, `streaming` and `partial` of
+            `hf_any3d.data.parquet.load_published`.
 
     Source: Yi et al., "A Scalable Active Framework for Region Annotation"; normals by Qi et al., "PointNet++".
     """
@@ -103,6 +104,8 @@ def load(
     folder = root / FOLDER if (root / FOLDER).is_dir() else root
     names = folder / "synsetoffset2category.txt"
     lists = {split: folder / "train_test_split" / f"shuffled_{name}_file_list.json" for split, name in SPLITS.items()}
+    if conversion.get("partial"):
+        lists = {split: file for split, file in lists.items() if file.is_file()} or lists
     DATASET.require([names, *lists.values()], folder)
     # A changed list of categories would give other numbers to labels.
     check_names(names, [f"{name} {synset}" for synset, name in SYNSETS.items()], "category")

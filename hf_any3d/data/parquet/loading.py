@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +47,7 @@ def load_published(
     verify: bool = True,
     on_error: str = "raise",
     streaming: bool = False,
+    partial: bool = False,
 ) -> DatasetDict | IterableDatasetDict:
     """Convert the files of a dataset to Arrow, unless the cache has them, and open them.
 
@@ -65,12 +67,19 @@ def load_published(
             is in `root`; pass False for subsets of your own.
         on_error: "raise" stops at what cannot be read; "skip" leaves it out with a warning.
         streaming: return streams, in the order of the rows.
+        partial: read what is there of a part of the files: listed files that are missing are left out, so are splits
+            without any, and numbers are not compared with the published ones.
 
     Returns:
         The splits in the order of `sources`, with description, citation, homepage and license in their `info`.
     """
     skip = one_of("on_error", on_error, ("raise", "skip")) == "skip"
-    expected = dataset.expected_counts.get(variant, {}) if verify else {}
+    expected = dataset.expected_counts.get(variant, {}) if verify and not partial else {}
+    if partial:
+        there = {split: _units_there(source) for split, source in sources.items()}
+        sources = {split: source for split, source in there.items() if source.units}
+        if not sources:
+            raise dataset.not_found(f"{root}: no file of {dataset.name} that its lists name")
     name = dataset.name if variant == "default" else f"{dataset.name} ({variant})"
     place = {split: f"{root}: {name}, split {split}," for split in sources}  # for errors
     for split, source in sources.items():
@@ -109,6 +118,15 @@ def load_published(
     # Workers of a DataLoader share a stream by its shards.
     streams = {split: rows.to_iterable_dataset(min(len(rows), _STREAM_SHARDS)) for split, rows in splits.items()}
     return _described(IterableDatasetDict(streams), dataset)
+
+
+def _units_there(source: SplitSource) -> SplitSource:
+    """Return the source of a split without the listed files that are missing."""
+    if not source.missing:
+        return source
+    missing = set(source.missing)
+    units = [unit for unit in source.units if unit not in missing]
+    return replace(source, units=units, num_rows=len(units), missing=())
 
 
 def _described(splits: Splits, dataset: PublishedDataset) -> Splits:

@@ -146,3 +146,36 @@ def test_pickles_with_other_content_are_refused(load, root, content):
 
 def test_class_names_are_the_forty_in_alphabetical_order():
     assert len(modelnet40.CLASS_NAMES) == 40 and list(modelnet40.CLASS_NAMES) == sorted(modelnet40.CLASS_NAMES)
+
+
+@pytest.mark.parametrize("write", [write_text, write_pickle, write_hdf5, write_meshes])
+def test_a_part_of_the_files_is_read_if_that_is_said(load, root, write):
+    options = {"num_points": 40} if write == write_pickle else {}
+    folder = write(root, **options)
+    for path in [*folder.rglob("*train*.*"), *folder.glob("*/train/*"), *folder.rglob("*_00??.txt")]:
+        path.unlink(missing_ok=True)
+    with pytest.raises(FileNotFoundError):
+        load(**options)
+    splits = load(partial=True, verify=True, **options)
+    assert list(splits) == ["test"]
+    assert sorted(splits["test"]["label"][:].tolist()) == sorted(label(model) for model in MODELS["test"])
+
+
+def test_numbers_of_the_names_tell_the_official_split(load, root):
+    assert sum(modelnet40.TRAIN_MODELS) == modelnet40.DATASET.expected_counts["txt"]["train"]
+    folder = write_text(root)
+    listed = load()
+    for path in folder.glob("modelnet40_*.txt"):
+        path.unlink()
+    there = load(partial=True)
+    for split in MODELS:
+        assert sorted(there[split]["file"][:]) == sorted(listed[split]["file"][:])
+
+
+def test_without_any_model_a_part_is_refused_too(load, root):
+    folder = write_text(root)
+    for path in folder.glob("*/*.txt"):
+        path.unlink()
+    (folder / "airplane" / "airplane_9999.txt").mkdir()
+    with raises(FileNotFoundError, naming="no file of modelnet40"):
+        load(partial=True)

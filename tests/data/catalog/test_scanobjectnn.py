@@ -86,3 +86,12 @@ def test_published_numbers_are_those_of_the_paper_and_are_checked(tree, cache_di
     assert counts["pb_t50_rs"] == counts["pb_t50_rs_nobg"] == {"train": 11416, "test": 2882}
     with raises(ValueError, naming="pb_t50_rs"):
         load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir)
+
+
+def test_the_test_split_alone_is_read_if_that_is_said(tree, cache_dir):
+    for path in tree.rglob("training_*.h5"):
+        path.unlink()
+    with raises(FileNotFoundError, naming="training_"):
+        load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir)
+    splits = load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir, partial=True)
+    assert splits.num_rows == {"test": 3}

@@ -99,3 +99,12 @@ def test_categories_in_another_order_are_refused(load, folder):
     path.write_text(text.replace("Table\t04379243\n", ""))
     with pytest.raises(ValueError, match="category 15 is missing; expected Table 04379243"):
         load()
+
+
+def test_a_part_of_the_files_is_read_if_that_is_said(load, folder):
+    (folder / "train_test_split" / "shuffled_test_file_list.json").unlink()
+    left_out, there = OBJECTS["train"]
+    (folder / f"{left_out}.txt").unlink()
+    splits = load(partial=True)
+    assert list(splits) == ["train", "validation"]
+    assert splits["train"]["file"][:].tolist() == [there.replace("/", "-")]
