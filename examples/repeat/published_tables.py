@@ -115,7 +115,7 @@ class PublishedTable:
 
     @property
     def trains(self) -> bool:
-        """Whether the rows are trained here; otherwise they are weights of the authors, which are evaluated."""
+        """Return whether rows are trained here, not weights of the authors evaluated."""
         return any(step.program != WEIGHTS for row in self.rows.values() for step in row.steps)
 
 
