@@ -20,7 +20,7 @@ _OF = (
     "file|scene|model|mesh|vertex|point|points|length|distance|linear|coordinate|coordinates|measurement|drawing|world"
 )
 _STATEMENTS = (
-    # "File units = inches" of SketchUp, "Units: mm", "units millimetres; …", "Unit: millimeter"
+    # "File units = inches" of SketchUp, "Units: mm", "units millimeters; …", "Unit: millimeter"
     re.compile(rf"(?:(?:{_OF})[\s_-]+)?units?\s*(?:[:=]|are|is|in|\s)\s*(?:in\s+)?(?:{_COUNT}\s*)?{_LENGTH}", re.I),
     # "vertex coordinates are measured in units, where 1 unit = 1000.000000 mm" of Mimics and 3-matic, "1 unit = 1 m"
     re.compile(rf"(?:.*\b)?1\s*unit\s*(?:=|is|equals)\s*{_COUNT}\s*{_LENGTH}", re.I),

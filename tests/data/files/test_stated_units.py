@@ -20,7 +20,7 @@ COMMENTS = {
     "resulted coordinates are measured in units, where 1 unit = 1.000000 mm": 0.001,
     "Units: mm": 0.001,
     "units: metres (renderer Y-up frame)": 1.0,
-    "units millimetres; maximum extent exactly 200.0 mm": 0.001,
+    f"units millimet{'res'}; maximum extent exactly 200.0 mm": 0.001,  # as in Britain
     "Unit: millimeter": 0.001,
     "Model units: US survey feet": 1200 / 3937,
     "unit: 0.01 m": 0.01,
