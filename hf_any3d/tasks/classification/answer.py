@@ -162,10 +162,10 @@ class ClassificationAnswers(Answers):
     def _why_axis(self, cloud: PointCloudData, axis: str, again: Again) -> Doubt | None:
         """Tell what a cloud looks like with another direction up, where its own could not be told."""
         result = again(cloud, axis)
-        if not result:
+        # Of a class, not of none
+        if not result or result[0]["label"] is None:
             return None
-        label = result[0]["label"] or NONE_OF_THESE
-        text = f"which way is up could not be told; if {axis} points up it looks like {label}"
+        text = f"which way is up could not be told; if {axis} points up it looks like {result[0]['label']}"
         return Doubt(text, ("up_axis", axis))
 
     def _why_unlike(self, cloud: PointCloudData, best: dict[str, Any], again: Again) -> Doubt | None:
