@@ -291,7 +291,8 @@ On a CPU, torch-pointcloud does not run as it is installed:
 - Flash attention needs a GPU. Plain attention within the same patches stands in, in float32; the attention without it
   that the library offers repeats voxels to fill a patch, which changes its outputs.
 - spconv 2.3.8 adds biases on a CPU only in training, and with several threads its sums change from call to call: two
-  calls differed by 0.4 % of the largest output, and ours from theirs by up to 5 %. Its convolutions are set to training, and one thread is used.
+  calls differed by 0.4 % of the largest output, and ours from theirs by up to 5 %. Its convolutions are set to
+  training, and one thread is used.
 - ocnn imports torchvision for a network that is not used here; an empty module stands in.
 - `ptv3-base.s3dis-area5` uses attention without flash attention. A cloud with fewer voxels than a patch, 128, in a
   deep stage is repeated there to fill it, and here is not; such clouds differ by up to 0.2 %.
