@@ -14,7 +14,7 @@ NO_DATA = (
 )
 # Coordinates lose digits where an offset is split off, and the largest are written with as few as six digits.
 _NEAR, _ROUNDED, _LARGEST = 1e-3, 1e-5, 1e30
-_SAMPLE = 1 << 16
+_SAMPLE = 1 << 12
 
 
 def no_data_height(heights: np.ndarray, *, exact: bool) -> float | None:

@@ -120,3 +120,11 @@ def test_a_file_of_empty_rows_alone_is_refused():
         pytest.raises(PointCloudFileError, match="no points"),
     ):
         read_point_cloud(splats([], np.zeros(40), np.zeros((40, 4))), file_type="ply")
+
+
+def test_a_sample_tells_of_raw_arrays_and_text_is_looked_at_as_a_whole():
+    heights = np.arange(100_000) % 50 / 10
+    heights[1] = -9999
+    assert no_data_height(heights, exact=True) == -9999 and no_data_height(heights, exact=False) is None
+    heights[5_000:6_000] = -9999
+    assert no_data_height(heights, exact=False) == -9999
