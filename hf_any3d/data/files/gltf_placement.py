@@ -131,8 +131,9 @@ def _below(above: np.ndarray, node: dict[str, Any], name: str) -> np.ndarray:
         return above @ _matrix(vector(node["matrix"], 16, f"the matrix of {name}"))
     parts = []
     for part, default in _PARTS:
-        parts.append(vector(node[part], len(default), f"the {part} of {name}") if part in node else np.array(default))
-    return above @ _matrices(*(part[None] for part in parts), f"of {name}")[0]
+        numbers = vector(node[part], len(default), f"the {part} of {name}") if part in node else np.array(default)
+        parts.append(numbers[None])
+    return above @ _matrices(parts, f"of {name}")[0]
 
 
 def _matrix(stored: np.ndarray) -> np.ndarray:
@@ -145,8 +146,9 @@ def _matrix(stored: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _matrices(translation: np.ndarray, rotation: np.ndarray, scale: np.ndarray, name: str) -> np.ndarray:
+def _matrices(parts: list[np.ndarray], name: str) -> np.ndarray:
     """Return translation * rotation * scale (count, 4, 4) of vectors, quaternions x, y, z, w, and factors."""
+    translation, rotation, scale = parts
     matrices = np.tile(np.eye(4), (len(translation), 1, 1))
     turned = rotations(rotation[:, [3, 0, 1, 2]], f"the rotation (w x y z) {name}")
     matrices[:, :3, :3] = turned * scale[:, None, :]
@@ -175,7 +177,7 @@ def _instances(document: Document, attributes: dict[str, int], where: str) -> np
         else:
             parts.append(np.tile(np.array(default, np.float64), (count, 1)))
     document.source.leave_out([f"{shorten(name)} of instances" for name in attributes if name.startswith("_")])
-    return _matrices(*parts, where)
+    return _matrices(parts, where)
 
 
 class _Skins:

@@ -67,17 +67,23 @@ def polygon_triangles(
     firsts = triangles.cumsum() - triangles
     faces = np.empty((total, 3), np.int64)
     for group in _of_equal_size(counts):
-        size = counts[group[0]]
-        table = corners[starts[group, None] + np.arange(size)]
-        faces[(firsts[group, None] + np.arange(size - 2)).reshape(-1)] = cutter.cut(table)
+        size = int(counts[group[0]])
+        cut = cutter.cut(corners[starts[group, None] + np.arange(size)])
+        if size == 3:
+            faces[firsts[group]] = cut
+        else:
+            faces[(firsts[group, None] + np.arange(size - 2)).reshape(-1)] = cut
     cutter.tell(len(kept))
     return faces, np.repeat(kept, triangles)
 
 
 def _of_equal_size(counts: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the polygons of each number of corners."""
-    order = np.argsort(counts, kind="stable")
-    yield from np.split(order, np.flatnonzero(np.diff(counts[order])) + 1) if len(order) else ()
+    if not len(counts):
+        return
+    # Numbers of few bits are sorted in one pass.
+    order = np.argsort(counts.astype(np.min_scalar_type(counts.max())), kind="stable")
+    yield from np.split(order, np.flatnonzero(np.diff(counts[order])) + 1)
 
 
 class _Cutter:
