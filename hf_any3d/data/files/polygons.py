@@ -52,9 +52,11 @@ def polygon_triangles(
         total = (least - 2) * len(counts)
         source.check(faces=total, decoded=24 * total)
         table = integers(corners, "a face refers to point").reshape(-1, least)
-        faces = cutter.cut(table)
+        faces = np.take(table, _fan(least).reshape(-1), axis=1)
+        some, cut = cutter.cut(table)
+        faces[some] = cut
         cutter.tell(len(table))
-        return faces, np.repeat(np.arange(len(table)), least - 2)
+        return faces.reshape(-1, 3), np.repeat(np.arange(len(table)), least - 2)
     kept = np.flatnonzero(counts > 2)  # millions may have no triangle
     starts = counts.cumsum(dtype=np.int64)[kept]
     counts = counts[kept].astype(np.int64)
@@ -65,16 +67,28 @@ def polygon_triangles(
     source.check(faces=total, decoded=24 * total)
     corners = integers(corners, "a face refers to point")
     firsts = triangles.cumsum() - triangles
+    # The n-th triangle of a fan has the corners 0, n and n + 1 of its polygon. Column by column, to save memory
     faces = np.empty((total, 3), np.int64)
-    for group in _of_equal_size(counts):
-        size = int(counts[group[0]])
-        cut = cutter.cut(corners[starts[group, None] + np.arange(size)])
-        if size == 3:
-            faces[firsts[group]] = cut
-        else:
-            faces[(firsts[group, None] + np.arange(size - 2)).reshape(-1)] = cut
+    place = np.repeat(starts, triangles)
+    faces[:, 0] = corners[place]
+    place += np.arange(1, total + 1)
+    place -= np.repeat(firsts, triangles)
+    faces[:, 1] = corners[place]
+    place += 1
+    faces[:, 2] = corners[place]
+    larger = np.flatnonzero(counts > 3)
+    for group in _of_equal_size(counts[larger]):
+        polygons = larger[group]
+        size = int(counts[polygons[0]])
+        some, cut = cutter.cut(corners[starts[polygons, None] + np.arange(size)])
+        faces[(firsts[polygons[some], None] + np.arange(size - 2)).reshape(-1)] = cut.reshape(-1, 3)
     cutter.tell(len(kept))
     return faces, np.repeat(kept, triangles)
+
+
+def _fan(size: int) -> np.ndarray:
+    """Return the corners (size - 2, 3) of triangles that all have the first corner of a polygon."""
+    return np.stack([np.zeros(size - 2, np.int64), np.arange(1, size - 1), np.arange(2, size)], axis=1)
 
 
 def _of_equal_size(counts: np.ndarray) -> Iterator[np.ndarray]:
@@ -103,18 +117,20 @@ class _Cutter:
                 "triangles may cover more than their outline"
             )
 
-    def cut(self, corners: np.ndarray) -> np.ndarray:
-        """Return the triangles (polygons * (size - 2), 3) of polygons with as many corners each, (polygons, size)."""
+    def cut(self, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which of polygons with as many corners each, (polygons, size), may be no fans, and their triangles.
+
+        Returns:
+            Polygons (some,), and the corners of their triangles (some, 3 * (size - 2)).
+        """
         size = corners.shape[1]
-        # All triangles of a fan have its first corner.
-        fan = np.stack([np.zeros(size - 2, np.int64), np.arange(1, size - 1), np.arange(2, size)], axis=1)
-        faces = np.take(corners, fan.reshape(-1), axis=1)
+        some = np.zeros(0, np.int64)
         if size > 3:
             check_corners(corners, len(self.points[0]))
             some = self._not_clearly_convex(corners)
-            if len(some):
-                faces[some] = self._cut_carefully(corners[some], fan)
-        return faces.reshape(-1, 3)
+        if not len(some):
+            return some, np.zeros((0, 3 * (size - 2)), np.int64)
+        return some, self._cut_carefully(corners[some], _fan(size))
 
     def _not_clearly_convex(self, corners: np.ndarray) -> np.ndarray:
         """Return which polygons (some,) have neighbors in their fan that do not face the same way."""
