@@ -81,7 +81,7 @@ def test_every_argument_of_the_pipeline_is_a_setting(task):
     names = {declared.argument or name for name, declared in settings_of(SETTINGS[task]).items()}
     # What a pipeline writes, and what only programs ask for
     others = {"output_dir", "formats", "write", "field", "classes", "write_scores", "write_unknown"}
-    others |= {"function_to_apply", "one_sided", "keep_labels", "patch_to_point", "none_label"}
+    others |= {"function_to_apply", "one_sided", "other_axis", "keep_labels", "patch_to_point", "none_label"}
     others |= {"chat_template", "return_full_text", "continue_final_message", "evenness"}
     for owner in pipeline.__mro__:
         if "_sanitize_parameters" in vars(owner) and owner.__module__.partition(".")[0] != "transformers":
