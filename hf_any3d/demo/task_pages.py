@@ -15,12 +15,14 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.example_shapes import ExampleShapes, first_known
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.point_cloud import MEASURED
 from hf_any3d.demo.page import Page, error_or_note, shape_column, view_frame
 from hf_any3d.demo.uploads import AT_ONCE, Uploads
 from hf_any3d.registry import TASKS
+from hf_any3d.tasks.poses import UPRIGHT
 from hf_any3d.tasks.settings import Setting, settings_of
 from hf_any3d.visualization.html_pages import html_fragment
 from hf_any3d.visualization.show import view_of_cloud
@@ -118,6 +120,9 @@ class TaskAnswers:
         palette = {name: hex_color(color) for name, color in view.colors.items()}
         clouds = list(view.clouds)
         if not clouds:
+            # As the model has seen it
+            if view.up_axis is not None:
+                cloud = replace(cloud, points=turn_up_axis(cloud.points, view.up_axis, answers.up_axis), up_axis=None)
             own, _ = view_of_cloud(cloud)
             own.labels, own.note = None, ""  # labels of the file are not the model's
             clouds = [own]
@@ -211,9 +216,11 @@ class TaskPage(Page):
             categories = self.answers.categories
             return gr.Dropdown(categories, label="Kind of object", visible=bool(categories), elem_id="category")
         if name == "up_axis":
-            usual = f"{self.answers.pipe.up_axis}, as in the model's training"
+            pipe = self.answers.pipe
+            is_found = getattr(pipe.model.config, "expected_pose", None) == UPRIGHT
+            usual = "as the object looks" if is_found else f"{pipe.up_axis}, as in the model's training"
             label = "Up axis of the file"
-            return gr.Dropdown([(usual, ""), *"xyz"], value="", label=label, elem_id="up_axis")
+            return gr.Dropdown([(usual, ""), *declared.words], value="", label=label, elem_id="up_axis")
         default = declared.default_at("demo")
         named: dict[str, Any] = {"label": declared.help, "elem_id": name}
         if declared.type is bool:
@@ -230,7 +237,7 @@ class TaskPage(Page):
         if visit.cloud is None:
             return gr.skip(), error_or_note("Choose a shape first.", is_error=True), gr.skip()
         given = dict(zip(self.answers.settings, asked, strict=True))
-        shown_up = given.get("up_axis") or self.answers.pipe.up_axis
+        shown_up = (given.get("up_axis") or self.answers.pipe.up_axis).removeprefix("-")
         try:
             answer = self.answers.ask(visit.cloud, is_doubted=not visit.is_shipped, **given)
         except (ValueError, OSError) as error:

@@ -39,6 +39,7 @@ class View:
         shares: Labels with shares in [0, 1], the best first.
         note: What else is said, in words.
         colors: Label -> color in the view, (3,) in [0, 1].
+        up_axis: The direction that is up in the cloud, where the answer says it; None for that of the page.
     """
 
     clouds: Sequence[CloudView] = ()
@@ -46,6 +47,7 @@ class View:
     shares: Sequence[tuple[str, float]] = ()
     note: str = ""
     colors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    up_axis: str | None = None
 
 
 class Answers:
@@ -81,8 +83,8 @@ class Answers:
 
     @property
     def up_axis(self) -> str:
-        """The axis that points up in the clouds."""
-        return self.settings.get("up_axis") or self.pipe.up_axis
+        """The axis that points up in the clouds, or down."""
+        return (self.settings.get("up_axis") or self.pipe.up_axis).removeprefix("-")
 
     def value(self, result: Any) -> Any:
         """Return the answer as a value of a row."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from hf_any3d.data.axes import turn_up_axis
+
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
     from hf_any3d.visualization.viewer import BoxView, CloudView
@@ -28,6 +30,11 @@ class Shown(Protocol):
     @property
     def settings(self) -> Mapping[str, Any]:
         """Further arguments of a page."""
+        ...
+
+    @property
+    def up_axis(self) -> str | None:
+        """The direction that is up in the cloud, where the answer says it."""
         ...
 
     @property
@@ -95,8 +102,8 @@ class Gallery:
         self.marks.append(mark or Mark())
         self.boxes.append(boxes)
 
-    def add_file(self, data: PointCloudData, title: str, mark: Mark | None = None) -> None:
-        """Add a cloud or mesh in its own colors; labeled points are colored by label."""
+    def add_file(self, data: PointCloudData, title: str, mark: Mark | None = None, up_axis: str | None = None) -> None:
+        """Add a cloud or mesh in its own colors, with its `up_axis` up; labeled points are colored by label."""
         if self.output is None:
             return
         data = data.sample_surface(self._most) if data.is_mesh else data
@@ -108,14 +115,15 @@ class Gallery:
             palette = label_colors(int(max(data.labels.max(), 0)) + 1)
             gray = (0.6, 0.6, 0.6)  # of points without a class
             colors = np.where(data.labels[:, None] < 0, gray, palette[np.maximum(data.labels, 0)])
-        self.add(data.points, colors, title, mark=mark)
+        points = data.points if up_axis is None else turn_up_axis(data.points, up_axis, self.up_axis)
+        self.add(points, colors, title, mark=mark)
 
     def add_view(self, view: Shown, data: PointCloudData, title: str, mark: Mark | None = None) -> None:
         """Add what a page shows of an answer about a cloud; `data` is the cloud itself."""
         if self.output is None:
             return
         if not view.clouds:
-            self.add_file(data, title, mark)
+            self.add_file(data, title, mark, view.up_axis)
         for cloud in view.clouds:
             # Relative to the smallest coordinates, which float32 can hold.
             points = np.asarray(cloud.points, dtype=np.float64)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.example_shapes import ExampleShapes, first_known
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.modeling.records import FEATURES
@@ -44,6 +45,15 @@ def test_a_cloud_of_no_class_is_told():
     assert found.settings == {}
     (view,) = found.clouds
     assert view.labels is None and view.note == "" and view.colors is not None, "labels of the file are no answer"
+
+
+def test_a_cloud_is_shown_as_the_model_has_seen_it():
+    answer = [{"label": "chair", "score": 0.5, "up_axis": "-z", "up_source": "found"}]
+    shape = cloud(up_axis="z")
+    found = ask(CLASSES, Given(answer, up_axis="y"), shape)
+    (view,) = found.clouds
+    np.testing.assert_array_equal(view.points, turn_up_axis(shape.points, "-z", "y"))
+    assert view.up_axis is None and found.note.endswith("; -z is up by its shape")
 
 
 def test_models_of_parts_get_the_kind_of_the_object():

@@ -134,7 +134,8 @@ class ClassificationAnswers(Answers):
             else:
                 shares.append((one["label"], one["score"]))
         words = self._words_of_axis(result[0])
-        return View(shares=shares, note="; ".join(text for text in (note, words) if text))
+        note = "; ".join(text for text in (note, words) if text)
+        return View(shares=shares, note=note, up_axis=result[0].get("up_axis"))
 
     def doubt(self, cloud: PointCloudData, result: list[dict[str, Any]], again: Again) -> Doubt | None:
         """Return why a cloud may be nothing that the model knows, the likeliest reason first."""
