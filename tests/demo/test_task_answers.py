@@ -49,11 +49,11 @@ def test_a_cloud_of_no_class_is_told():
 
 def test_a_cloud_is_shown_as_the_model_has_seen_it():
     answer = [{"label": "chair", "score": 0.5, "up_axis": "-z", "up_source": "found"}]
-    shape = cloud(up_axis="z")
+    shape = cloud(64, up_axis="z")
     found = ask(CLASSES, Given(answer, up_axis="y"), shape)
     (view,) = found.clouds
     np.testing.assert_array_equal(view.points, turn_up_axis(shape.points, "-z", "y"))
-    assert view.up_axis is None and found.note.endswith("; -z is up by its shape")
+    assert view.up_axis is None and found.note == "64 points; -z is up by its shape"
 
 
 def test_models_of_parts_get_the_kind_of_the_object():
