@@ -61,7 +61,8 @@ class CheckedCloud:
         tile = self.tile
         row = {"points": self.points, "extent": list(self.extent), "has": list(self.has)}
         row |= {"low": list(tile.low), "high": list(tile.high), "meters_per_unit": tile.meters_per_unit}
-        return row | {"points_per_square_meter": tile.density, "labels": tile.labels}
+        row |= {"points_per_square_meter": tile.density, "labels": tile.labels}
+        return row | {"left_out": dict(tile.left_out)}
 
 
 class Checks:

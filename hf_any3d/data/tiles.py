@@ -19,6 +19,7 @@ from hf_any3d.data.files.coordinate_systems import CoordinateSystem
 from hf_any3d.data.files.label_words import common_names
 from hf_any3d.data.files.las import system_of
 from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED, Kind, class_name, kind_of, names_of
+from hf_any3d.data.left_out_points import count_left_out, left_out_words
 from hf_any3d.data.units import TAKEN_FOR_METERS, is_taken_for_meters
 from hf_any3d.utils.messages import listed
 
@@ -47,6 +48,8 @@ class Tile:
         system: Its coordinate system.
         returns: Whether returns of pulses are counted, None of formats without them.
         ground_scale: Length on the ground of a meter on the map, where it is another one.
+        points: Number of its points.
+        left_out: Reason -> points that commands for tiles leave out for it.
     """
 
     name: str
@@ -60,10 +63,11 @@ class Tile:
     labeled: str = "points"
     is_taken_for_meters: bool = False
     table: str | None = None
-    flags: dict[str, int] = field(default_factory=dict)
     words: tuple[str, ...] | None = None
     system: CoordinateSystem = CoordinateSystem()
     ground_scale: float | None = None
+    points: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
 
     @property
     def is_las(self) -> bool:
@@ -85,7 +89,7 @@ def tile_of(name: str, cloud: PointCloudData) -> Tile:
     if codes is not None:
         kinds, counts = np.unique(codes, return_counts=True)
         labels = dict(zip(kinds.tolist(), counts.tolist(), strict=True))
-    flags = {name: int(values.sum()) for name, values in (cloud.further or {}).items() if values.dtype == bool}
+    left_out = count_left_out(cloud, noise=True)
     fields = ("colors", "intensity", "normals", "ring", "labels")
     has = tuple(name for name in fields if getattr(cloud, name) is not None)
     # Other formats have no place for returns, so that they lack nothing.
@@ -112,8 +116,8 @@ def tile_of(name: str, cloud: PointCloudData) -> Tile:
         # Without pyproj, no system is known to be another one.
         with suppress(ImportError):
             system = system_of(name)
-    facts = (unit, density, labels, has, returns, labeled, assumed, table, flags, words, system, cloud.ground_scale)
-    return Tile(name, (*low,), (*high,), *facts)
+    facts = (unit, density, labels, has, returns, labeled, assumed, table, words, system, cloud.ground_scale)
+    return Tile(name, (*low,), (*high,), *facts, len(cloud), left_out)
 
 
 def _is_las(name: str) -> bool:
@@ -130,7 +134,8 @@ def describe_tiles(tiles: Sequence[Tile]) -> list[str]:
     lines: list[str] = []
     for describe in (
         _classes,
-        _codes_and_flags,
+        _codes,
+        _left_out,
         _unequal_labels,
         _densities,
         _units,
@@ -178,8 +183,8 @@ def _classes(tiles: Sequence[Tile]) -> Iterator[str]:
             yield f"labels of {labeled}: {', '.join(shares)}"
 
 
-def _codes_and_flags(tiles: Sequence[Tile]) -> Iterator[str]:
-    """Tell which codes of LAS are no class of things, and which flags points have, in the files that have them."""
+def _codes(tiles: Sequence[Tile]) -> Iterator[str]:
+    """Tell which codes of LAS are no class of things, in the files that have them."""
     files_of: dict[tuple[int, str], list[str]] = {}
     for tile in tiles:
         for label in tile.labels or {}:
@@ -189,10 +194,14 @@ def _codes_and_flags(tiles: Sequence[Tile]) -> Iterator[str]:
         name = names_of(table).get(label)
         what = f"{label}{f' {name}' if name else ''}"
         yield f"{what} says {kind_of(label, table)}, in {_some(names)}; it is not learned by default"
-    for flag in sorted({flag for tile in tiles for flag in tile.flags}):
-        flagged = [tile for tile in tiles if flag in tile.flags]
-        count = sum(tile.flags[flag] for tile in flagged)
-        yield f"{flag}: {count:,} points, in {_some([tile.name for tile in flagged])}"
+
+
+def _left_out(tiles: Sequence[Tile]) -> Iterator[str]:
+    """Tell which points commands for tiles leave out, in the files that have them."""
+    counts = sum((tile.left_out for tile in tiles), Counter())
+    if counts:
+        words = left_out_words(counts, sum(tile.points for tile in tiles))
+        yield f"{words}; in {_some([tile.name for tile in tiles if tile.left_out])}"
 
 
 def _unequal_labels(tiles: Sequence[Tile]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from hf_any3d.data.files import PointCloudData, PointCloudFileError, file_errors
 from hf_any3d.data.files.label_words import NO_LABEL, renumbered
 from hf_any3d.data.input_files import Cloud, InputFile
 from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, FAMILIES, UNCLASSIFIED, class_name, names_object
+from hf_any3d.data.left_out_points import count_left_out, left_out_words
 from hf_any3d.evaluation.labels import LabelComparison, match_points, points_that_count
 from hf_any3d.hub.names import no_such
 from hf_any3d.utils.messages import listed
@@ -163,7 +164,6 @@ class LabelFiles:
         self.whole.unclassified = {*self.whole.unclassified, *no_objects}
         judged = LabelComparison({*self.whole.ignored, *no_objects}, self.whole.unclassified)
         counts = points_that_count(truth.data)
-        flagged = int((~counts).sum())
         # For the row of this file, and added to the figures of all
         own = judged.add(answers, true[counts], replace(matches, indices=matches.indices[counts]))
         self.whole.merge(own)
@@ -174,8 +174,9 @@ class LabelFiles:
             "tolerance": matches.tolerance,
         }
         warned = [*predicted.warnings, *truth.warnings]
-        if flagged:
-            warned.append(f"{flagged:,} points flagged withheld or synthetic are not evaluated")
+        left_out = left_out_words(count_left_out(truth.data), len(counts))
+        if left_out:
+            warned.append(left_out)
         if warned:
             row["warnings"] = warned
         # (true points,); -1 stands for no match, and picks an answer that `found` then hides.

@@ -14,6 +14,7 @@ import numpy as np
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.las_classes import class_name
+from hf_any3d.data.left_out_points import why_left_out
 from hf_any3d.data.units import length_of_unit
 from hf_any3d.utils.messages import counted, percent
 
@@ -95,12 +96,9 @@ def points_that_count(cloud: PointCloudData) -> np.ndarray:
     measured where they are, such as those of a water surface that a program has drawn, and lack what sensors measure.
     Where all points are synthetic, as in clouds of photographs, this tells nothing of single ones, and they count.
     """
-    flags = cloud.further or {}
     counts = np.ones(len(cloud), bool)
-    if "withheld" in flags:
-        counts &= ~flags["withheld"]
-    if "synthetic" in flags and not flags["synthetic"].all():
-        counts &= ~flags["synthetic"]
+    for _, is_left_out in why_left_out(cloud):
+        counts &= ~is_left_out
     return counts
 
 

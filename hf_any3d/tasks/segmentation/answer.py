@@ -94,12 +94,13 @@ class SegmentationAnswers(Answers):
         # Labels of a mesh are those of samples, which are others than the vertices.
         colors = cloud.colors if cloud.colors is not None and len(cloud.colors) == len(labels) else None
         points = np.asarray(result["points"])
-        if "far" in result:
-            # A page that has them shows nothing else.
-            near = ~result["far"]
-            points = points[near]
-            labels = labels[near]
-            colors = None if colors is None else colors[near]
+        left_out = [result[name] for name in ("far", "withheld") if name in result]
+        if left_out:
+            # A page that has those far away shows nothing else.
+            shown = ~np.any(left_out, axis=0)
+            points = points[shown]
+            labels = labels[shown]
+            colors = None if colors is None else colors[shown]
         return View(
             [CloudView(points, colors=colors, labels=labels)],
             {"names": list(names), "label_name": "part"},

@@ -17,6 +17,7 @@ from hf_any3d.data.far_points import FarPoints
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.files.source import nothing_is_lost
 from hf_any3d.data.inputs import ATTRIBUTES
+from hf_any3d.data.left_out_points import Withheld
 from hf_any3d.data.options import at_least, one_of
 from hf_any3d.data.units import with_unit
 from hf_any3d.modeling.layers.tasks import part_mask
@@ -66,7 +67,7 @@ class _Scene:
     `up_axis` is the one that was given for the cloud; blocks are turned for the model, the answer is not. `bounds`
     (2, 3) are the lowest and highest coordinates of the cloud. `mesh` is the mesh on which the cloud was sampled, and
     `copy` how labels are written into a copy of the `file`. Where points were left out of the `data` as they are `far`
-    from all others, `whole` is the cloud with them.
+    from all others, `whole` is the cloud with them. `withheld` are points that are in neither of them.
     """
 
     data: PointCloudData
@@ -82,6 +83,7 @@ class _Scene:
     copy: LabeledCopies | None = None
     far: FarPoints | None = None
     whole: PointCloudData | None = None
+    withheld: Withheld | None = None
 
 
 class _Merge:
@@ -261,13 +263,18 @@ class SegmentationSteps(PointCloudSteps):
                 dense if processor.returns_num_points else min(dense, SURFACE_POINTS), processor.seed or 0
             )
         stem = stem_of(cloud)
-        whole = with_unit(data, unit)
+        whole, withheld = self._without_withheld(with_unit(data, unit), stem)
         data, far = (whole, None) if mesh is not None else self._without_far(whole, stem)
         part = self._drawn_part(data, max_points)
         blocks = self._blocks_of(part, up_axis)  # (blocks, num_points) indices
         bounds = bounds_of(data.points)
         file = file_of(cloud)
-        return _Scene(data, part, number, stem, blocks, up_axis, bounds, votes, mesh, file, copy, far, whole)
+        return _Scene(data, part, number, stem, blocks, up_axis, bounds, votes, mesh, file, copy, far, whole, withheld)
+
+    def _without_withheld(self, data: PointCloudData, stem: str | None) -> tuple[PointCloudData, Withheld | None]:
+        """Return a cloud without withheld points, and these; models of places leave them out."""
+        del stem
+        return data, None
 
     def _without_far(self, data: PointCloudData, stem: str | None) -> tuple[PointCloudData, FarPoints | None]:
         """Return a cloud without points far from all others, and what was left out; models of places leave some."""
@@ -370,6 +377,8 @@ class SegmentationSteps(PointCloudSteps):
             self._write(scene, labels, Path(output_dir) / self.name_of(scene.stem), formats, names)
         if scene.far is not None and scene.whole is not None:
             answer = _with_far_points(answer, scene.far, scene.whole, names)
+        if scene.withheld is not None:
+            answer = _with_withheld(answer, scene.withheld)
         if scene.copy is not None and scene.file is not None:
             of_file = answer if scene.mesh is None else labels_of_mesh(scene.mesh, scene.data.points, answer)
             scene.copy.save(scene.file, of_file, names, self.model.config)
@@ -436,6 +445,26 @@ def _with_far_points(
     if "unknown" in answer:
         found["unknown"] = far.spread(answer["unknown"], answer["unknown"].max())
     return {**answer, **found, "segments": segments}
+
+
+def _with_withheld(answer: dict[str, Any], withheld: Withheld) -> dict[str, Any]:
+    """Answer for all points of a cloud; withheld ones are in no segment, and keep their class in copies."""
+    whole = withheld.whole
+    is_left_out = withheld.is_withheld
+    found = {
+        "points": whole.points if whole.offset is None else whole.points + whole.offset,
+        "withheld": is_left_out,
+        # Each point has the number of a label. The score says that it means nothing.
+        "labels": withheld.spread(answer["labels"], 0),
+        "scores": withheld.spread(answer["scores"], 0.0),
+        "noise": withheld.spread(answer.get("noise", np.zeros(len(answer["labels"]), bool)), True),
+        "segments": [{**part, "mask": withheld.spread(part["mask"], False)} for part in answer["segments"]],
+    }
+    if "far" in answer:
+        found["far"] = withheld.spread(answer["far"], False)
+    if "unknown" in answer:
+        found["unknown"] = withheld.spread(answer["unknown"], answer["unknown"].max())
+    return {**answer, **found}
 
 
 def vote(model: Any, processor: Any, cloud: PointCloudData) -> torch.Tensor:

@@ -15,6 +15,7 @@ from hf_any3d.cli.common import (
     open_pipeline,
     option,
     output_option,
+    print_note,
     read_model_config,
     status,
 )
@@ -62,6 +63,7 @@ def suggest(
         raise ValueError(f"--output {output}: {file.name} is no LAS or LAZ; expected .html or .csv")
     pipe = open_pipeline("point-cloud-segmentation", name, device)
     from hf_any3d.data.files import file_errors, read_point_cloud
+    from hf_any3d.data.left_out_points import count_left_out, left_out_words
     from hf_any3d.data.units import with_unit
     from hf_any3d_survey.tiles.suggested_files import write_suggestions
     from hf_any3d_survey.tiles.suggestions import suggest_points
@@ -69,6 +71,9 @@ def suggest(
     with status(f"labeling {file.name} to choose its points"):
         cloud = read_point_cloud(file, columns=pipe.feature_extractor.columns)
         cloud = with_unit(cloud, None if unit is None else unit.value)
+        left_out = left_out_words(count_left_out(cloud), len(cloud), file)
+        if left_out:
+            print_note(f"warning: {left_out}")
         with file_errors(file):
             found = suggest_points(pipe, cloud, points, seed)
         write_suggestions(output, file, cloud, found, pipe)

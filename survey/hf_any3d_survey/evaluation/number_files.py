@@ -11,6 +11,7 @@ import numpy as np
 
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, file_errors
 from hf_any3d.data.input_files import Cloud, InputFile
+from hf_any3d.data.left_out_points import count_left_out, left_out_words
 from hf_any3d.evaluation.label_files import FilePair
 from hf_any3d.evaluation.labels import match_points, points_that_count
 from hf_any3d.visualization.show import write_views
@@ -99,6 +100,9 @@ def compare_numbers(
         **instance_figures([comparison]),
     }
     warned = [*predicted.warnings, *truth.warnings]
+    left_out = left_out_words(count_left_out(truth.data), len(truth.data))
+    if left_out:
+        warned.append(left_out)
     if row["unmatched"]:
         warned.append(f"{row['unmatched']:,} points of the truth have no predicted point within {matches.tolerance:g}")
     if warned:

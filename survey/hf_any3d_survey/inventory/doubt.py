@@ -36,29 +36,41 @@ class Condition(NamedTuple):
         limit: Number above which it is.
         text: What is seen, what may be wrong, and what helps.
         is_least: True where numbers below the limit are doubted.
+        without_returns: The same of scans in which no pulse has several returns, where the reason is another one.
     """
 
     limit: float
     text: str
     is_least: bool = False
+    without_returns: str | None = None
 
 
+_NOT_SEEN = "without several returns of a pulse, the ground under trees is not seen"
 CONDITIONS = {
     "hidden ground": Condition(
         0.92,
         "{:.0%} of the area under trees and roofs hides the ground, so heights may be wrong; use a denser or "
         "leaf-off scan",
+        without_returns=f"{_NOT_SEEN}, here on {{:.0%}} of the area under trees and roofs, so heights may be wrong; "
+        "use a laser scan with all returns",
     ),
     "roofs on slopes": Condition(
         0.006,
         "{:.1%} of the area looks like roofs on steep ground and may be rock; check the ground there",
+        without_returns=f"{{:.1%}} of the area looks like roofs on steep ground and may be trees, as {_NOT_SEEN}; "
+        "use a laser scan with all returns",
     ),
     "closed crowns": Condition(
         0.17,
         "no pulse has several returns, and {:.0%} of the crowns have no points below them, as in photogrammetry, "
         "so trees and roofs may be mixed up and heights wrong; use a laser scan, or train on labeled tiles like it",
     ),
-    "slope": Condition(44.0, "slopes reach {:.0f}°, so ground and heights may be wrong; check the ground there"),
+    "slope": Condition(
+        44.0,
+        "slopes reach {:.0f}°, so ground and heights may be wrong; check the ground there",
+        without_returns=f"slopes reach {{:.0f}}° and may be those of crowns, as {_NOT_SEEN}; use a laser scan "
+        "with all returns",
+    ),
     "width": Condition(
         25.0, "only {:.0f} m wide, so ground and roofs may be mixed up; add the neighboring tiles", is_least=True
     ),
@@ -101,7 +113,7 @@ def find_doubts(numbers: Mapping[str, float], learned_density: tuple[float, floa
     """Find reasons to doubt what was found in a tile.
 
     Args:
-        numbers: As of `measure_tile`.
+        numbers: As of `measure_tile`. Without "returns", the scan has several of a pulse.
         learned_density: Least and most points a square meter of what the model has learned; None if it is not known.
     """
     doubts = []
@@ -109,7 +121,10 @@ def find_doubts(numbers: Mapping[str, float], learned_density: tuple[float, floa
         value = numbers[name]
         is_doubted = value < condition.limit if condition.is_least else value > condition.limit
         if is_doubted:
-            doubts.append(Doubt(name, spaced_percents(condition.text.format(value))))
+            text = condition.text
+            if not numbers.get("returns", True) and condition.without_returns is not None:
+                text = condition.without_returns
+            doubts.append(Doubt(name, spaced_percents(text.format(value))))
     density = numbers["density"]
     least, most = learned_density or (0.0, np.inf)
     if not _SPARSER * least <= density <= _DENSER * most:
@@ -145,7 +160,7 @@ def find_tree_doubts(scores: Sequence[float], count: int, recount: int) -> list[
 
 
 def measure_tile(seen: Seen, conditions: Mapping[str, float], unlike: float = 0.0) -> dict[str, float]:
-    """Measure what `CONDITIONS` judge, by their names.
+    """Measure what `CONDITIONS` judge, by their names, and whether there are several "returns" of a pulse.
 
     Args:
         seen: The tile.
@@ -165,6 +180,7 @@ def measure_tile(seen: Seen, conditions: Mapping[str, float], unlike: float = 0.
     slope = _slope(seen.ground.heights[1], cells.cell)
     return {
         **{name: conditions[name] for name in ("density", "slope", "width", "noise", "zero")},
+        "returns": float(has_returns),
         "hidden ground": hidden,
         "roofs on slopes": float((cells.has_roof & (slope > _ROOF_SLOPE)).sum() / area),
         "closed crowns": closed,

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Callable
-from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from hf_any3d.data.far_points import FarPoints, without_far_points
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.inputs import ATTRIBUTES
-from hf_any3d.data.las_classes import FAMILIES, UNCLASSIFIED
+from hf_any3d.data.las_classes import UNCLASSIFIED
+from hf_any3d.data.left_out_points import WITHHELD, left_out_words, rows_of_cloud, why_left_out
+from hf_any3d.utils.messages import printable
 from hf_any3d_survey.inventory.terrain import Terrain
-
-WITHHELD = "withheld"
-"""Flag of LAS of points that are deleted but for their record."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class LeftOut:
         rows: (rows,) numbers of the withheld points and of noise.
         points: (rows, 3) float64 coordinates of these, as in the file.
         is_withheld: (rows,) bool, which of these are withheld.
+        reasons: Reason -> points that are left out for it.
         far: Points far from all others, among what is left; None for none.
     """
 
@@ -35,6 +35,7 @@ class LeftOut:
     rows: np.ndarray
     points: np.ndarray
     is_withheld: np.ndarray
+    reasons: Counter[str]
     far: FarPoints | None
 
     @property
@@ -47,7 +48,7 @@ class LeftOut:
     def without(self, cloud: PointCloudData) -> PointCloudData:
         """Return the cloud without these points."""
         if len(self.rows):
-            cloud = _part(cloud, self._kept)
+            cloud = rows_of_cloud(cloud, self._kept)
         return cloud if self.far is None else without_far_points(cloud, self.far)
 
     def heights_above(self, terrain: Terrain, factor: np.ndarray) -> np.ndarray:
@@ -75,7 +76,7 @@ def split_left_out(
     split_far: Callable[[PointCloudData, object], tuple[PointCloudData, FarPoints | None]],
     name: object = None,
 ) -> tuple[PointCloudData | None, LeftOut | None]:
-    """Leave out withheld points, noise, and points far from all others.
+    """Leave out withheld points, noise, and points far from all others, with a warning.
 
     Args:
         cloud: The scan.
@@ -85,18 +86,27 @@ def split_left_out(
     Returns:
         The cloud, None if nothing is left of it; and what was left out, None if nothing was.
     """
-    is_withheld = (cloud.further or {}).get(WITHHELD, np.zeros(len(cloud), bool)).astype(bool)
-    rows = np.flatnonzero(is_withheld | np.isin(codes_of_file(cloud), FAMILIES["noise"]))
+    is_left_out, is_withheld = np.zeros((2, len(cloud)), bool)
+    reasons: Counter[str] = Counter()
+    # Synthetic points stay: they are the water or the ground that a program has drawn where nothing was measured.
+    for reason, own in why_left_out(cloud, (WITHHELD,), noise=True):
+        is_left_out |= own
+        reasons[reason] = int(own.sum())
+        if reason == WITHHELD:
+            is_withheld = own
+    rows = np.flatnonzero(is_left_out)
     if len(rows) == len(cloud):
         return None, None
+    if reasons:
+        warnings.warn(printable(left_out_words(reasons, len(cloud), name)), stacklevel=2)
     points = cloud.points[rows].astype(np.float64)
     if cloud.offset is not None:
         points += cloud.offset
-    left_out = LeftOut(len(cloud), rows, points, is_withheld[rows], None)
+    left_out = LeftOut(len(cloud), rows, points, is_withheld[rows], reasons, None)
     others, far = split_far(left_out.without(cloud), name)
     if far is None and not len(rows):
         return cloud, None
-    return others, LeftOut(left_out.total, rows, points, left_out.is_withheld, far)
+    return others, replace(left_out, far=far)
 
 
 def codes_of_file(cloud: PointCloudData) -> np.ndarray:
@@ -106,17 +116,3 @@ def codes_of_file(cloud: PointCloudData) -> np.ndarray:
     codes = cloud.labels.clip(0, 255).astype(np.uint8)
     codes[np.isin(codes, UNCLASSIFIED)] = 0
     return codes
-
-
-def _part(cloud: PointCloudData, rows: np.ndarray) -> PointCloudData:
-    """Return points of a cloud with what is known of each."""
-    # Not through the constructor, which would make floats of returns that are bytes.
-    part = copy(cloud)
-    part.scanner = None
-    for name in ("points", "labels", *ATTRIBUTES.values()):
-        values = getattr(cloud, name)
-        if values is not None:
-            setattr(part, name, values[rows])
-    if cloud.further is not None:
-        part.further = {name: values[rows] for name, values in cloud.further.items() if name != WITHHELD}
-    return part

@@ -6,6 +6,7 @@ Tiles are added one by one while they are in memory; only sums of cells are kept
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.las_classes import FAMILIES
+from hf_any3d.data.left_out_points import left_out_words
 from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import write_json, write_text
 from hf_any3d.utils.messages import percent
@@ -103,6 +105,7 @@ class PlaceReport:
         boxes = np.array([tile.bounds for tile in tiles]) * self._unit
         self._low, self._high = boxes[:, 0].min(axis=0), boxes[:, 1].max(axis=0)
         self._left_out = _left_out_counts(tiles)
+        self._reasons = sum((tile.left_out.reasons for tile in tiles if tile.left_out is not None), Counter())
         self._checkpoints = checkpoints
         # (points,) error of the terrain at each checkpoint in meters, and whether it is guessed there
         count = 0 if checkpoints is None else len(checkpoints.points)
@@ -172,6 +175,7 @@ class PlaceReport:
             "points": total + sum(left_out.values()),
             "noise_points": noise + left_out["noise"],
             "withheld_points": left_out["withheld"],
+            "left_out_points": left_out_words(self._reasons, total + sum(left_out.values())),
             "far_points": left_out["far"],
             "ground_points": ground,
             "area_ha": round(area / 1e4, 4),

@@ -27,8 +27,9 @@ class LocalFeaturesSegmentationPipeline(LocalFeaturesSteps, PointCloudSegmentati
     learns once more for each scan, from its own points of which the model is sure and from learned points that are
     stored with it: better where a place is unlike the learned ones, and slower by a second pass and some seconds of
     training; `unknown` stays as it was. Of a place, points far from all others, such as zeros beside coordinates of a
-    map, are noise, too, and change no other answer: `far (points,)` says which they are. `unit`, "meters", "feet" or
-    "us-feet", is that of files that say none.
+    map, are noise, too, and change no other answer: `far (points,)` says which they are. Its withheld points are left
+    out with a warning: `withheld (points,)` says which they are, and copies keep their class. `unit`, "meters", "feet"
+    or "us-feet", is that of files that say none.
     """
 
     def get_iterator(

@@ -12,6 +12,7 @@ import torch
 
 from hf_any3d.data.far_points import FarPoints
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.left_out_points import WITHHELD, Withheld, count_left_out, left_out_words, split_withheld
 from hf_any3d.data.options import one_of
 from hf_any3d.data.units import LENGTHS
 from hf_any3d.modeling.layers.modes import evaluation_mode
@@ -234,6 +235,14 @@ class LocalFeaturesSteps(SegmentationSteps):
     @property
     def _threads(self) -> int:
         return torch.get_num_threads() if self.device.type == "cpu" else 1
+
+    def _without_withheld(self, data: PointCloudData, stem: str | None) -> tuple[PointCloudData, Withheld | None]:
+        if self.feature_extractor.unit != "meters":
+            return data, None
+        text = left_out_words(count_left_out(data, (WITHHELD,)), len(data), stem)
+        if text:
+            warnings.warn(printable(text), stacklevel=2)
+        return split_withheld(data)
 
     def _without_far(self, data: PointCloudData, stem: str | None) -> tuple[PointCloudData, FarPoints | None]:
         return self.feature_extractor.split_far(data, stem)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from hf_any3d.data.class_rule import NO_CODES, ClassRule
 from hf_any3d.data.files.label_words import common_names
 from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, UNCLASSIFIED, Kind, kind_of, names_of
+from hf_any3d.data.left_out_points import left_out_words, share_words
 from hf_any3d.utils.messages import listed
 from hf_any3d_survey.tiles.reading import TileFacts
 
@@ -97,10 +98,9 @@ def _parted(tile: TileFacts, left_out: set[int]) -> TileFacts:
 def remarks_on_codes(tiles: Sequence[TileFacts], rule: ClassRule) -> list[str]:
     """Return remarks on points whose class is not learned although it was not named, and on how to learn it."""
     remarks = []
-    flagged = sum(tile.not_counted for tile in tiles)
+    flagged = sum((tile.not_counted for tile in tiles), Counter())
     if flagged:
-        share = _percent(flagged, sum(tile.points for tile in tiles))
-        remarks.append(f"not used for training: {flagged:,} points flagged withheld or synthetic, {share} of all")
+        remarks.append(left_out_words(flagged, sum(tile.points for tile in tiles)))
     left_out = sum((tile.left_out for tile in tiles), Counter())
     # Who gives codes to ignore, or has numbers without a meaning, knows what is left out.
     if rule.ignored is not None or not left_out or all(tile.table is None for tile in tiles):
@@ -108,16 +108,12 @@ def remarks_on_codes(tiles: Sequence[TileFacts], rule: ClassRule) -> list[str]:
     total = left_out.total() + sum(tile.codes.total() for tile in tiles)
     # The largest first
     codes = [code for code, _ in left_out.most_common()]
-    named = [f"{code} {_meaning(code, tiles)}, {_percent(left_out[code], total)}" for code in codes]
+    named = [f"{code} {_meaning(code, tiles)}, {share_words(left_out[code], total)}" for code in codes]
     # What is most likely missed: the largest of those that are not simply unclassified or noise
     missed = next((code for code in codes if code not in _SELDOM_MISSED), codes[0])
     others = ",".join(map(str, sorted({*codes} - {missed}))) or NO_CODES
     learn = f"--ignore {others} learns {missed}" + ("" if others == NO_CODES else f", --ignore {NO_CODES} all")
     return [*remarks, f"not used for training: class {'; '.join(named)} of the labels; {learn}"]
-
-
-def _percent(count: int, total: int) -> str:
-    return f"{100 * count / total:.2g} %"
 
 
 def _meaning(code: int, tiles: Sequence[TileFacts]) -> str:

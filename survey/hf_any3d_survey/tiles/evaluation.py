@@ -14,6 +14,7 @@ from hf_any3d.data.files.label_words import NO_LABEL, renumbered
 from hf_any3d.data.files.source import NoPointsError
 from hf_any3d.data.las_classes import ASPRS_CLASSES
 from hf_any3d.data.learned_scans import checksum_of_points
+from hf_any3d.data.left_out_points import left_out_words, split_withheld
 from hf_any3d.evaluation.labels import LabelComparison, Matches, points_that_count
 from hf_any3d.evaluation.scan_scores import ScanScores
 from hf_any3d_survey.local_features import LocalFeaturesConfig
@@ -108,8 +109,11 @@ def judge_tiles(
             if cloud.is_mesh:
                 cloud = cloud.sample_surface(_MESH_POINTS, 0)
             tile = look_at(path, cloud)
+            digest = checksum_of_points(cloud.points)
             # Errors of the model are about this file, too, such as a missing color.
             with file_errors(path):
+                # Told below, with what else does not count.
+                cloud, _ = split_withheld(cloud)
                 answers = label(cloud)
         except NoPointsError as error:
             told([f"{error}; skipped"])
@@ -123,7 +127,7 @@ def judge_tiles(
         if tile.table is not None:
             judgment.names = ASPRS_CLASSES | names
         if tile.not_counted:
-            told([f"{path}: {tile.not_counted:,} points flagged withheld or synthetic are not evaluated"])
+            told([left_out_words(tile.not_counted, tile.points, path)])
         own = _compare(answers, cloud, written, learned)
         judgment.comparison.merge(own)
         judgment.files.append({"file": str(path), **own.figures(judgment.names)})
@@ -132,7 +136,7 @@ def judge_tiles(
         for (true, predicted), count in own.pairs.items():
             matrix[written.index(true), written.index(predicted)] += count
         matrices.append(matrix)
-        digests.append(checksum_of_points(cloud.points))
+        digests.append(digest)
     refuse_without_points(files, errors)
     if tiles:
         # Objects all lie around the origin, and are apart; tiles of one place stay together.

@@ -16,6 +16,7 @@ from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors, re
 from hf_any3d.data.files.label_words import with_words
 from hf_any3d.data.files.point_cloud import _bounds, row_blocks
 from hf_any3d.data.files.source import NoPointsError
+from hf_any3d.data.left_out_points import count_left_out
 from hf_any3d.data.units import with_unit
 from hf_any3d.evaluation.labels import points_that_count
 from hf_any3d.hub.names import no_such
@@ -45,7 +46,8 @@ class TileFacts:
         is_mesh: Whether it has faces.
         up_axis: Axis that points up, if the file says it.
         table: What the codes are; see `PointCloudData.label_codes`.
-        not_counted: Points that are withheld, or synthetic among measured ones; their codes are not among the others.
+        not_counted: Reason -> points that are withheld, or synthetic among measured ones; their codes are not among
+            the others.
         left_out: Code of a class that is not learned -> points, or faces.
         words: Names of the codes, where the file has words for its classes.
         digest: Checksum of the points: copies have the same.
@@ -63,7 +65,7 @@ class TileFacts:
     is_mesh: bool = False
     up_axis: str | None = None
     table: str | None = None
-    not_counted: int = 0
+    not_counted: Counter[str] = field(default_factory=Counter)
     left_out: Counter[int] = field(default_factory=Counter)
     words: tuple[str, ...] | None = None
     digest: str = ""
@@ -173,7 +175,7 @@ def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
         cloud.is_mesh,
         cloud.up_axis,
         cloud.label_codes,
-        int((~counts).sum()),
+        count_left_out(cloud),
         words=cloud.label_names,
         digest=digest_of(cloud.points),
         ground_scale=cloud.ground_scale or 1.0,

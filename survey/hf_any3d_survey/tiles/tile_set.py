@@ -14,6 +14,7 @@ import numpy as np
 from hf_any3d.data.class_rule import Classes, ClassRule, codes_without_class
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
 from hf_any3d.data.las_classes import CURRENT
+from hf_any3d.data.left_out_points import split_withheld
 from hf_any3d.data.units import check_projected, taken_for_meters
 from hf_any3d.utils.messages import listed
 from hf_any3d_survey.local_features.neighborhoods import EDGES
@@ -224,6 +225,8 @@ class TileSet:
         # What is wrong with the file was said when it was looked at.
         with warnings.catch_warnings(action="ignore"):
             cloud = _read(tile.path, self.arguments, tile.words)
+            # As in a tile that is labeled later, they are in no surroundings.
+            cloud, _ = split_withheld(cloud)
         if cloud.is_mesh and self.labels_of == POINTS:
             # So that samples take the label of the nearest vertex
             cloud = replace(cloud, face_labels=None)

@@ -189,6 +189,7 @@ def _figures(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Noise points (excluded)", f"{content['noise_points']:,}"),
         ("Withheld points (excluded)", f"{content['withheld_points']:,}"),
         ("Points far from all others (excluded)", f"{content['far_points']:,}"),
+        ("By flags and classes of the files", content["left_out_points"] or "no points are left out"),
         ("Trees per hectare", f"{trees['trees_per_ha']:,}"),
         ("Crown cover (cells with vegetation of 2 m or more)", _percent(trees["crown_cover_share"])),
         ("Trees above interpolated ground", f"{trees['guessed_ground_trees']:,}"),

@@ -40,6 +40,13 @@ def test_what_may_be_wrong_is_told_in_one_sentence(pipe, words):
     assert len(said) == 1 and words in said[0] and "\n" not in said[0]
 
 
+def test_without_returns_the_reason_is_the_ground_that_is_not_seen(pipe):
+    forest = scenes.by_photogrammetry(scenes.steepened(scenes.wood(3, "broadleaf", 50.0), 0.7))
+    (said,) = said_of(pipe, forest)
+    assert "roofs on steep ground" in said and "ground under trees is not seen" in said
+    assert "rock" not in said and "leaf-off" not in said
+
+
 @pytest.mark.parametrize("cloud", [PLACE, scenes.wood(3, "broadleaf", 50.0), scenes.hedges(3, 50.0)])
 def test_usual_places_are_not_doubted(pipe, cloud):
     assert not said_of(pipe, cloud)
