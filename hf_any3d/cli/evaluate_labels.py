@@ -29,6 +29,7 @@ from hf_any3d.registry import FORMATS
 from hf_any3d.utils.messages import counted, one_line, print_line
 
 if TYPE_CHECKING:
+    from hf_any3d.data.class_rule import ClassRule
     from hf_any3d.evaluation.label_files import FilePair
 
 Compared = TypeVar("Compared")
@@ -149,6 +150,7 @@ def evaluate_labels(
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     if page is not None:
         check_output(page, (".html",))
+    from hf_any3d.data.las_classes import ASPRS_CLASSES
     from hf_any3d.evaluation.label_files import LabelFiles, pair_files, split_family, write_comparison
     from hf_any3d.evaluation.labels import comparison_lines, not_counted_labels
 
@@ -160,11 +162,12 @@ def evaluate_labels(
     is_las = not endings.isdisjoint(_LAS)
     if is_las and not endings <= _LAS:
         print_note("note: one file of a pair is not LAS; its labels are read as ASPRS codes, like those of the other")
-    joined, ignored = _read_rule(merge, ignore, is_las)
+    rule = _read_rule(merge, ignore)
+    ignored = None if rule.ignored is None else set(rule.ignored)
     given_names = {int(label): str(name) for label, name in json_object("--names", class_names).items()}
     compared = LabelFiles(
         is_las=is_las,
-        joined=joined,
+        joined=rule.joined(is_las),
         ignored=ignored,
         names=given_names,
         tolerance=tolerance,
@@ -172,6 +175,9 @@ def evaluate_labels(
         fields=(predicted_field, label_field),
     )
     rows, different = compare_pairs(pairs, compared.compare, lambda one: one.accuracy)
+    if compared.codes:
+        # Any tile may lack a class of the standard.
+        rule.check_in_files(compared.codes, may_lack=ASPRS_CLASSES if is_las else ())
     whole, names = compared.whole, compared.names
     # Files that failed may be the reason, and are told below.
     if not whole.pairs and not any("error" in row for row in rows):
@@ -197,19 +203,14 @@ def evaluate_labels(
     finish(rows)
 
 
-def _read_rule(
-    merge: list[str] | None, ignore: list[str] | None, is_las: bool
-) -> tuple[dict[int, tuple[str, int]], set[int] | None]:
-    """Return the name and number of the joined class of a code, and the codes to ignore; None if none are given."""
-    if not merge and not ignore:
-        return {}, None
+def _read_rule(merge: list[str] | None, ignore: list[str] | None) -> ClassRule:
+    """Return which codes are joined, and which are ignored."""
     from hf_any3d.data.class_rule import ClassRule
 
     try:
-        rule = ClassRule.parse(",".join(ignore) if ignore else None, merge)
+        return ClassRule.parse(",".join(ignore) if ignore else None, merge)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    return rule.joined(is_las), None if rule.ignored is None else set(rule.ignored)
 
 
 def compare_pairs(

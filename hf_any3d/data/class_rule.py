@@ -14,6 +14,7 @@ from hf_any3d.modeling.layers.losses import IGNORED
 NO_CODES = "none"
 """Word for `ignore` by which all codes count."""
 _OF_NO_CLASS = UNCLASSIFIED[1]
+_LARGEST_CODE = 255  # of a byte, in which files have classes
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,22 @@ class ClassRule:
             name, _, codes = text.partition("=")
             name = name.strip()
             codes, colon, code = codes.partition(":")
-            merged[name] = _codes(codes)
+            # A code that stands twice in one class says nothing else.
+            own = tuple(dict.fromkeys(_codes(codes)))
             # One code is written, so that two are as wrong as none.
             of_files = _codes(code)
-            if not name or not merged[name] or (colon and len(of_files) != 1):
+            if not name or not own or (colon and len(of_files) != 1):
                 raise ValueError(
                     f"--merge {text!r}; expected NAME=CODES, such as vegetation=3,5, or NAME=CODES:CODE for the code "
                     "in files"
+                )
+            if name in merged:
+                both = ",".join(map(str, dict.fromkeys((*merged[name], *own))))
+                raise ValueError(f"--merge has class {name} twice; give its codes at once, as in {name}={both}")
+            merged[name] = own
+            if colon and not 0 <= of_files[0] <= _LARGEST_CODE:
+                raise ValueError(
+                    f"--merge {text!r}: files cannot have code {of_files[0]}; expected 0 to {_LARGEST_CODE}"
                 )
             if colon:
                 written[name] = of_files[0]
@@ -70,16 +80,24 @@ class ClassRule:
             raise ValueError(f"--ignore and --merge both have code {both[0]}; leave it out of one of them")
         return cls(ignored, merged, written)
 
-    def check_in_files(self, present: Collection[int]) -> None:
-        """Raise a ValueError if a code to merge is none of those that the points of all files have."""
+    def check_in_files(self, present: Collection[int], may_lack: Collection[int] = ()) -> None:
+        """Raise a ValueError if a code to merge is none of those that the points of all files have.
+
+        Args:
+            present: Codes that the points have.
+            may_lack: Codes that need not be among them, if another one of their class is.
+        """
         for name, codes in self.merged.items():
-            absent = [str(code) for code in codes if code not in present]
-            if absent:
-                codes_of_files = ", ".join(map(str, sorted(present)))
-                raise ValueError(
-                    f"--merge {name}={','.join(map(str, codes))}: no file has class {' or '.join(absent)}; expected "
-                    f"some of {codes_of_files}"
-                )
+            kept = [code for code in codes if code in present]
+            absent = [code for code in codes if code not in present and not (kept and code in may_lack)]
+            if not absent:
+                continue
+            asked = f"--merge {name}={','.join(map(str, codes))}"
+            without = f"no point that counts has class {' or '.join(map(str, absent))}"
+            if kept:
+                rest = ",".join(str(code) for code in codes if code not in absent)
+                raise ValueError(f"{asked}: {without}; use {name}={rest}")
+            raise ValueError(f"{asked}: {without}; expected some of {', '.join(map(str, sorted(present)))}")
 
     def is_ignored(self, code: int, table: str | None) -> bool:
         """Return whether points of a code are left out."""
@@ -170,13 +188,20 @@ class Classes:
         """Choose the classes of codes with so many points each; also returns those with fewer than `least`.
 
         Raises:
-            ValueError: Files would get one code for two classes.
+            ValueError: Files would get one code for two classes, or a merged class has the name of another one.
         """
         found: dict[str, tuple[int, int, list[int]]] = {}
         for code in sorted(counts):
             # In the order of codes, so that the numbers of classes do not depend on the order of files.
             if counts[code] and not rule.is_ignored(code, table):
                 name, written = rule.class_of(code, table)
+                members = rule.merged.get(name, (code,))
+                if code not in members:
+                    joined = ",".join(map(str, members))
+                    raise ValueError(
+                        f"--merge {name}={joined}: class {code} has this name, too; use {name}={joined},{code} to merge "
+                        "it, or another name"
+                    )
                 _, points, codes = found.get(name, (written, 0, []))
                 found[name] = (written, points + counts[code], [*codes, code])
         kept = {name: values for name, values in found.items() if values[1] >= least}

@@ -125,6 +125,8 @@ class LabelFiles:
         self._of_words: set[int] = set()
         # Of the codes without a class, one that counts in the truth is a class of the prediction, too.
         self.whole = LabelComparison(left_out, unclassified & left_out)
+        # Codes that the files have, if some are joined
+        self.codes: set[int] = set()
         self.joined = {code: number for code, (_, number) in joined.items()}
         self.tolerance = tolerance
         self.least_share = least_share
@@ -189,6 +191,7 @@ class LabelFiles:
         if not self.joined:
             return labels
         present, place = np.unique(labels, return_inverse=True)
+        self.codes |= {*present.tolist()}
         return np.array([self.joined.get(code, code) for code in present.tolist()])[place.reshape(-1)]
 
     def _codes(self, cloud: Cloud, *, has_words: bool) -> np.ndarray:

@@ -5,9 +5,18 @@ import itertools
 import numpy as np
 import pytest
 
-from hf_any3d.data.class_rule import ClassRule
+from hf_any3d.data.class_rule import Classes, ClassRule
 from hf_any3d.data.files import read_point_cloud
-from hf_any3d.data.las_classes import ASPRS_COLORS, CURRENT, LEGACY, Kind, kind_of, names_object, names_of
+from hf_any3d.data.las_classes import (
+    ASPRS_CLASSES,
+    ASPRS_COLORS,
+    CURRENT,
+    LEGACY,
+    Kind,
+    kind_of,
+    names_object,
+    names_of,
+)
 from hf_any3d.visualization.viewer import parse_color
 
 laspy = pytest.importorskip("laspy")
@@ -82,8 +91,33 @@ def test_a_merge_in_another_form_is_told_the_form(words):
 def test_codes_to_merge_that_no_file_has_are_named():
     rule = ClassRule.parse(None, ["hard=6", "vegetation=3,99"])
     rule.check_in_files({2, 3, 6, 99})
-    with pytest.raises(ValueError, match="--merge vegetation=3,99: no file has class 99; expected some of 2, 3, 6"):
+    with pytest.raises(ValueError, match="vegetation=3,99: no point that counts has class 99; use vegetation=3$"):
         rule.check_in_files({2, 3, 6})
+    with pytest.raises(ValueError, match="hard=6: no point that counts has class 6; expected some of 2, 3, 99"):
+        rule.check_in_files({2, 3, 99}, may_lack=ASPRS_CLASSES)
+    # One that the standard has may be missing beside others of its class.
+    ClassRule.parse(None, ["vegetation=3,4,5"]).check_in_files({5}, may_lack=ASPRS_CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("merge", "words"),
+    [
+        (["a=5", "a=6"], "--merge has class a twice; give its codes at once, as in a=5,6"),
+        (["a=5", "b=5"], "--merge has code 5 in two classes"),
+        (["a=5:300"], "--merge 'a=5:300': files cannot have code 300"),
+        (["a=5:-1"], "--merge 'a=5:-1': files cannot have code -1"),
+    ],
+)
+def test_a_merge_that_contradicts_itself_is_told_what_to_write(merge, words):
+    with pytest.raises(ValueError, match=f"^{words}"):
+        ClassRule.parse(None, merge)
+
+
+def test_a_code_may_stand_twice_in_its_class_and_no_name_for_two_classes():
+    assert ClassRule.parse(None, ["a=3,3,5"]).merged == {"a": (3, 5)}
+    rule = ClassRule.parse(None, ["ground=5"])
+    with pytest.raises(ValueError, match="class 2 has this name, too; use ground=5,2 to merge it, or another name"):
+        Classes.among({2: 50, 5: 50}, rule, CURRENT, 1)
 
 
 # Simulations of people without one kind of cone, of linear RGB. Source: Machado, Oliveira and Fernandes, "A

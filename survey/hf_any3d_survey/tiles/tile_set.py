@@ -79,7 +79,10 @@ class TileSet:
         found, more = with_one_table([with_codes_of(tile, labels_of) for tile in with_common_words(found)])
         notes += more
         # Before codes are left out: a class without points may be meant for one that has some.
-        rule.check_in_files({code for tile in found for code in tile.codes})
+        present = {code for tile in found for code in tile.codes}
+        # Without any code the files are at fault, and not the rule.
+        if present:
+            rule.check_in_files(present)
         tiles: list[TileFacts] = []
         for tile in with_learned_codes(found, rule):
             # Codes such as 0 and 1 of LAS say that nobody has classified a point.

@@ -67,3 +67,7 @@ def test_two_files_are_compared_by_the_points_that_are_learned(shell):
     assert figures["without_truth"] == {"low noise": 50, "overlap": 50}
     named = json.loads(shell("hf-any3d evaluate predicted.las truth.las --ignore 7 --json").out)
     assert named["counted"] == 150
+    # A code that neither file has is most likely a mistake, one of the standard need not be in each.
+    said = shell("hf-any3d evaluate predicted.las truth.las --merge a=2,99", code=1).err
+    assert "--merge a=2,99: no point that counts has class 99; use a=2" in said
+    shell("hf-any3d evaluate predicted.las truth.las --merge a=2,3")
