@@ -53,7 +53,7 @@ def test_a_cloud_is_shown_as_the_model_has_seen_it():
     found = ask(CLASSES, Given(answer, up_axis="y"), shape)
     (view,) = found.clouds
     np.testing.assert_array_equal(view.points, turn_up_axis(shape.points, "-z", "y"))
-    assert view.up_axis is None and found.note == "64 points; -z is up by its shape"
+    assert view.up_axis is None and "; -z is up by its shape" in found.note
 
 
 def test_models_of_parts_get_the_kind_of_the_object():
