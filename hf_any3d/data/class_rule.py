@@ -199,8 +199,8 @@ class Classes:
                 if code not in members:
                     joined = ",".join(map(str, members))
                     raise ValueError(
-                        f"--merge {name}={joined}: class {code} has this name, too; use {name}={joined},{code} to merge "
-                        "it, or another name"
+                        f"--merge {name}={joined}: class {code} has this name, too; use {name}={joined},{code} to "
+                        "merge it, or another name"
                     )
                 _, points, codes = found.get(name, (written, 0, []))
                 found[name] = (written, points + counts[code], [*codes, code])
