@@ -15,6 +15,7 @@ _FOR_MODELS = {"torch", "transformers", "peft", "numpy", "scipy"}
 # weights, by a hash so fast that every save can afford it.
 _EXCEPTIONS = {
     "modeling/any2point/starting_weights.py": {"safetensors"},
+    "modeling/point_encoders/packaged_encoder.py": {"safetensors"},
     "modeling/pretrained_parts/loading.py": {"safetensors"},
     "modeling/pretrained_parts/tensors.py": {"xxhash"},
 }

@@ -142,7 +142,7 @@ class Poses:
 
     @property
     def are_clouds(self) -> bool:
-        """Whether each cloud has one pose."""
+        """True if each cloud has one pose."""
         return len(self.cloud) == len(self.up_axis)
 
     def mean(self, values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which way is up in a cloud, as a small head on the packaged encoder has learned from upright shapes.
+"""Find which way is up in a cloud, by a small head on the packaged encoder that has learned upright shapes.
 
 The head scores how upright a cloud looks. A cloud is scored in 24 poses, six directions up and four headings of each,
 and the means over the headings are compared; quarter turns of a cloud therefore turn the answer, and change nothing
@@ -11,13 +11,12 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.network import ActEncoderNetwork
 from hf_any3d.modeling.layers.boxes import UP_AXES
-from hf_any3d.modeling.point_encoders.packaged_encoder import packaged_settings, packaged_weights
+from hf_any3d.modeling.point_encoders.packaged_encoder import packaged_settings, packaged_tensors, packaged_weights
 from hf_any3d.modeling.point_encoders.patches import cut_patches
 
 WEIGHTS = Path(__file__).with_name("up_direction.safetensors")
@@ -87,7 +86,7 @@ class UprightScore(nn.Module):
 def packaged_upright_score() -> UprightScore:
     """Return the score that comes with the package, shared."""
     score = UprightScore()
-    stored = load_file(WEIGHTS)
+    stored = packaged_tensors(WEIGHTS)
     stored |= {f"encoder.{name}": weight for name, weight in packaged_weights().items()}
     score.load_state_dict(stored)
     return score.eval().requires_grad_(False)

@@ -37,5 +37,10 @@ def packaged_rows() -> torch.Tensor:
     return _classifier()["unknown_score.features"]
 
 
+def packaged_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file that comes with the package, without transformers' models, which start slowly."""
+    return load_file(file)
+
+
 def _classifier() -> dict[str, torch.Tensor]:
-    return load_file(FOLDER / "model.safetensors")
+    return packaged_tensors(FOLDER / "model.safetensors")

@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from hf_any3d.modeling.point_encoders.packaged_encoder import packaged_tensors
 
 PACKAGED_METRIC = Path(__file__).with_name("packaged_metric.safetensors")
 
@@ -28,7 +29,7 @@ def in_metric(standardized: Tensor, matrix: Tensor) -> Tensor:
 @cache
 def packaged_metric() -> dict[str, Tensor]:
     """Return `mean` and `scale (width,)`, and the symmetric `matrix (width, width)`; shared, and not to be changed."""
-    stored = load_file(PACKAGED_METRIC)
+    stored = packaged_tensors(PACKAGED_METRIC)
     width = len(stored["mean"])
     # One half of a symmetric matrix is in the file.
     matrix = torch.zeros(width, width)
