@@ -129,6 +129,17 @@ class Axis(StrEnum):
     Z = "z"
 
 
+class Direction(StrEnum):
+    """Directions that may point up."""
+
+    X = "x"
+    Y = "y"
+    Z = "z"
+    MINUS_X = "-x"
+    MINUS_Y = "-y"
+    MINUS_Z = "-z"
+
+
 UnitOfFiles = Annotated[
     LengthUnit | None,
     option(

@@ -18,6 +18,7 @@ from hf_any3d.cli.common import (
     AsJson,
     DataDir,
     Device,
+    Direction,
     LabelField,
     ModelCommand,
     Revision,
@@ -37,7 +38,7 @@ from hf_any3d.cli.evaluate_labels import LabelsCommand, are_points, evaluate_lab
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.outputs import DATA, check_output, write_results
 from hf_any3d.extensions import EXTENSIONS, missing_package
-from hf_any3d.tasks.settings import UP_OF_OBJECT, UpDirection
+from hf_any3d.tasks.settings import UP_OF_OBJECT
 from hf_any3d.training.sources import find_data
 from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import model_errors, percent, print_json, print_line, shown_path
@@ -141,7 +142,7 @@ def evaluate(
         ),
     ] = None,
     max_samples: Annotated[int | None, option("Evaluate on at most this many samples.", min=1)] = None,
-    up_axis: Annotated[UpDirection | None, option(UP_OF_OBJECT)] = None,
+    up_axis: Annotated[Direction | None, option(UP_OF_OBJECT)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for test-time augmentation.")] = 0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Run on the CPU only.")] = False,
     unit: UnitOfFiles = None,
@@ -257,7 +258,8 @@ def evaluate(
         split, rows, name = evaluated_rows(command, data_arguments, protocol, split, recipe)
         warning = "" if name is None else warn_if_learned(model, name)
         rows = with_normals_of_model(first_rows(rows, max_samples), model, data_arguments)
-        settings = EvaluationSettings(data_arguments, protocol, batch_size, seed, cpu, up_axis)
+        direction = None if up_axis is None else up_axis.value
+        settings = EvaluationSettings(data_arguments, protocol, batch_size, seed, cpu, direction)
         metrics, by_class = EVALUATIONS[command](model, rows, split, settings)
         # Next to the model's card, which gets a section of robustness; models of the hub have no folder here.
         beside_card = Path(model) if Path(model).is_dir() else Path("robustness")

@@ -8,7 +8,6 @@ import laspy
 import numpy as np
 import pytest
 import rasterio
-import shapely
 from pyproj import CRS, Transformer
 from scipy.spatial import KDTree
 from transformers import pipeline
@@ -20,6 +19,7 @@ from hf_any3d.pipelines import default_model
 from hf_any3d.tasks.direct import open_direct
 from hf_any3d_survey.inventory.files import HEIGHT, NUMBER, SCORE, Outputs, take_inventory
 
+shapely = pytest.importorskip("shapely")
 pytestmark = pytest.mark.filterwarnings("ignore")
 SEGMENT = "point-cloud-segmentation"
 SIZE = 60.0
