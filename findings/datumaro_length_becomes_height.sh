@@ -2,7 +2,7 @@
 # datumaro turns a car's length into its height when it converts boxes from Supervisely to KITTI's tracklets.
 #
 # One would guess: a converter of label files keeps each box: sizes along x, y and z become length, width and height.
-# What happens: Supervisely's sizes x, y, z are stored as they come, and the first of a box's sizes is written as KITTI's
+# What happens: Supervisely's sizes x, y, z are stored as they come, and the first of them is written as KITTI's
 # `h`, the third as `l`. A car 4 m long and 1.5 m high becomes 1.5 m long and 4 m high. Back through datumaro the file
 # is read with the same order, so a round trip shows nothing.
 # Matters to: who labels clouds in Supervisely (or CVAT, which uses datumaro) and trains a detector on KITTI's files.

@@ -3,8 +3,8 @@
 #
 # One would guess: `append_points` puts points where they are, as `write_points` of the same library does: records with
 # another scale or offset than the file's are converted, or refused.
-# What happens: point formats are compared, scales and offsets are not. The integers of the new records are stored as they
-# are and read with the scale and offset of the file, so the points move; the header's bounds move with them. A writer
+# What happens: point formats are compared, scales and offsets are not. The integers of the new records are stored as
+# they are and read with the scale and offset of the file, so the points move; the header's bounds move with them. A writer
 # of the same library and header converts the same records.
 # Matters to: who adds tiles, scans or missing strips to a file; each file of a survey often has its own offset.
 # Versions: laspy 2.7.0. Seen on 2026-12-01.

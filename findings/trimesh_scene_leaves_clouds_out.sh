@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A trimesh scene saved as PLY has lost its point clouds, and a scene of clouds becomes a valid empty file.
 #
-# One would guess: PLY holds points without faces, and trimesh writes one cloud to PLY, so a scene of clouds is joined as a
-# scene of meshes is, or refused.
+# One would guess: PLY holds points without faces, and trimesh writes one cloud to PLY, so a scene of clouds is joined as
+# a scene of meshes is, or refused.
 # What happens: the scene is joined as a mesh; clouds are left out without a word or a warning. Two clouds give a PLY of
 # 0 vertices. GLB and OBJ of the same scene keep them, but trimesh's own reader of OBJ leaves the points out again.
 # Matters to: who builds a scene of scans with their poses and saves it for training or viewing.

@@ -336,7 +336,8 @@ def read_tracklets(path: Path, left_out: LeftOut | None = None) -> Boxes:
     """Read `tracklet_labels.xml` of "Kitti Raw" as CVAT exports it, with `frame_list.txt` beside it.
 
     In it w, h and l are the sizes along x, y and z, and places are those of centers. KITTI's own files mean other
-    things by the same names; they have no list of frames, and are refused.
+    things by the same names; they have no list of frames, and are refused. Datumaro 1.13 itself writes h, w and l for
+    x, y and z, with a list of frames: nothing in such a file tells it from CVAT's, and its sizes come out as y, x, z.
     """
     with file_errors(path.with_name(FRAME_LIST), f"list of frames of CVAT beside {path.name}"):
         rows = [line.split(maxsplit=1) for line in _lines(path.with_name(FRAME_LIST)) if line.strip()]
