@@ -125,10 +125,12 @@ def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]],
                 inputs.append(pipe.preprocess(cloud.row, **before))
             cloud.warnings += [with_name(cloud.name, warning.message) for warning in caught]
         # `preprocess` has brought all clouds to the same number of points.
-        points = torch.cat([entry["points"] for entry in inputs])  # (files, num_points, channels)
-        stems = [entry["stem"][0] for entry in inputs]
+        batch: dict[str, Any] = {
+            name: torch.cat([entry[name] for entry in inputs]) for name in inputs[0] if name != "stem"
+        }
+        batch["stem"] = [entry["stem"][0] for entry in inputs]
         with model_errors(model, "cannot answer"):
-            outputs = pipe.forward({"points": points, "stem": stems}, **during)
+            outputs = pipe.forward(batch, **during)
         results: list[Any] = []
         for number in range(len(clouds)):
             # A batch of one, which `postprocess` expects.

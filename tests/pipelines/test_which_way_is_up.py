@@ -1,18 +1,22 @@
 """Single objects are turned upright: as somebody says, as the file states, or as they look; the answer says which."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from transformers import pipeline
+from typer.testing import CliRunner
 
 from hf_any3d import example_file, load_point_dataset
+from hf_any3d.cli import app
 from hf_any3d.data.axes import turn_up_axis
-from hf_any3d.data.files import PointCloudData, read_point_cloud
+from hf_any3d.data.files import PointCloudData, read_point_cloud, write_point_cloud
 from hf_any3d.modeling.act.up_direction import quarter_turns, up_probabilities
 from hf_any3d.modeling.layers.boxes import UP_AXES
 from hf_any3d.pipelines import default_model
+from hf_any3d.serving.tasks import routes_of
 from hf_any3d.tasks.poses import ANY
 from tests.errors import raises
 
@@ -75,6 +79,27 @@ def test_who_asks_wins_over_the_file_and_the_file_over_the_shape(classify):
     assert [one["label"] for one in said] == [one["label"] for one in expected]
     with raises(ValueError, naming="up_axis is 'up'; expected one of"):
         classify(cloud, up_axis="up")
+
+
+@pytest.mark.parametrize("given", [None, "y", "-x"])
+@pytest.mark.parametrize("stated", [None, "z"])
+def test_commands_and_the_service_take_the_direction_of_the_pipeline(classify, given, stated, tmp_path):
+    cloud = PointCloudData(sampled("chair.ply").astype(np.float32), up_axis=stated)
+    write_point_cloud(tmp_path / "chair.ply", cloud)
+    expected = classify(tmp_path / "chair.ply", up_axis=given, top_k=3)
+    words = [] if given is None else ["--up-axis", given]
+    ran = CliRunner().invoke(app, ["predict", str(tmp_path / "chair.ply"), "--json", *words])
+    (row,) = json.loads(ran.stdout)
+    for one, other in zip(row["predictions"], expected, strict=True):
+        assert one | {"score": 0, "unknown": 0} == other | {"score": 0, "unknown": 0}
+        assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+    (route,) = [route for route in routes_of("point-cloud-classification", classify) if route.path == "/v1/classify"]
+    settings = route.settings(top_k=3, up_axis=given)
+    (answer,) = route.run(settings, [read_point_cloud(tmp_path / "chair.ply")], 1)
+    assert (answer["labels"][0]["up_axis"], answer["labels"][0]["up_source"]) == (
+        expected[0]["up_axis"],
+        expected[0]["up_source"],
+    )
 
 
 def test_of_what_is_equal_in_several_directions_up_could_not_be_told(classify):
