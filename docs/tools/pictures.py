@@ -75,7 +75,9 @@ def draw_demo(path: Path, is_phone: bool) -> None:
         emulated(browser, phone={**size, "mobile": is_phone}, dark=is_phone),
     ):
         browser.open(page.local_url)
-        browser.wait(lambda: demo_texts()[1] in browser.text("#answer") and browser.painted("#view iframe"))
+        browser.wait(
+            lambda: demo_texts()[1].removesuffix("%") in browser.text("#answer") and browser.painted("#view iframe")
+        )
         whole = browser.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": is_phone})
         path.write_bytes(b64decode(whole["data"]))
     page.close()
