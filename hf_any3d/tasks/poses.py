@@ -218,14 +218,20 @@ def answer_as_pipeline(model: Any, processor: PointCloudProcessor, up_axis: str 
     """Let a classifier see clouds in the poses in which its pipeline does, for evaluation.
 
     Args:
-        model: A classifier; one that expects no pose stays as it is.
+        model: A classifier; without a direction, one that expects no pose stays as it is.
         processor: Its processor, which has prepared the clouds without an up axis.
         up_axis: The direction that is up in all clouds; by default that which each looks like.
+
+    Raises:
+        ValueError: A direction for a processor that does not center clouds, which are turned behind it.
     """
     config = model.config
     is_single = getattr(config, "problem_type", None) in (None, "single_label_classification")
-    if getattr(config, "expected_pose", None) != UPRIGHT or not is_single:
+    has_poses = getattr(config, "expected_pose", None) == UPRIGHT and is_single
+    if not has_poses and up_axis is None:
         return
+    if up_axis is not None and processor.center is not True:
+        raise ValueError(f"up_axis={up_axis!r} for a processor with center={processor.center!r}; turn the files first")
     forward = model.forward
 
     @wraps(forward)
@@ -234,9 +240,12 @@ def answer_as_pipeline(model: Any, processor: PointCloudProcessor, up_axis: str 
         if up_axis is not None:
             from hf_any3d.modeling.act.up_direction import quarter_turns
 
-            turn = quarter_turns(processor.up_axis)[UP_AXES.index(up_axis), 0]
+            direction = UP_AXES.index(up_axis)
+            turn = quarter_turns(processor.up_axis)[_directions_in_file(processor).index(direction), 0]
             inputs["points"] = torch.stack([_turned(cloud, turn, processor) for cloud in points])
-            inputs["up_axis"] = torch.full((len(points),), UP_AXES.index(up_axis))
+            inputs["up_axis"] = torch.full((len(points),), direction)
+        if not has_poses:
+            return forward(points=inputs["points"], labels=labels, **arguments)
         poses = Poses.of(inputs, config, processor)
         output = forward(points=poses.points, **arguments)
         scores, _ = poses.settle(output.logits.float().softmax(dim=-1))

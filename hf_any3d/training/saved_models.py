@@ -42,7 +42,7 @@ from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.modes import batch_dependent_flags
 from hf_any3d.modeling.layers.unknown_score import unknown_settings
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.tasks.poses import answer_as_pipeline
+from hf_any3d.tasks.poses import UPRIGHT, answer_as_pipeline
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.detection import DetectionTrainer, SceneRows, box_classes, collate_scenes
 from hf_any3d.training.pretraining import UnlabeledRows
@@ -243,7 +243,11 @@ def classifier_trainer(
     model, processor = _open(AutoModelForPointCloudClassification, model_name, hub)
     classes = _classes(model)
     _check_names(split, "the classes", rows.features.get("label"), classes)
-    answer_as_pipeline(model, processor, settings.up_axis or up_axis_of(settings.data.dataset_name))
+    up_axis = settings.up_axis
+    # Other models take data sets as those of their training.
+    if up_axis is None and getattr(model.config, "expected_pose", None) == UPRIGHT:
+        up_axis = up_axis_of(settings.data.dataset_name)
+    answer_as_pipeline(model, processor, up_axis)
     further: dict[str, Any] = {"compute_metrics": compute_classification_metrics}
     if unknown_settings(model.config).share is not None:
         # What `predict` calls none of these is no right answer here either.

@@ -1,6 +1,8 @@
 """Evaluation of saved models."""
 
+import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from datasets import Array2D, ClassLabel, Dataset, Features, List, Value
 
 from hf_any3d import PointCloudProcessor
+from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.protocol import ProtocolArguments
 from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings, evaluate_classifier
@@ -48,6 +51,18 @@ def test_order_of_clouds_does_not_matter_for_batch_dependent_models(tmp_path):
         assert judged(model, rows()) == pytest.approx(judged(model, rows().select(order)), rel=1e-4)
     together = [judged(model, some, batch_size=2)["loss"] for some in (rows(), rows().select(order))]
     assert together[0] != pytest.approx(together[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("pose", [None, "upright"])
+def test_a_direction_that_is_given_is_that_of_all_clouds(tmp_path, pose):
+    model = saved(tmp_path / "model")
+    config = json.loads(Path(model, "config.json").read_text(encoding="utf-8")) | {"expected_pose": pose}
+    Path(model, "config.json").write_text(json.dumps(config), encoding="utf-8")
+    upright = rows()
+    lying = upright.map(lambda row: {"points": turn_up_axis(np.float32(row["points"]), "y", "z")})
+    expected = pytest.approx(judged(model, upright, up_axis="y"), rel=1e-4)
+    assert judged(model, lying, up_axis="z") == expected
+    assert judged(model, lying, up_axis="y") != expected
 
 
 def test_other_classes_than_the_models_are_refused(tmp_path):

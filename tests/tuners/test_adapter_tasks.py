@@ -113,7 +113,7 @@ class Lab:
             self._alone[name] = task_of(opened.config), answer_of(self.case, opened)
         return self._alone[name]
 
-    def says(self, model: Any, name: str | None) -> None:
+    def assert_says(self, model: Any, name: str | None) -> None:
         """Check that a model says and answers what an adapter does alone, None for none."""
         task, answer = self.own if name is None else self.alone(name)
         found = task_of(model.config)
@@ -140,7 +140,7 @@ def both(lab: Lab) -> PeftModel:
 @on("act", "parts")
 def test_switching_by_peft(lab):
     model = both(lab)
-    lab.says(model, "five")
+    lab.assert_says(model, "five")
     for switch in (
         model.set_adapter,
         model.base_model.set_adapter,
@@ -148,16 +148,16 @@ def test_switching_by_peft(lab):
     ):
         for name in ("three", "five"):
             switch(name)
-            lab.says(model, name)
+            lab.assert_says(model, name)
     with model.disable_adapter():
-        lab.says(model, None)
+        lab.assert_says(model, None)
         model.set_adapter("three")
-    lab.says(model, "three")
+    lab.assert_says(model, "three")
     model.delete_adapter("three")
-    lab.says(model, "five")
+    lab.assert_says(model, "five")
     model.load_adapter(lab.folder("again"), adapter_name="five")
     model.delete_adapter("five")
-    lab.says(model, None)
+    lab.assert_says(model, None)
 
 
 @on("act", "any2point")
@@ -168,18 +168,18 @@ def test_switching_by_transformers(lab, tmp_path):
         assert not any(weight.requires_grad for key, weight in model.named_parameters() if "original_module" in key)
     for name in ("five", "three", "five"):
         model.set_adapter(name)
-        lab.says(model, name)
+        lab.assert_says(model, name)
     model.disable_adapters()
-    lab.says(model, None)
+    lab.assert_says(model, None)
     model.enable_adapters()
-    lab.says(model, "five")
+    lab.assert_says(model, "five")
     model.delete_adapter("five")
-    lab.says(model, "three")
+    lab.assert_says(model, "three")
     model.delete_adapter("three")
-    lab.says(model, None)
+    lab.assert_says(model, None)
     # PEFT leaves its layers.
     model.save_pretrained(tmp_path)
-    lab.says(lab.case.model_class.from_pretrained(tmp_path), None)
+    lab.assert_says(lab.case.model_class.from_pretrained(tmp_path), None)
 
 
 @on("any2point", "voxels")
@@ -187,9 +187,9 @@ def test_each_is_saved_with_its_own(lab, tmp_path):
     model = both(lab)
     model.load_adapter(lab.folder("again"), adapter_name="default")
     model.save_pretrained(tmp_path / "peft")
-    lab.says(model, "five")
+    lab.assert_says(model, "five")
     for name, folder in (("five", "five"), ("three", "three"), ("again", "")):
-        lab.says(lab.case.model_class.from_pretrained(tmp_path / "peft" / folder), name)
+        lab.assert_says(lab.case.model_class.from_pretrained(tmp_path / "peft" / folder), name)
         card = (tmp_path / "peft" / folder / "README.md").read_text()
         assert all(label in card for label in lab.alone(name)[0]["id2label"].values()), card
     # The model of the transformers' methods saves the active one.
@@ -198,16 +198,16 @@ def test_each_is_saved_with_its_own(lab, tmp_path):
         plain.load_adapter(lab.folder(name), adapter_name=name)
     plain.set_adapter("five")
     plain.save_pretrained(tmp_path / "plain")
-    lab.says(AutoPeftModel.from_pretrained(tmp_path / "plain"), "five")
+    lab.assert_says(AutoPeftModel.from_pretrained(tmp_path / "plain"), "five")
 
 
 @on("act", "parts")
 def test_merging_and_unloading_keep_the_task_of_the_head_that_stays(lab, tmp_path):
     if lab.method in ("LORA", "LN_TUNING"):
         merged = both(lab).merge_and_unload(adapter_names=["three"])
-        lab.says(merged, "three")
+        lab.assert_says(merged, "three")
         merged.save_pretrained(tmp_path)
-        lab.says(lab.case.model_class.from_pretrained(tmp_path), "three")
+        lab.assert_says(lab.case.model_class.from_pretrained(tmp_path), "three")
     model = both(lab)
     model.set_adapter("three")
     unloaded = model.unload()
@@ -222,11 +222,11 @@ def test_an_adapter_is_replaced_in_its_place(lab):
     model = PeftModel.from_pretrained(lab.base(), lab.folder(first))
     if lab.method == "LORA":
         hotswap_adapter(model, lab.folder(then), "default", torch_device="cpu")
-        lab.says(model, then)
+        lab.assert_says(model, then)
     model.load_adapter(lab.folder("five"), adapter_name="default")
-    lab.says(model, "five")
+    lab.assert_says(model, "five")
     with model.disable_adapter():
-        lab.says(model, None)
+        lab.assert_says(model, None)
 
 
 def test_pipelines_and_losses_follow_the_adapter(tmp_path):
@@ -263,7 +263,7 @@ def test_copies_switch_by_themselves(lab):
     model = both(lab)
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         copied.set_adapter("three")
-        lab.says(copied, "three")
+        lab.assert_says(copied, "three")
         assert task_of(model.config) == lab.alone("five")[0]
 
 
@@ -318,7 +318,7 @@ def test_adapters_of_other_tasks_are_refused_in_one_line(without_head):
 def test_unloading_leaves_the_own_task_with_the_own_head(without_head):
     lab = without_head
     for unload in (lambda model: model.unload(), lambda model: model.base_model.unload()):
-        lab.says(unload(PeftModel.from_pretrained(lab.base(), lab.folder("headless"))), None)
+        lab.assert_says(unload(PeftModel.from_pretrained(lab.base(), lab.folder("headless"))), None)
 
 
 def test_sums_are_of_one_task(without_head):
@@ -349,7 +349,7 @@ def test_an_adapter_without_names_is_said(lab, tmp_path):
     shutil.copytree(lab.folder("again"), tmp_path / "lost")
     (tmp_path / "lost" / "config.json").unlink()
     # The adapter's own config has a record.
-    lab.says(PeftModel.from_pretrained(lab.base(), str(tmp_path / "lost")), "again")
+    lab.assert_says(PeftModel.from_pretrained(lab.base(), str(tmp_path / "lost")), "again")
     file = tmp_path / "lost" / "adapter_config.json"
     settings = json.loads(file.read_text())
     del settings["auto_mapping"]["task"]
@@ -367,9 +367,9 @@ def test_tuners_disable_and_unload_by_themselves(lab):
     model = both(lab)
     tuner = model.base_model
     tuner.disable_adapter_layers()
-    lab.says(model, None)
+    lab.assert_says(model, None)
     tuner.enable_adapter_layers()
-    lab.says(model, "five")
+    lab.assert_says(model, "five")
     tuner.set_adapter("three")
     base = tuner.unload()
     assert task_of(base.config) == lab.alone("three")[0]
