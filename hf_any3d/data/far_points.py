@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.files.point_cloud import MEASURED, _bounds, row_blocks
+from hf_any3d.data.files.point_cloud import MEASURED, OF_FILE, _bounds, row_blocks
 from hf_any3d.utils.messages import printable
 
 NEAR = 250.0
@@ -32,17 +32,6 @@ _MOST = 0.1
 _LARGEST = 1 << 20  # number of a cell along an axis, so that three fit into 63 bits
 _SAMPLE = 10_000
 _MOST_DECIMALS = 7
-# Fields that are one for a file, and not for each point
-_OF_FILE = (
-    "up_axis",
-    "meters_per_unit",
-    "meters_per_height",
-    "in_degrees",
-    "ground_scale",
-    "no_map",
-    "label_codes",
-    "label_names",
-)
 
 
 @dataclass(frozen=True)
@@ -203,7 +192,7 @@ def without_far_points(cloud: PointCloudData, far: FarPoints) -> PointCloudData:
         arrays["scanner"] = scanner if cloud.offset is None else scanner + cloud.offset
     if cloud.further is not None:
         arrays["further"] = {name: values[rows] for name, values in cloud.further.items()}
-    return PointCloudData(exact, **arrays, **{name: getattr(cloud, name) for name in _OF_FILE})
+    return PointCloudData(exact, **arrays, **{name: getattr(cloud, name) for name in OF_FILE})
 
 
 def _with_decimals(points: np.ndarray, moved: np.ndarray) -> np.ndarray:

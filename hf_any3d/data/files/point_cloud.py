@@ -32,8 +32,7 @@ LEAST_POINTS = 3
 MEASURED = ("intensity", "ring", "return_number", "number_of_returns")
 FIELDS = ("colors", "normals", "labels", "faces", "face_colors", "face_labels", *MEASURED)
 """Fields of a cloud that readers may be asked for, beside its points."""
-# Fields that are no arrays.
-_OF_FILES = (
+OF_FILE = (
     "up_axis",
     "meters_per_unit",
     "meters_per_height",
@@ -42,9 +41,10 @@ _OF_FILES = (
     "no_map",
     "label_codes",
     "label_names",
-    "further",
-    "scanner",
 )
+"""Fields that are one for a file, and not for each point."""
+# Fields that are no arrays.
+_OF_FILES = (*OF_FILE, "further", "scanner")
 # Which points were kept, where some were left out for their coordinates; None while such points are errors.
 _LEFT_OUT: ContextVar[list[np.ndarray] | None] = ContextVar("left_out", default=None)
 # A height that stands for none, and which points were kept, where such points are left out.
