@@ -63,7 +63,9 @@ def test_pages_show_the_inputs_of_their_task(task, visible, built):
     if task != WORDS:
         return
     assert shown["words"].value == "chair, table, lamp, sofa, car, plant" and shown["words"].max_length == 1000
-    assert shown["up_axis"].value == "" and [value for _, value in shown["up_axis"].choices] == ["", "x", "y", "z"]
+    assert shown["up_axis"].value == ""
+    axes = ["", "x", "y", "z", "-x", "-y", "-z"]
+    assert [value for _, value in shown["up_axis"].choices] == axes
     assert shown["up_axis"].choices[0][0] == "y, as in the model's training"
     columns = [block.visible for block in built(task).blocks.values() if isinstance(block, gr.Column)]
     assert columns == [True, task != "point-cloud-reconstruction"]
