@@ -12,7 +12,9 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import CommandLine, load_libraries, option
+from hf_any3d.cli.command_line import CommandLine
+from hf_any3d.cli.libraries import load_libraries
+from hf_any3d.cli.options import option
 from hf_any3d.utils.messages import print_json, print_line
 
 app = typer.Typer(cls=CommandLine, help=__doc__, pretty_exceptions_enable=False)

@@ -14,7 +14,7 @@ import typer
 from hf_any3d.cli.annotations import convert_annotations
 from hf_any3d.cli.ask import command_of
 from hf_any3d.cli.chat import chat
-from hf_any3d.cli.common import CommandLine, ModelCommand, with_groups
+from hf_any3d.cli.command_line import CommandLine, ModelCommand
 from hf_any3d.cli.compare import compare
 from hf_any3d.cli.convert import ConvertCommand, convert
 from hf_any3d.cli.convert_clouds import convert_clouds
@@ -27,6 +27,7 @@ from hf_any3d.cli.evaluate import evaluation
 from hf_any3d.cli.example import example
 from hf_any3d.cli.inputs import ShownWarnings
 from hf_any3d.cli.model import export, info, push, space
+from hf_any3d.cli.options import with_groups
 from hf_any3d.cli.outputs import check_outputs_of
 from hf_any3d.cli.predict import features, predict, reconstruct, zero_shot
 from hf_any3d.cli.segment import segment

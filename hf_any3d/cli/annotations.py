@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import LabelField, json_object, option, output_option
 from hf_any3d.cli.inputs import find_inputs
+from hf_any3d.cli.options import LabelField, json_object, option, output_option
 from hf_any3d.utils.messages import counted, print_line
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from hf_any3d.cli.common import BatchSize, Device, FileOptions, Model, open_pipeline, output_option
 from hf_any3d.cli.inputs import Files, Inputs, finish
+from hf_any3d.cli.opening import FoundModel
+from hf_any3d.cli.options import BatchSize, Device, FileOptions, Model, output_option
 from hf_any3d.cli.outputs import DATA, VIEWS, Row, answer_inputs, file_cells, find_all, write_gallery
 from hf_any3d.cli.runs import RunOptions, run_task
 from hf_any3d.cli.task_options import doubt_in_words, options_of
@@ -38,7 +39,7 @@ def ask(
     batch_size: int | None = None,
     device: str | None = None,
     types: tuple[str, ...] = (*VIEWS, *DATA),
-    check: Callable[[str, Inputs, str], None] = lambda *_: None,
+    check: Callable[[FoundModel, Inputs, str], None] = lambda *_: None,
     write: Callable[[Asked, dict[str, Any], Inputs, str], None] | None = None,
 ) -> None:
     """Answer files, and print a line for each, or JSON or CSV of all.
@@ -61,11 +62,11 @@ def ask(
     if runs.are_given:
         run_task(task, values, files, model, output, options, runs, batch_size, device)
         return
-    name, inputs, suffix = find_all(files, model, record.command, output, types, options, record.also)
-    check(name, inputs, suffix)
+    found, inputs, suffix = find_all(files, model, (record.command, *record.also), output, types, options)
+    check(found, inputs, suffix)
     asked = Asked(
-        open_pipeline(task, name, device),
-        name,
+        found.open(task, device),
+        found.name,
         record,
         values,
         "command",
@@ -107,9 +108,7 @@ def ask(
         size = batch_size or asked.batch_size
     rows = answer_inputs(inputs, answer, answers.line, cells, output, options, size, asked.is_whole)
     if write is None:
-        # Whoever gets the page is told the name of a directory, not where it is.
-        shown = Path(name).resolve().name if Path(name).is_dir() else name
-        write_gallery(gallery, f"{answers.column.capitalize()} of {shown}")
+        write_gallery(gallery, f"{answers.column.capitalize()} of {found.title}")
     # Tables, which have errors too, are written with the rows already.
     elif output is not None and suffix not in DATA and results:
         write(asked, results, inputs, suffix)

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import CHAT, Device, Template, check_model, open_with_transformers, print_error
+from hf_any3d.cli.errors import print_error
 from hf_any3d.cli.inputs import find_inputs
+from hf_any3d.cli.opening import CHAT, model_for, open_with_transformers
+from hf_any3d.cli.options import Device, Template
 from hf_any3d.utils.messages import model_errors, print_line, printable
 
 HELP = "/open FILE loads another file, /restart clears the conversation, /quit exits; Ctrl-C interrupts an answer."
@@ -39,7 +41,7 @@ def chat(
     else:
         generation["do_sample"] = False
     find_inputs([file])  # before the model is opened
-    pipe = open_with_transformers(CHAT, check_model(model, "chat"), device, template)
+    pipe = open_with_transformers(CHAT, model_for(model, "chat").name, device, template)
     from hf_any3d.tasks.chat.session import ChatSession
 
     with model_errors(model, "cannot answer"):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, option, output_option
 from hf_any3d.cli.evaluate import evaluate
+from hf_any3d.cli.options import AsCsv, AsJson, option, output_option
 from hf_any3d.cli.outputs import DATA, check_output, write_results
 from hf_any3d.hub.names import no_such
 from hf_any3d.utils.atomic_files import temporary_folder, write_text

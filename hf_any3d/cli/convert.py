@@ -10,7 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import ModelCommand, load_libraries, option, output_option, status
+from hf_any3d.cli.command_line import ModelCommand
+from hf_any3d.cli.libraries import load_libraries
+from hf_any3d.cli.options import option, output_option
+from hf_any3d.cli.progress import status
 from hf_any3d.hub.names import is_path_like, no_such, skip_hub_if_offline
 from hf_any3d.hub.published_table import SIZE_MARK, download_of
 from hf_any3d.registry import FORMATS, RECORDS

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from hf_any3d.cli.common import (
+from hf_any3d.cli.caches import use_writable_cache
+from hf_any3d.cli.errors import print_note
+from hf_any3d.cli.inputs import Files, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
+from hf_any3d.cli.options import (
     AsCsv,
     AsJson,
     Axis,
@@ -20,17 +23,13 @@ from hf_any3d.cli.common import (
     FileType,
     LabelField,
     UnitOfFiles,
-    hide_bars_of_datasets,
     json_object,
     option,
     output_option,
-    print_note,
-    status,
-    use_writable_cache,
     with_groups,
 )
-from hf_any3d.cli.inputs import Files, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, write_results, write_rows
+from hf_any3d.cli.progress import hide_bars_of_datasets, status
 from hf_any3d.data.found import find_dataset, names_dataset
 from hf_any3d.data.input_files import Cloud
 from hf_any3d.utils.messages import counted, listed, print_line, printable

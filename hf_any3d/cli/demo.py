@@ -8,18 +8,10 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import (
-    CHAT,
-    AllowedHost,
-    Device,
-    Template,
-    listen,
-    need_packages,
-    open_any_model,
-    option,
-    packaged_classifier,
-)
-from hf_any3d.hub.models import find_model
+from hf_any3d.cli.libraries import need_packages
+from hf_any3d.cli.opening import CHAT, found_model, model_for, open_any_model
+from hf_any3d.cli.options import AllowedHost, Device, Template, option
+from hf_any3d.cli.sockets import listen
 from hf_any3d.utils.http_hosts import Hosts
 from hf_any3d.utils.messages import print_line
 
@@ -59,24 +51,21 @@ def demo(
     need_packages("demo", "gradio")
     from hf_any3d.data.example_shapes import ExampleShapes
 
-    is_packaged = model is None
-    model = packaged_classifier() if model is None else find_model(model)
+    found = model_for(None, "predict") if model is None else found_model(model)
     # A folder without shapes is an error before the model is loaded.
     shapes = ExampleShapes(examples)
     hosts = Hosts(host, allowed_host or ())
     listen(host, port).close()  # before the model is loaded
-    is_here = Path(model).is_dir()
-    print_line(f"loading {model} …" if is_here else f"loading {model}; the first time, its weights are downloaded …")
-    task_name, pipe = open_any_model(model, device, template, command=task)
+    is_here = Path(found.name).is_dir()
+    first_time = "" if is_here else "; the first time, its weights are downloaded"
+    print_line(f"loading {found.name}{first_time} …")
+    task_name, pipe = open_any_model(found, device, template, command=task)
     print_line(f"{len(shapes.names)} shapes to choose from; opening the page …")
     from hf_any3d.demo.conversation import Conversation
     from hf_any3d.demo.page import DemoPage
     from hf_any3d.demo.task_pages import TaskAnswers, TaskPage
 
-    # Visitors are told the name of a directory, not where it is.
-    name = Path(model).resolve().name if Path(model).is_dir() else model
-    if is_packaged:
-        name = "the classifier of household objects of hf-any3d"
+    name = "the classifier of household objects of hf-any3d" if model is None else found.title
     # Each visitor gets a conversation of their own; other models remember nothing of what they were asked.
     if task_name == CHAT:
         demo_page = DemoPage(name, shapes, partial(Conversation, pipe, template, context))

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import SOME_FAILED, option, output_option, print_error
+from hf_any3d.cli.errors import SOME_FAILED, print_error
+from hf_any3d.cli.options import option, output_option
 from hf_any3d.cli.outputs import CLOUDS, check_output
 from hf_any3d.utils.messages import one_line, print_line
 

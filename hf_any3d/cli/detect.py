@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from hf_any3d.cli.ask import ask
-from hf_any3d.cli.common import BatchSize, Device, FileOptions, Model, option, output_option
 from hf_any3d.cli.inputs import Files
+from hf_any3d.cli.options import BatchSize, Device, FileOptions, Model, option, output_option
 from hf_any3d.cli.runs import RunOptions
 from hf_any3d.cli.task_options import Settings, options_of
 from hf_any3d.tasks.detection.about import TASK

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, Revision, load_libraries, status
+from hf_any3d.cli.libraries import load_libraries
+from hf_any3d.cli.options import AsCsv, AsJson, Revision
 from hf_any3d.cli.outputs import write_results
+from hf_any3d.cli.progress import status
 from hf_any3d.utils.messages import print_line
 
 

@@ -13,30 +13,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from hf_any3d.cli.common import (
+from hf_any3d.cli.caches import use_writable_cache
+from hf_any3d.cli.command_line import ModelCommand
+from hf_any3d.cli.errors import print_note
+from hf_any3d.cli.evaluate_labels import LabelsCommand, are_points, evaluate_labels
+from hf_any3d.cli.inputs import LeftOutFiles
+from hf_any3d.cli.libraries import load_libraries
+from hf_any3d.cli.opening import model_for
+from hf_any3d.cli.options import (
     AsCsv,
     AsJson,
     DataDir,
     Device,
     Direction,
     LabelField,
-    ModelCommand,
     Revision,
     UnitOfFiles,
-    check_model,
-    hide_bars_of_datasets,
     json_object,
-    kind_of_model,
-    load_libraries,
     option,
     output_option,
-    print_note,
-    read_model_config,
-    use_writable_cache,
 )
-from hf_any3d.cli.evaluate_labels import LabelsCommand, are_points, evaluate_labels
-from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.outputs import DATA, check_output, write_results
+from hf_any3d.cli.progress import hide_bars_of_datasets
 from hf_any3d.extensions import EXTENSIONS, missing_package
 from hf_any3d.tasks.settings import UP_OF_OBJECT
 from hf_any3d.training.sources import find_data
@@ -192,9 +190,9 @@ def evaluate(
     _check_data(data, dataset, recipe, data_dir)
     # What can be refused is refused before torch is loaded and data are read, which takes seconds to minutes.
     suffix = check_output(output, (".html", *DATA), as_json=as_json, as_csv=as_csv)
-    model = check_model(model, *_SCORES)
-    config = read_model_config(model)
-    model_type = str(config.get("model_type"))
+    found = model_for(model, *_SCORES)
+    model = found.name
+    model_type = str(found.config.get("model_type"))
     # Features of such models are of the whole file around a point; blocks and rows have no such surroundings.
     judge_files = next(
         (one.file_models[model_type] for one in EXTENSIONS.values() if model_type in one.file_models), None
@@ -216,7 +214,7 @@ def evaluate(
     if label_field is not None:
         raise ValueError("--label-field: expected a model of labeled files; for folders, --options has label_field")
     # An adapter alone has no config that names its kind; it is taken for a classifier's.
-    _, command = kind_of_model(config) or ("a classifier", "predict")
+    command = "predict" if found.task is None else found.task.command
     if command != "predict":
         _refuse_for_others(model, robustness=robustness, voting=voting, up_axis=up_axis)
     # A report compares models on the whole test split: a part of it, or another split, would not be comparable.

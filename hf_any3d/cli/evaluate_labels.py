@@ -10,19 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer.core import TyperCommand
 
-from hf_any3d.cli.common import (
-    AsCsv,
-    AsJson,
-    LabelField,
-    json_object,
-    option,
-    output_option,
-    print_error,
-    print_note,
-    status,
-)
+from hf_any3d.cli.errors import print_error, print_note
 from hf_any3d.cli.inputs import FileNotes, files_of_folder, finish
+from hf_any3d.cli.options import AsCsv, AsJson, LabelField, json_object, option, output_option
 from hf_any3d.cli.outputs import DATA, check_output, write_results
+from hf_any3d.cli.progress import status
 from hf_any3d.data.input_files import FILE_ERRORS
 from hf_any3d.hub.models import is_model
 from hf_any3d.registry import FORMATS

@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import hide_bars_of_datasets, output_option, print_note, use_writable_cache
+from hf_any3d.cli.caches import use_writable_cache
+from hf_any3d.cli.errors import print_note
+from hf_any3d.cli.options import output_option
+from hf_any3d.cli.progress import hide_bars_of_datasets
 from hf_any3d.utils.atomic_files import write_bytes
 from hf_any3d.utils.messages import print_line
 from hf_any3d.utils.shipped import ASSETS, RECIPES

@@ -14,17 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import (
-    SOME_FAILED,
-    check_model,
-    in_options,
-    packaged_classifier,
-    print_error,
-    print_note,
-    progress,
-    published_models,
-    status,
-)
+from hf_any3d.cli.errors import SOME_FAILED, in_options, print_error, print_note
+from hf_any3d.cli.progress import progress, status
+from hf_any3d.cli.published_models import published_models
 from hf_any3d.data.input_files import Cloud, InputFile, point_files
 from hf_any3d.extensions import missing_package
 from hf_any3d.hub.models import is_model
@@ -38,16 +30,21 @@ Files = Annotated[
     list[str], typer.Argument(metavar="FILE", help="Point clouds, meshes, folders or globs; - for standard input.")
 ]
 _STDIN = "<stdin>"
-# Printed once a file could be read.
-_NOTES_AFTER_READING: list[str] = []
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files of a command, and whether it continues after bad ones, as with several words, a folder or a glob."""
+    """The files of a command.
+
+    Attributes:
+        files: The files.
+        are_many: Whether the command continues after bad ones, as with several words, a folder or a glob.
+        note: What is printed once a file could be read.
+    """
 
     files: list[InputFile]
     are_many: bool
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -71,10 +68,11 @@ class Inputs:
         return places
 
 
-def split_model(files: Sequence[str], model: str | None, command: str | None = None) -> tuple[Any, list[str]]:
+def split_model(files: Sequence[str], model: str | None, *commands: str) -> tuple[Any, list[str]]:
     """Separate the model from the files, if it is the first of them and not `--model`.
 
-    Without a model, a command that has a default one gets None, and any other an error that lists published ones.
+    Models of any of the `commands` do, the first of which runs. Without a model, a command that has a default one gets
+    None, and any other an error that lists published ones.
     """
     files = list(files)
     if model is not None:
@@ -88,8 +86,10 @@ def split_model(files: Sequence[str], model: str | None, command: str | None = N
             return files[0], files[1:]
         if is_model(first):
             raise ValueError(f"{files[0]} is a model; name the files too")
-    if command is None:
+    # The packaged model classifies, and its encoder has features of any object.
+    if not commands or "predict" in commands:
         return None, files
+    command = commands[0]
     what = "choose a model with --model (a directory or a Hub name)"
     if command == "zero-shot":
         what = f"--labels needs a zero-shot model, and the bundled classifier is not one; {what}"
@@ -105,25 +105,6 @@ def split_model(files: Sequence[str], model: str | None, command: str | None = N
     raise error
 
 
-def model_or_packaged(model: str | None, *commands: str, later: bool = False) -> str:
-    """Return the directory or hub name of a model for one of these commands; None stands for the packaged one.
-
-    That classifies household objects, and its encoder has features of any object. A note says so; with `later`, once
-    `for_each_file` has read a file.
-    """
-    if model is not None:
-        return check_model(model, *commands)
-    name = packaged_classifier()
-    what = "classifier" if commands[0] == "predict" and len(commands) == 1 else "encoder"
-    note = f"using the bundled {what} of household objects; choose another model with --model"
-    if later:
-        # An error about the only file stands alone.
-        _NOTES_AFTER_READING.append(note)
-    else:
-        print_note(note)
-    return name
-
-
 def find_inputs(
     words: Sequence[str | os.PathLike], file_type: str | None = None, label_field: str | None = None
 ) -> Inputs:
@@ -133,8 +114,6 @@ def find_inputs(
     without points and compressed files are left out. A glob such as `"scans/*.ply"` or `"scans/**/*.ply"` stands for
     the matching files. `-` stands for standard input: a cloud, or a list of files, one per line.
     """
-    # Of a command before, in the same process, that read no file.
-    _NOTES_AFTER_READING.clear()
     files: list[InputFile] = []
     are_many = len(words) > 1
     for given in words:
@@ -205,9 +184,11 @@ def for_each_file(
         # A bar tells of several files what it tells of one.
         with status(f"reading {file.name}") if len(inputs) == 1 else nullcontext():
             cloud = file.read()
-        while _NOTES_AFTER_READING:
-            print_note(_NOTES_AFTER_READING.pop())
+        while notes_after_reading:
+            print_note(notes_after_reading.pop())
         return cloud
+
+    notes_after_reading = [inputs.note] if inputs.note else []
 
     with FileNotes() as notes, progress(len(inputs), "file", show=show and len(inputs) > 1) as bar:
         for row in answer_files(inputs.files, answer, batch_size, read=read, raise_errors=not inputs.are_many):

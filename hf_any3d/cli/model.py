@@ -12,23 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import (
-    AsCsv,
-    AsJson,
-    Revision,
-    architecture_of,
-    check_model,
-    kind_of_model,
-    load_libraries,
-    opened_folder,
-    option,
-    output_option,
-    read_model_config,
-    status,
-)
+from hf_any3d.cli.libraries import load_libraries
+from hf_any3d.cli.opening import FoundModel, found_model, model_for
+from hf_any3d.cli.options import AsCsv, AsJson, Revision, option, output_option
 from hf_any3d.cli.outputs import write_results
+from hf_any3d.cli.progress import status
 from hf_any3d.evaluation.stored_facts import store_facts, stored_facts
-from hf_any3d.hub.models import find_model
 from hf_any3d.hub.names import is_folder_name, no_such, skip_hub_if_offline
 from hf_any3d.registry import TASKS
 from hf_any3d.utils.messages import model_errors, print_json, print_line
@@ -50,16 +39,16 @@ def info(
     measured with random weights on a generated point cloud with as many points as the model's processor keeps.
     """
     # Every model of this package has facts, whatever its command.
-    name = check_model(model, *(task.command for task in TASKS.values()), revision=revision)
-    folder = opened_folder(name, revision)
-    facts = stored_facts(name, folder, revision)
+    found = model_for(model, *(task.command for task in TASKS.values()), revision=revision)
+    name = found.name
+    facts = stored_facts(name, found.folder, revision)
     if facts is None:
         with status("counting parameters"), model_errors(model):
             load_libraries()
             from hf_any3d.evaluation.model_facts import model_facts
 
             facts = model_facts(name, revision)
-        store_facts(facts, name, folder, revision)
+        store_facts(facts, name, found.folder, revision)
     # Not stored, as it is of this machine.
     if cost:
         with status("counting and timing"), model_errors(model), warnings.catch_warnings():
@@ -90,30 +79,30 @@ def info(
         print_line(f"{line['fact']:<{width}}  {line['value']}")
 
 
-def _name_card(folder: Path, repository: str) -> None:
+def _name_card(found: FoundModel, repository: str) -> None:
     """Write the name of the repository where an unedited card has that of the directory; write a missing card."""
     from hf_any3d.model_card.saving import rename_card, write_model_card
 
+    folder = Path(found.name)
     if (folder / "README.md").is_file():
         rename_card(folder, repository)
         return
-    model = _opened(folder)
+    model = _opened(found)
     if model is not None:
         write_model_card(model, folder, repository)
 
 
-def _opened(folder: Path) -> Any:
+def _opened(found: FoundModel) -> Any:
     """Return the model in a directory, of the class that its config names; None for one of another package."""
     load_libraries()
     from hf_any3d.integration.registration import MODELS
 
-    architecture = architecture_of(read_model_config(str(folder)))
     for base, heads in MODELS.values():
         for model_class in (base, *chain(*heads.values())):
             # By name, as the config has the class of the model as a text.
-            if model_class.__name__ == architecture:
-                with model_errors(folder):
-                    return model_class.from_pretrained(folder)
+            if model_class.__name__ == found.architecture:
+                with model_errors(found.name):
+                    return model_class.from_pretrained(found.name)
     return None
 
 
@@ -144,7 +133,8 @@ def export(
     """
     is_chat = format is ExportFormat.LANGUAGE_MODEL
     commands = ("chat",) if is_chat else ("predict", "detect")
-    model = check_model(model, *commands, revision=revision)
+    found = model_for(model, *commands, revision=revision)
+    model = found.name
     load_libraries()
 
     from transformers import AutoProcessor
@@ -154,7 +144,7 @@ def export(
     from hf_any3d.processing.point_clouds import PointCloudProcessor
 
     # A config without a class is taken for a classifier's.
-    _, command = kind_of_model(read_model_config(model, revision)) or ("", "predict")
+    command = "predict" if found.task is None else found.task.command
     task = next(task for task in TASKS.values() if task.command == command)
     auto_class = getattr(auto, task.auto_class)
     processor: Any = None
@@ -200,17 +190,19 @@ def push(
     if not folder.is_dir():
         raise FileNotFoundError(no_such(folder, "directory"))
     kind = kind_of_folder(folder)
+    named = None
     if kind == "model":
         # With the slash it is a path, never a name on the hub.
-        folder = Path(find_model(f"{folder}/"))
+        found = found_model(f"{folder}/")
         # A config that cannot be read is an error here, not on the hub.
-        read_model_config(str(folder))
+        _ = found.config
+        folder = Path(found.name)
+        # Before the upload, since the examples of the card open the repository.
+        named = partial(_name_card, found)
     skip_hub_if_offline()
     from hf_any3d.hub.pushing import push_folder
 
     with status(f"pushing {folder}"):
-        # Before the upload, since the examples of the card open the repository.
-        named = partial(_name_card, folder) if kind == "model" else None
         pushed = push_folder(folder, repository, kind, named, private=private, revision=revision, message=message)
     if as_json:
         print_json({"repository": pushed.repository, "kind": kind, "url": pushed.url, "commit": pushed.commit})
@@ -224,7 +216,8 @@ def space(
     title: Annotated[str | None, option("Title of the page; by default the name of the model.")] = None,
 ) -> None:
     """Write the files of a Hugging Face Space with a demo of a model: app.py, requirements.txt, README.md."""
-    name = find_model(model)
+    found = found_model(model)
+    name = found.name
     if Path(name).is_dir():
         raise ValueError(
             f"{model} is a directory, but a Space opens a model on the Hub; push it first: "
@@ -232,9 +225,9 @@ def space(
         )
     from hf_any3d.hub.spaces import write_space
 
-    kind = kind_of_model(read_model_config(name)) or ("a model", "")
+    kind = "a model" if found.task is None else found.task.kind
     try:
-        files = write_space(output, name, kind[0], title or name.rpartition("/")[2])
+        files = write_space(output, name, kind, title or name.rpartition("/")[2])
     except FileExistsError as error:
         raise FileExistsError(f"{error} for --output") from None
     print_line(f"{output}: {', '.join(files)}")

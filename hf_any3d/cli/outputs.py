@@ -8,14 +8,18 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 
-from hf_any3d.cli.common import FileOptions, check_model, need_packages, print_note
-from hf_any3d.cli.inputs import Inputs, find_inputs, for_each_file, model_or_packaged, split_model
+from hf_any3d.cli.errors import print_note
+from hf_any3d.cli.inputs import Inputs, find_inputs, for_each_file, split_model
+from hf_any3d.cli.libraries import need_packages
+from hf_any3d.cli.opening import FoundModel, model_for
+from hf_any3d.cli.options import FileOptions
 from hf_any3d.data.input_files import is_point_file
 from hf_any3d.many_files.work import Answer
 from hf_any3d.utils.atomic_files import check_outputs, write_json, write_text
@@ -133,28 +137,23 @@ def _inputs_at(outputs: Iterable[Path], words: Sequence[str]) -> list[str]:
 def find_all(
     files: Sequence[str],
     model: str | None,
-    command: str,
+    commands: Sequence[str],
     output: Path | None,
     types: Sequence[str],
     options: FileOptions,
-    also: Sequence[str] = (),
-) -> tuple[str, Inputs, str]:
+) -> tuple[FoundModel, Inputs, str]:
     """Return model, files and ending of the output of a command, and check its options, before libraries are loaded.
 
-    Models of the commands `also` do, too. A command that takes classifiers has a default model.
+    Models of any of the `commands` do, the first of which runs.
     """
-    # The packaged model classifies, and its encoder has features of any object; for other commands there is none.
-    has_default = "predict" in (command, *also)
-    name, files = split_model(files, model, None if has_default else command)
+    name, files = split_model(files, model, *commands)
     inputs = find_inputs(files, options.file_type)
     # Where a folder is allowed, several files need one; elsewhere they share a table or page.
     num_files = len(inputs) if "" in types else 1
     suffix = check_output(output, types, as_json=options.as_json, as_csv=options.as_csv, num_files=num_files)
-    if has_default:
-        name = model_or_packaged(name, command, *also, later=True)
-    else:
-        name = check_model(name, command, *also)
-    return name, inputs, suffix
+    found = model_for(name, *commands)
+    # Once a file is read: an error about the only file stands alone.
+    return found, replace(inputs, note=found.note), suffix
 
 
 def answer_inputs(

@@ -9,18 +9,9 @@ from typing import Annotated, Any
 import numpy as np
 
 from hf_any3d.cli.ask import Output, ask
-from hf_any3d.cli.common import (
-    BatchSize,
-    Classifier,
-    Device,
-    Embedder,
-    FileOptions,
-    Model,
-    option,
-    output_option,
-    read_model_config,
-)
 from hf_any3d.cli.inputs import Files, Inputs
+from hf_any3d.cli.opening import FoundModel
+from hf_any3d.cli.options import BatchSize, Classifier, Device, Embedder, FileOptions, Model, option, output_option
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS
 from hf_any3d.cli.runs import RunOptions
 from hf_any3d.cli.task_options import options_of
@@ -90,16 +81,16 @@ def zero_shot(
             "--labels is missing; expected labels to choose from, separated by commas: 'chair, lamp, car'"
         )
 
-    def check(name: str, *_: Any) -> None:
+    def check(found: FoundModel, *_: Any) -> None:
         # Before the model is loaded, which may take minutes.
-        config = read_model_config(name)
+        config = found.config
         if (
             asked.text_features is None
             and config.get("aligned_with")
             and "text_tower" not in (config.get("parts") or {})
         ):
             raise ValueError(
-                f"{name}: its labels are encoded by {config['aligned_with']}, which cannot be opened here; give "
+                f"{found.name}: its labels are encoded by {config['aligned_with']}, which cannot be opened here; give "
                 "features of them that were computed with it as --text-features FILE.npy"
             )
 
@@ -124,7 +115,7 @@ def features(
 ) -> None:
     """Extract a feature vector from each file, for search, clustering or your own head."""
 
-    def check(_: str, inputs: Inputs, suffix: str) -> None:
+    def check(_: FoundModel, inputs: Inputs, suffix: str) -> None:
         # The map is projected by t-SNE, which needs a few neighbors for each point.
         if suffix in VIEWS and len(inputs) < 4:
             raise ValueError(f"--output: {output} for {len(inputs)} files; a map needs at least 4")

@@ -12,18 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import (
-    SOME_FAILED,
-    FileOptions,
-    check_model,
-    open_pipeline,
-    option,
-    print_error,
-    progress,
-    status,
-)
-from hf_any3d.cli.inputs import FileNotes, find_inputs, model_or_packaged, split_model, with_options
+from hf_any3d.cli.errors import SOME_FAILED, print_error, print_note
+from hf_any3d.cli.inputs import FileNotes, find_inputs, split_model, with_options
+from hf_any3d.cli.opening import model_for, open_pipeline
+from hf_any3d.cli.options import FileOptions, option
 from hf_any3d.cli.outputs import TABLES, check_output, csv_lines, file_cells
+from hf_any3d.cli.progress import progress, status
 from hf_any3d.cli.task_options import doubt_in_words
 from hf_any3d.many_files.executors import EXECUTORS, Workers
 from hf_any3d.many_files.runs import Table, lock, run
@@ -129,15 +123,14 @@ def run_task(
         # What is not given is not named either, so that runs of before there was an option go on.
         elif declared.is_named or values[setting] != declared.default_at("runs"):
             settings[setting] = values[setting]
-    has_default = "predict" in (record.command, *record.also)
-    name, words = split_model(files, model, None if has_default else record.command)
-    if has_default:
-        name = model_or_packaged(name, record.command, *record.also)
-    else:
-        name = check_model(name, record.command, *record.also)
+    commands = (record.command, *record.also)
+    name, words = split_model(files, model, *commands)
+    found = model_for(name, *commands)
+    if found.note:
+        print_note(found.note)
     job = Job(
         record.rows,
-        {"model": name, **settings},
+        {"model": found.name, **settings},
         partial(_open_task, task),
         # Classes of answers import torch, and a second process or a missing file is an error before that.
         lambda row: record.answers_class().cells(row),

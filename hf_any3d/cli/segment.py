@@ -10,19 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import (
-    Device,
-    FileOptions,
-    Model,
-    architecture_of,
-    check_model,
-    open_pipeline,
-    option,
-    output_option,
-    print_note,
-    read_model_config,
-)
+from hf_any3d.cli.errors import print_note
 from hf_any3d.cli.inputs import Files, Inputs, finish, split_model, with_points
+from hf_any3d.cli.opening import FoundModel, found_model, model_for
+from hf_any3d.cli.options import Device, FileOptions, Model, option, output_option
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, answer_inputs, file_cells, find_all, write_gallery
 from hf_any3d.cli.runs import Job, RunOptions, run_job
 from hf_any3d.cli.task_options import options_of
@@ -118,12 +109,12 @@ def segment(
         _run(files, model, output, values, options, copies, runs, batch_size, device)
         return
     # Output and copies are checked before the model is opened.
-    name, inputs, suffix = find_all(files, model, "segment", output, _OUTPUTS, options)
+    found, inputs, suffix = find_all(files, model, ("segment",), output, _OUTPUTS, options)
     inputs = with_points(inputs)
     targets = _copies(inputs, output, suffix, copies)
     inputs = replace(inputs, files=[replace(file, is_copied=file.name in targets) for file in inputs.files])
-    task = _task_of(name, values)
-    pipe = open_pipeline(task, name, device)
+    task = _task_of(found, values)
+    pipe = found.open(task, device)
     answers = _answers(task, pipe, values)
     # Beside a page or picture, what the model does not read would only fill the memory.
     is_shown = suffix in VIEWS or (output is not None and not suffix)
@@ -141,7 +132,7 @@ def segment(
         of_copy = {}
         if target is not None:
             of_copy = {"write": target, **copies.arguments()}
-        with model_errors(name, "cannot answer"):
+        with model_errors(found.name, "cannot answer"):
             result = pipe(cloud.row, progress=is_watched(), **arguments, **of_copy)
         gallery.add_view(answers.view(cloud.data, result), cloud.data, titles[cloud.name])
         if output is not None:
@@ -163,7 +154,7 @@ def segment(
     # The pipeline shows a bar of the blocks.
     table = None if output is not None and output in targets.values() else output
     rows = answer_inputs(inputs, answer, answers.line, cells, table, options, has_bar=True)
-    write_gallery(gallery, f"Labels of {name}")
+    write_gallery(gallery, f"Labels of {found.name}")
     for row in rows:
         if "output" in row and "error" not in row:
             print_note(f"{row['output']}: {row['file']} with the class of each point")
@@ -192,7 +183,7 @@ def _run(
         texts["candidate_labels"] = texts.pop("labels")
     # These were always stored.
     call = {"category": None, "up_axis": None, "max_points": None, **copies.arguments(), **given}
-    settings = {"model": check_model(name, "segment"), "output": str(output), "asked": texts, "call": call}
+    settings = {"model": model_for(name, "segment").name, "output": str(output), "asked": texts, "call": call}
     job = Job(
         "segment",
         settings,
@@ -211,7 +202,8 @@ def _open_copies(settings: dict[str, Any], device: str | None, batch_size: int |
     texts = dict(settings["asked"])
     if "candidate_labels" in texts:
         texts["labels"] = texts.pop("candidate_labels")
-    task = _task_of(model, texts)
+    found = found_model(model)
+    task = _task_of(found, texts)
     own = settings_of(TASKS[task].settings, "runs")
     values = {name: declared.default_at("runs") for name, declared in own.items()}
     values |= {name: value for name, value in texts.items() if name in own}
@@ -222,7 +214,7 @@ def _open_copies(settings: dict[str, Any], device: str | None, batch_size: int |
         # What is no setting of this task is of copies, or is refused by the pipeline.
         elif value is not None:
             further[name] = value
-    pipe = open_pipeline(task, model, device)
+    pipe = found.open(task, device)
     answers = _answers(task, pipe, values)
     arguments = {**answers.arguments, **further}
     with model_errors(model, "cannot answer"):  # arguments of other models are an error before any file is read
@@ -307,17 +299,16 @@ def _write_points(path: Path, answers: Any, result: Mapping[str, Any]) -> None:
     write_point_cloud(path, PointCloudData(result["points"], answers.palette[labels], labels=labels))
 
 
-def _task_of(name: str, values: Mapping[str, Any]) -> str:
+def _task_of(model: FoundModel, values: Mapping[str, Any]) -> str:
     """Return the task of a segmentation model, after checking whether it needs names of parts."""
     # The class tells whether labels have to be named: both kinds have the same command.
-    architecture = architecture_of(read_model_config(name))
-    if task_of_class(architecture) == PARTS_BY_NAME.name:
+    if task_of_class(model.architecture) == PARTS_BY_NAME.name:
         # Templates and features are of names, and useless without them.
         if values.get("labels") is None:
-            raise ValueError(f"{name} needs --labels of parts")
+            raise ValueError(f"{model.name} needs --labels of parts")
         return PARTS_BY_NAME.name
     if any(values.get(own) is not None for own in _OF_NAMES):
-        raise ValueError(f"{name} has labels of its own")
+        raise ValueError(f"{model.name} has labels of its own")
     return SEGMENTATION.name
 
 

@@ -9,17 +9,10 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import (
-    AllowedHost,
-    Device,
-    Template,
-    listen,
-    need_packages,
-    open_any_model,
-    option,
-    packaged_classifier,
-)
-from hf_any3d.hub.models import find_model
+from hf_any3d.cli.libraries import need_packages
+from hf_any3d.cli.opening import found_model, model_for, open_any_model
+from hf_any3d.cli.options import AllowedHost, Device, Template, option
+from hf_any3d.cli.sockets import listen
 from hf_any3d.serving.logs import LogFormat, configure_logs, logger
 from hf_any3d.tasks.settings import ESTIMATE_NORMALS
 from hf_any3d.utils.http_hosts import Hosts
@@ -87,11 +80,11 @@ def serve(
         new_tokens=max_new_tokens,
         connections=max_connections,
     )
-    model = packaged_classifier() if model is None else find_model(model)
+    found = model_for(None, "predict") if model is None else found_model(model)
     hosts = Hosts(host, allowed_host or ())
     listening = listen(host, port)  # before the model is loaded
     configure_logs(log_format)
-    name = name or Path(model).resolve().name
+    name = name or Path(found.name).resolve().name
     bound = listening.getsockname()[1]
     logger.info("port %d: loading %s; until it is, /ready answers 503", bound, printable(name))
     with answers_while_starting(listening):
@@ -100,10 +93,10 @@ def serve(
         from hf_any3d.serving.service import Service
         from hf_any3d.serving.tasks import SERVED
 
-        task, pipe = open_any_model(model, device, template, SERVED)
+        task, pipe = open_any_model(found, device, template, SERVED)
         if estimate_normals:
             if getattr(pipe, "feature_extractor", None) is None:
-                raise ValueError(f"--estimate-normals: {model} reads no normals; leave it out")
+                raise ValueError(f"--estimate-normals: {found.name} reads no normals; leave it out")
             # Of all requests, also those that do not ask for it.
             pipe.feature_extractor.with_estimated_normals()
         service = Service(name, task, pipe, limits, template)

@@ -10,19 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import (
-    ModelCommand,
-    hide_bars_of_datasets,
-    kind_of_model,
-    load_libraries,
-    option,
-    print_note,
-    read_model_config,
-    status,
-    use_writable_cache,
-    with_groups,
-)
+from hf_any3d.cli.caches import use_writable_cache
+from hf_any3d.cli.command_line import ModelCommand
+from hf_any3d.cli.errors import print_note
 from hf_any3d.cli.inputs import LeftOutFiles
+from hf_any3d.cli.libraries import load_libraries
+from hf_any3d.cli.opening import found_model
+from hf_any3d.cli.options import option, with_groups
+from hf_any3d.cli.progress import hide_bars_of_datasets, status
 from hf_any3d.cli.train_options import TrainOptions
 from hf_any3d.hub.models import is_model, packaged_model
 from hf_any3d.hub.names import skip_hub_if_offline
@@ -183,7 +178,7 @@ def train(
 
     # The bars of a network that is trained tell more; features of few scans have none.
     with status("training"), _output_on_stderr() as left_out:
-        request, rows = build_request(source, options.settings(), words, way, read_model_config)
+        request, rows = build_request(source, options.settings(), words, way, _config_of)
         folder = output_of(request)
         if not (isinstance(request, TrainingTask) and _goes_on(request, overwrite=overwrite)):
             _refuse_to_replace(Path(folder), overwrite=overwrite)
@@ -214,15 +209,18 @@ def train(
     left_out.finish()
 
 
+def _config_of(name: str) -> dict[str, Any]:
+    return found_model(name).config
+
+
 def _refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
     """Raise an error if a directory holds a whole model; without the mark of a run that was killed, it is whole."""
     if overwrite or not is_model(folder) or (folder / LOCK).exists():
         return
-    config = read_model_config(str(folder))
-    what, _ = kind_of_model(config) or ("a model", "")
-    classes = [str(name) for name in (config.get("id2label") or {}).values()]
-    if classes:
-        what += f" of {listed(classes, 4)}"
+    found = found_model(str(folder))
+    what = "a model" if found.task is None else found.task.kind
+    if found.labels:
+        what += f" of {listed(found.labels, 4)}"
     raise FileExistsError(
         f"{folder} holds {what}; add --overwrite to replace it, or give another directory as --output"
     )

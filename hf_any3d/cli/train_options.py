@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from hf_any3d.cli.common import Axis, option, output_option
+from hf_any3d.cli.options import Axis, option, output_option
 from hf_any3d.hub.models import find_model
 from hf_any3d.training.sources import OPTIONS_OF_COMMAND, Way
 

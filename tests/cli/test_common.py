@@ -5,7 +5,7 @@ import typer
 from typer.testing import CliRunner
 
 from hf_any3d.cli import app
-from hf_any3d.cli.common import CommandLine
+from hf_any3d.cli.command_line import CommandLine
 from hf_any3d.hub.models import find_model
 from tests.cli.conftest import run
 from tests.errors import raises

@@ -16,17 +16,11 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import (
-    SOME_FAILED,
-    AsJson,
-    CommandLine,
-    ModelCommand,
-    load_libraries,
-    option,
-    print_error,
-    print_note,
-    status,
-)
+from hf_any3d.cli.command_line import CommandLine, ModelCommand
+from hf_any3d.cli.errors import SOME_FAILED, print_error, print_note
+from hf_any3d.cli.libraries import load_libraries
+from hf_any3d.cli.options import AsJson, option
+from hf_any3d.cli.progress import status
 from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import one_line, print_json, print_line
 

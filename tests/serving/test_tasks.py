@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import uvicorn
 
-from hf_any3d.cli.common import listen
+from hf_any3d.cli.sockets import listen
 from hf_any3d.serving import ServeLimits
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.server import Server

@@ -41,7 +41,7 @@ _WRITE = {
 ALLOWED = {
     "hf_any3d/utils/atomic_files.py": "the way itself",
     "hf_any3d/many_files/runs.py add": "appends a row, and the error names the table",
-    "hf_any3d/cli/common.py main": "to nowhere, where standard output is closed",
+    "hf_any3d/cli/command_line.py main": "to nowhere, where standard output is closed",
     "hf_any3d/cli/predict.py _write_features": "in memory",
     "hf_any3d/data/files/labels/npz.py _bytes": "in memory",
     "hf_any3d/training/trainer.py _save_arguments": "beside what Trainer saves, into the folder of `replacing_model`",

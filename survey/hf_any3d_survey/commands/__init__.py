@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from hf_any3d.cli.common import ModelCommand, with_groups
+from hf_any3d.cli.command_line import ModelCommand
 from hf_any3d.cli.data import data
 from hf_any3d.cli.evaluate import evaluation
+from hf_any3d.cli.options import with_groups
 from hf_any3d_survey.commands.evaluate_numbers import evaluate_numbers
 from hf_any3d_survey.commands.inventory import inventory
 from hf_any3d_survey.commands.suggest import suggest

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, option, output_option, print_note
+from hf_any3d.cli.errors import print_note
 from hf_any3d.cli.evaluate_labels import compare_pairs
 from hf_any3d.cli.inputs import files_of_folder, finish
+from hf_any3d.cli.options import AsCsv, AsJson, option, output_option
 from hf_any3d.cli.outputs import DATA, check_output, write_results
 from hf_any3d.utils.messages import counted, percent, print_line
 

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hf_any3d.cli.common import open_pipeline, print_error
+from hf_any3d.cli.errors import print_error
 from hf_any3d.cli.evaluate import warn_if_learned
 from hf_any3d.cli.inputs import finish
+from hf_any3d.cli.opening import open_pipeline
 from hf_any3d.cli.outputs import write_results
 from hf_any3d.tasks.segmentation.about import TASK as SEGMENTATION
 from hf_any3d.utils.messages import print_line

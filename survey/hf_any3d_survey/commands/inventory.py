@@ -10,19 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import (
-    Device,
-    FileOptions,
-    Model,
-    check_model,
-    open_pipeline,
-    option,
-    output_option,
-    print_note,
-    status,
-)
+from hf_any3d.cli.errors import print_note
 from hf_any3d.cli.inputs import find_inputs, split_model
+from hf_any3d.cli.opening import FoundModel, model_for
+from hf_any3d.cli.options import Device, FileOptions, Model, option, output_option
 from hf_any3d.cli.outputs import VIEWS, check_output, write_gallery, write_rows
+from hf_any3d.cli.progress import status
 from hf_any3d.cli.task_options import options_of
 from hf_any3d.registry import TASKS
 from hf_any3d.utils.messages import print_line, shown_command
@@ -122,14 +115,14 @@ def inventory(
     if copies.keep_classes and copies.reclassify:
         raise ValueError("--keep-classes and --reclassify exclude each other; leave out one of them")
     if name is None:
-        name = SCENE_MODEL
+        found = FoundModel(SCENE_MODEL)
     else:
-        name = check_model(name, TASK.command, *TASK.also)
+        found = model_for(name, TASK.command, *TASK.also)
     titles = inputs.titles()
     targets = None
     if output is not None and suffix not in VIEWS:
         targets = [output if suffix else output / titles[file.name] for file in inputs.files]
-    pipe = open_pipeline(TASK.name, name, device)
+    pipe = found.open(TASK.name, device)
     from hf_any3d.data.files import file_errors
     from hf_any3d_survey.inventory.answer import rows_of
     from hf_any3d_survey.inventory.files import Outputs, learn_numbers, take_inventory

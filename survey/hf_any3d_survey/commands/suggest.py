@@ -8,18 +8,11 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import (
-    Device,
-    UnitOfFiles,
-    check_model,
-    open_pipeline,
-    option,
-    output_option,
-    print_note,
-    read_model_config,
-    status,
-)
+from hf_any3d.cli.errors import print_note
+from hf_any3d.cli.opening import FoundModel, model_for
+from hf_any3d.cli.options import Device, UnitOfFiles, option, output_option
 from hf_any3d.cli.outputs import check_output
+from hf_any3d.cli.progress import status
 from hf_any3d.utils.messages import counted, print_line
 from hf_any3d_survey.about import SCENE_MODEL
 
@@ -55,13 +48,15 @@ def suggest(
     class. A LAS or LAZ has class 0 for each point, and extra bytes with its index in the tile and the model's guess.
     """
     suffix = check_output(output, _OUTPUTS)
-    name = SCENE_MODEL if model is None else check_model(model, "segment")
-    model_type = read_model_config(name).get("model_type")
+    found = FoundModel(SCENE_MODEL) if model is None else model_for(model, "segment")
+    model_type = found.config.get("model_type")
     if model_type != "local_features":
-        raise ValueError(f"--model {name}: of type {model_type}; expected one that hf-any3d train learned from tiles")
+        raise ValueError(
+            f"--model {found.name}: of type {model_type}; expected one that hf-any3d train learned from tiles"
+        )
     if suffix in (".las", ".laz") and file.suffix.lower() not in (".las", ".laz"):
         raise ValueError(f"--output {output}: {file.name} is no LAS or LAZ; expected .html or .csv")
-    pipe = open_pipeline("point-cloud-segmentation", name, device)
+    pipe = found.open("point-cloud-segmentation", device)
     from hf_any3d.data.files import file_errors, read_point_cloud
     from hf_any3d.data.left_out_points import count_left_out, left_out_words
     from hf_any3d.data.units import with_unit
