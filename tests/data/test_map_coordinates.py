@@ -11,7 +11,7 @@ from hf_any3d.data import AugmentedDataset, PointCloudCollator, files_to_points,
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.data.transforms import Compose
 from hf_any3d.training.detection import SceneRows
-from hf_any3d.training.few_scans.scans import look_at
+from hf_any3d.training.few_scans.labeled_scans import look_at
 from hf_any3d.training.rows import StreamedRows, evaluation_rows
 from hf_any3d.training.segmentation_rows import BlockRows
 

@@ -11,9 +11,10 @@ from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.training.few_scans.examples import Examples
 from hf_any3d.training.few_scans.no_class import NUM_THINGS, draw_things
 from hf_any3d.training.few_scans.one_side import one_side
-from hf_any3d.training.few_scans.scans import Examples, Scans
+from hf_any3d.training.few_scans.scans import Scans
 from hf_any3d.training.frozen_features import frozen_features
 
 

@@ -1,16 +1,15 @@
 """Fit what a model of few scans has: the linear head, its temperature, the unknown score, and the head of views.
 
-Heads of folds judge all of it; `judge_split` judges the model on a split of its own.
+Heads of folds are fitted beside it, by whose answers `validation.py` judges it.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these, score_of_terms, surprise, with_energy
 from hf_any3d.modeling.point_encoders.packaged_encoder import PACKAGED_UP_AXIS
@@ -22,6 +21,7 @@ from hf_any3d.training.few_scans.cross_validation import (
     draw_folds,
     projection_of,
 )
+from hf_any3d.training.few_scans.examples import Examples
 from hf_any3d.training.few_scans.linear_head import (
     LinearHead,
     Metric,
@@ -31,13 +31,33 @@ from hf_any3d.training.few_scans.linear_head import (
 )
 from hf_any3d.training.few_scans.one_side import fit_side
 from hf_any3d.training.few_scans.plan import STATED_FROM, WRAP_SHARPNESS
-from hf_any3d.training.few_scans.report import Estimate, how_judged
 from hf_any3d.training.few_scans.request import FewScansArguments
-from hf_any3d.training.few_scans.scans import Examples
-from hf_any3d.training.rows import class_names
 
 CALIBRATED_FROM = 75
 """Judged scans from which on a temperature is fitted to them: scores got worse with 50, and better with 100."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A head that has learned all scans, and what heads of folds say of those that they have not learned.
+
+    Attributes:
+        head: The head of the model.
+        rows: What it has learned: the scans, and then their views if these are learned, too.
+        answers: Answers of the heads of folds, by the temperature of the head.
+        refused: `(rows,)` bool, the held-out rows that are none of the classes by these answers.
+        learns_views: Whether the second half of the rows are views.
+        is_calibrated: Whether a temperature was fitted.
+        is_joined: Whether the head also has the answers of a trained model, which the answers have not.
+    """
+
+    head: LinearHead
+    rows: TrainingRows
+    answers: HeldOutAnswers
+    refused: np.ndarray
+    learns_views: bool
+    is_calibrated: bool
+    is_joined: bool
 
 
 def fit_few_scans(
@@ -46,8 +66,8 @@ def fit_few_scans(
     things: np.ndarray,
     strength: float,
     arguments: FewScansArguments,
-) -> tuple[LinearHead, Estimate | None]:
-    """Fit head and unknown score; judge the head by folds, if a class has two scans.
+) -> Fitted:
+    """Fit head and unknown score, and heads of folds, if a class has two scans.
 
     If views are learned, those of all scans are further rows, of the same labels, groups and folds.
 
@@ -57,9 +77,6 @@ def fit_few_scans(
         things: `(things, width)`, features of things of no class.
         strength: Weight of the scans, see `fit_head`.
         arguments: Folds, and the share of a trained model's own answers.
-
-    Returns:
-        The head, and its estimate by cross-validation; None if no class has two different scans.
     """
     # A wrap that has learned the classes gives answers beside its features.
     answer_columns = _columns_of_answers(model.config, examples.scans.classes)
@@ -84,14 +101,17 @@ def fit_few_scans(
         torch.from_numpy(head.mean).float(),
         torch.from_numpy(head.scale).float(),
     )
-    # Nothing is held out where each class has one scan: then nobody knows how good the head is.
-    if not rows.held_out.any():
-        return head, None
-    terms = _fit_unknown_score(model, rows, head, answers)
-    if rows.views is not None and arguments.one_sided and not examples.learns_views:
-        weight, bias = fit_side(head.standardize(rows.features), head.standardize(rows.views), rows.folds)
-        model.set_side_head(torch.from_numpy(weight).float(), bias)
-    return head, _estimate(model.config, examples, rows, answers, terms, answer_columns is not None, is_calibrated)
+    refused = np.zeros(len(rows.labels), bool)
+    # Nothing is held out where each class has one scan.
+    if rows.held_out.any():
+        terms = _fit_unknown_score(model, rows, head, answers)
+        # As `predict` does: a scan that gets no label counts as wrong, whatever class has the highest logit.
+        refused[rows.held_out] = is_none_of_these(score_of_terms(terms, model.config), model.config).numpy()
+        if rows.views is not None and arguments.one_sided and not examples.learns_views:
+            weight, bias = fit_side(head.standardize(rows.features), head.standardize(rows.views), rows.folds)
+            model.set_side_head(torch.from_numpy(weight).float(), bias)
+    is_joined = answer_columns is not None
+    return Fitted(head, rows, answers, refused, examples.learns_views, is_calibrated, is_joined)
 
 
 def _columns_of_answers(config: PointFeaturesConfig, classes: list[str]) -> np.ndarray | None:
@@ -199,47 +219,3 @@ def _fit_unknown_score(
     score.features = torch.cat([score.features, score.project(features[~judged])])
     config.unknown.rows = len(features)
     return terms
-
-
-def _estimate(
-    config: PointFeaturesConfig,
-    examples: Examples,
-    rows: TrainingRows,
-    answers: HeldOutAnswers,
-    terms: dict[str, torch.Tensor],
-    is_joined: bool,
-    is_calibrated: bool,
-) -> Estimate:
-    """Judge the answers for scans; views of them, which follow if they are learned, only add to how it was judged."""
-    # As `predict` does: a scan that gets no label counts as wrong, whatever class has the highest logit.
-    refused = np.zeros(len(rows.labels), bool)
-    refused[rows.held_out] = is_none_of_these(score_of_terms(terms, config), config).numpy()
-    scans = slice(len(examples.scans.labels))
-    views = slice(len(examples.scans.labels), None)
-    accuracy_of_views = None
-    if examples.learns_views:
-        of_views = Estimate.from_logits(answers.logits[views], rows.labels[views], rows.classes, "", refused[views])
-        accuracy_of_views = of_views.accuracy
-    how = how_judged(examples.scans, rows.folds, config, is_joined, is_calibrated, accuracy_of_views)
-    return Estimate.from_logits(answers.logits[scans], rows.labels[scans], rows.classes, how, refused[scans])
-
-
-def judge_split(
-    model: PointFeaturesForPointCloudClassification, head: LinearHead, rows: Dataset, features: np.ndarray
-) -> Estimate:
-    """Judge a model on a split that it has not learned from; what is of no learned class counts as wrong."""
-    names = class_names(rows)
-    # By name: numbers of classes may differ between splits.
-    labels = np.array([names[label] for label in rows.with_format(None)["label"][:]])
-    learned = list(model.config.id2label.values())
-    others = sorted({*labels[~np.isin(labels, learned)]})
-    # Further classes get columns, so that the table of confusions can show them.
-    classes = learned + others
-    # Not -inf, so that the loss of a class that was not learned stays finite.
-    logits = np.full((len(rows), len(classes)), -1e3)
-    logits[:, : len(learned)] = head.logits(features)
-    standard = torch.from_numpy(head.standardize(features)).float()
-    unknown = model.score_unknown(standard, torch.from_numpy(logits[:, : len(learned)]).float())
-    refused = None if unknown is None else is_none_of_these(unknown.numpy(), model.config)
-    numbers = np.array([classes.index(label) for label in labels])
-    return Estimate.from_logits(logits, numbers, classes, "its own split", refused)

@@ -1,9 +1,9 @@
 """Learn classes from few scans in seconds: frozen features with a linear head, and how sure it is of its answers.
 
-`learn_few_scans` is told from top to bottom: the scans are read and looked at (`scans.py`), the way is chosen
-(`plan.py`), a model is opened (`model.py`) and computes features (`features.py`), a head is fitted to them and judged
-(`fitting.py`, `cross_validation.py`), and all is saved and told (`report.py`). `learn_scans` also takes requests of
-the other ways.
+`learn_few_scans` is told from top to bottom, and each step gets what the steps before it have made: the scans are read
+(`scans.py`), their labels checked (`labeled_scans.py`), the way is chosen (`plan.py`), a model is opened (`model.py`),
+which computes features (`features.py`); a head is fitted to them (`fitting.py`) and judged (`validation.py`); all is
+told (`report.py`) and saved (`saving.py`). `learn_scans` also takes requests of the other ways.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from hf_any3d.modeling.point_encoders.packaged_encoder import PACKAGED_UP_AXIS
 from hf_any3d.pipelines import default_model
 from hf_any3d.training import program
 from hf_any3d.training.few_scans.features import compute_examples, compute_features, compute_things, things_to_draw
-from hf_any3d.training.few_scans.fitting import fit_few_scans, judge_split
+from hf_any3d.training.few_scans.fitting import fit_few_scans
 from hf_any3d.training.few_scans.model import open_model, start_head
 from hf_any3d.training.few_scans.plan import FEATURES, WRAP_WEIGHT, plan_of
-from hf_any3d.training.few_scans.report import CROSS_VALIDATION, lines_of, save
+from hf_any3d.training.few_scans.report import lines_of, report_of
 from hf_any3d.training.few_scans.request import BothWays, FewScans
-from hf_any3d.training.few_scans.scans import Scans
+from hf_any3d.training.few_scans.saving import save
+from hf_any3d.training.few_scans.scans import read_scans
+from hf_any3d.training.few_scans.validation import validate
 from hf_any3d.training.program import figures, train
 from hf_any3d.training.tasks import Classification
 from hf_any3d.utils.atomic_files import release_claims, temporary_folder
@@ -61,27 +63,27 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
     # A folder that cannot be written is an error before the features are computed.
     program.claim_output(Path(arguments.output_dir))
     with stopwatch.part("data"):
-        scans = Scans.read(request, rows)
+        scans = read_scans(request, rows)
+        scans.together.check(scans.origin, arguments.allow_doubts)
         # The table may want a training for so many scans; frozen features were asked for.
         plan = plan_of(request, scans.together.counts, FEATURES)
         model = open_model(plan, scans, arguments)
     with stopwatch.part("features"):
         # Before the model has a head, with which features are standardized, so that those in the cache stay valid.
         examples = compute_examples(model, scans, arguments.one_sided)
-        features_of_splits = {}  # (rows, width) each
-        for split, judging in scans.judging.items():
-            features_of_splits[split] = compute_features(model, judging, scans.processor)
+        judging = {}  # rows, and their features (rows, width)
+        for split, judged in scans.judging.items():
+            judging[split] = judged, compute_features(model, judged, scans.processor)
     # Drawn for each run: a bank that is stored would be of one up axis and number of points.
     with stopwatch.part("things of no class"):
         num_things = things_to_draw(model.config, arguments.unlike)
         things = compute_things(model, scans.processor, num_things)
     with stopwatch.part("head"):
         start_head(model, scans)
-        head, estimate = fit_few_scans(model, examples, things, plan.strength, arguments)
-        estimates = {} if estimate is None else {CROSS_VALIDATION: estimate}
-        for split, features in features_of_splits.items():
-            estimates[split] = judge_split(model, head, scans.judging[split], features)
-    report = save(model, scans, examples, plan, estimates, stopwatch, arguments)
+        fitted = fit_few_scans(model, examples, things, plan.strength, arguments)
+        estimates = validate(model, fitted, scans.together, judging)
+    report = report_of(model, scans, plan, estimates, stopwatch.stop())
+    save(model, scans, examples, estimates, report, arguments)
     # Only after the last file, so that a killed run leaves its mark.
     release_claims()
     return Learned(report, lines_of(model.config, scans, plan, estimates, num_things))
@@ -107,7 +109,8 @@ def _learn_both_ways(request: BothWays, rows: DatasetDict | None) -> Learned:
         rows = request.scans.load()
     # What is wrong with the scans or their folder is found before the minutes of a training.
     program.claim_output(Path(arguments.output_dir))
-    scans = Scans.read(request.scans, rows)
+    scans = read_scans(request.scans, rows)
+    scans.together.check(scans.origin, arguments.allow_doubts)
     open_model(plan_of(request.scans, scans.together.counts, FEATURES), scans, arguments)
     with temporary_folder() as folder, _without_lines_on(str(folder)):
         trained = str(folder / "wrap")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hf_any3d.evaluation.statistics import wilson_interval
+from hf_any3d.training.few_scans.estimate import Estimate
 from hf_any3d.training.few_scans.plan import MOST_SCANS, TABLE, plan_for
-from hf_any3d.training.few_scans.report import Estimate
 
 NAMES = ["ball", "cone", "stick"]
 

@@ -8,7 +8,8 @@ from hf_any3d import PointCloudProcessor
 from hf_any3d.data.checks import Checks
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.splits import validation_split
-from hf_any3d.training.few_scans.scans import Examples, joined, look_at, near_duplicates
+from hf_any3d.training.few_scans.examples import Examples
+from hf_any3d.training.few_scans.labeled_scans import joined, look_at, near_duplicates
 from tests.errors import raises
 
 
@@ -138,7 +139,7 @@ def test_examples_are_kept_beside_the_model(views, tmp_path):
 
 
 def test_of_many_scans_only_equal_ones_are_found(monkeypatch):
-    monkeypatch.setattr("hf_any3d.training.few_scans.scans.MOST_COMPARED", 20)
+    monkeypatch.setattr("hf_any3d.training.few_scans.labeled_scans.MOST_COMPARED", 20)
     few = rows_of([shape(1, 1, 8), shape(1, 2, 8), shape(1, 1, 8)], [0, 0, 1])
     many = concatenate_datasets([few, rows_of([shape(1, 9, 8)] * 18, [0] * 18)])
     assert look_at(many, "scans").groups[:3].tolist() == [0, 1, 0]
