@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hf_any3d.conversions.checkpoints import check_finite, errors_about
+from hf_any3d.conversions.checkpoints import errors_about
 from hf_any3d.conversions.saving import save_converted
+from hf_any3d.conversions.tensor_checks import check_finite
 from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import AlignedEncoderConfig
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.utils.markdown import code, inline

@@ -19,10 +19,10 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 from hf_any3d.conversions.pickles import NotPlainError, storages_of, texts_of
-from hf_any3d.utils import messages
+from hf_any3d.conversions.tensor_checks import listed
+from hf_any3d.conversions.torch_pointcloud import authors_names
 from hf_any3d.utils.messages import cut
 
-_SHOWN = 20
 # How many times its own size a compressed file may unpack to, and the size that is always read. Compression saves
 # about a tenth of weights.
 _EXPANSION, _ALWAYS_READ = 20, 64 * 2**20
@@ -79,9 +79,6 @@ def read_checkpoint(
     In the latter it may be under one of `keys`, or bare. Tensors are on the CPU, under the names of the authors'
     program: without the prefix `module.` of data-parallel training, and without torch-pointcloud's names.
     """
-    # Its tables are made by `renaming`, which imports this module.
-    from hf_any3d.conversions.torch_pointcloud import authors_names
-
     if Path(path).suffix == ".safetensors":
         with errors_about(path):
             state = load_file(path)
@@ -175,25 +172,6 @@ def read_json(file: Path) -> dict:
         return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
-def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Check that names, shapes and kinds of tensors are exactly those expected, which may be on `meta`."""
-    missing = sorted(expected.keys() - found.keys())
-    left_over = sorted(found.keys() - expected.keys())
-    shapes = []
-    types = []
-    for name in sorted(expected.keys() & found.keys()):
-        ours = expected[name]
-        theirs = found[name]
-        if theirs.shape != ours.shape:
-            shapes.append(f"{name} is {tuple(theirs.shape)}, expected {tuple(ours.shape)}")
-        if theirs.is_floating_point() != ours.is_floating_point():
-            types.append(f"{name} is {theirs.dtype}, expected {ours.dtype}")
-    kinds = [("missing", missing), ("left over", left_over), ("of another shape", shapes), ("of another type", types)]
-    problems = [f"{what}: {listed(names)}" for what, names in kinds if names]
-    if problems:
-        raise ValueError(f"{path}: tensors do not fit; {'; '.join(problems)}")
-
-
 def check_names(state: Mapping[Any, torch.Tensor]) -> None:
     """Check that tensors have names: those of modules are texts of a line, which errors can show."""
     for name in state:
@@ -206,22 +184,6 @@ def _shown(name: Any) -> str:
     is_line = isinstance(name, str) and name != "" and name.isprintable()
     text = name if is_line else repr(name)
     return cut(" ".join(text.split()), 80)
-
-
-def check_finite(state: Mapping[str, torch.Tensor]) -> None:
-    """Check that all numbers are finite in float32."""
-    largest = torch.finfo(torch.float32).max
-    wrong = []
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta:
-            low, high = (float(bound) for bound in tensor.aminmax())  # both are NaN where any number is
-            if not (-largest <= low and high <= largest):
-                wrong.append(name)
-    if wrong:
-        raise ValueError(
-            f"the checkpoint holds NaN or infinite numbers in {len(wrong)} tensors: {listed(sorted(wrong))}; expected "
-            "finite weights"
-        )
 
 
 def without_parallel_prefix(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -246,11 +208,6 @@ def errors_about(source: str | os.PathLike) -> Iterator[None]:
         if isinstance(error, RuntimeError):
             text = text.partition("\n")[0]  # torch explains at length
         raise ValueError(text if text.startswith(os.fspath(source)) else f"{source}: {text}") from error
-
-
-def listed(names: list[str]) -> str:
-    """Join names in one line, shortened to the first ones and a count if there are many."""
-    return messages.listed(names, _SHOWN)
 
 
 def _load(path: str | os.PathLike, device: str = "cpu") -> Any:

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.checkpoints import check_finite, errors_about, read_checkpoint
+from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
 from hf_any3d.conversions.origin import name_labels
 from hf_any3d.conversions.renaming import as_linear
 from hf_any3d.conversions.saving import facts_of, save_converted
+from hf_any3d.conversions.tensor_checks import check_finite
 from hf_any3d.data.catalog import modelnet40, s3dis
 from hf_any3d.modeling.dgcnn import DgcnnConfig, DgcnnForPointCloudClassification, DgcnnForSemanticSegmentation
 from hf_any3d.processing.point_clouds import PointCloudProcessor

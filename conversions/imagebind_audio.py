@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
+from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
 from hf_any3d.conversions.renaming import Names, as_vector, rename_tensors
+from hf_any3d.conversions.tensor_checks import account
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.utils.atomic_files import new_directory
 

@@ -10,7 +10,7 @@ from transformers.initialization import no_init_weights
 
 from hf_any3d.conversions.act.datasets import UNLABELED, TrainedOn, find_dataset
 from hf_any3d.conversions.act.names import DEEP_HEAD, LINEAR_HEAD, SEGMENTER
-from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
+from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
 from hf_any3d.conversions.common_layers import PATCH_ENCODER, below, student_sizes
 from hf_any3d.conversions.origin import name_labels
 from hf_any3d.conversions.point_starts import TABLE
@@ -25,6 +25,7 @@ from hf_any3d.conversions.renaming import (
     under,
 )
 from hf_any3d.conversions.saving import save_converted
+from hf_any3d.conversions.tensor_checks import account
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.pointgpt import (
     PointGPTConfig,

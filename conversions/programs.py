@@ -15,10 +15,11 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from hf_any3d.conversions.checkpoints import listed, read_checkpoint, read_entries, read_json
+from hf_any3d.conversions.checkpoints import read_checkpoint, read_entries, read_json
 from hf_any3d.conversions.origin import UNKNOWN, known_origin
 from hf_any3d.conversions.point_starts import start_of
 from hf_any3d.conversions.renaming import matches_some
+from hf_any3d.conversions.tensor_checks import listed
 from hf_any3d.modeling.records import Converter, Program
 from hf_any3d.registry import RECORDS
 

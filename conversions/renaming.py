@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from hf_any3d.conversions.checkpoints import check_finite, listed
+from hf_any3d.conversions.tensor_checks import check_finite, listed
 
 # Patterns with the names that replace the match; the rest of the name is kept. A tuple of names splits a tensor along
 # its first axis; None leaves it out.

@@ -13,8 +13,9 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from hf_any3d.conversions.checkpoints import account, errors_about, listed
+from hf_any3d.conversions.checkpoints import errors_about
 from hf_any3d.conversions.origin import are_published, license_of, license_section
+from hf_any3d.conversions.tensor_checks import account, listed
 from hf_any3d.data.options import one_of
 from hf_any3d.model_card.building import build_model_card
 from hf_any3d.model_card.saving import FILE, save_card

@@ -366,7 +366,7 @@ def add_peft_method(folder: Path) -> str:
     line = "from hf_any3d.tuners.scale_outputs import ScaleOutputsConfig"
     add_line(folder / "hf_any3d/tuners/__init__.py", "tuners.prompt_tokens import", line)
     return """
-from hf_any3d.training.models import peft_methods
+from hf_any3d.training.peft_methods import peft_methods
 print("scale_outputs" in peft_methods())
 """
 
@@ -518,7 +518,7 @@ from transformers import AutoModel, pipeline
 print(type(AutoModel.from_pretrained("pool")).__name__, hf_any3d.PosPoolModel.__module__)
 classify = pipeline("point-cloud-classification", model="pool")
 print(len(classify(torch.rand(4, 3), top_k=2)))
-from hf_any3d.training.models import peft_methods
+from hf_any3d.training.peft_methods import peft_methods
 print("scale_outputs" in peft_methods())
 """
     assert run_beside(stranger, program) == [

@@ -19,8 +19,9 @@ from hf_any3d.conversions.act import convert_act_state_dict
 from hf_any3d.conversions.act.adapter_names import PROGRAMS, prompt_module, rename_added
 from hf_any3d.conversions.act.convert import Choices, build_act, fill_act
 from hf_any3d.conversions.act.datasets import UNLABELED
-from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, without_parallel_prefix
+from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint, without_parallel_prefix
 from hf_any3d.conversions.saving import check_frozen, stored_bytes, write_card
+from hf_any3d.conversions.tensor_checks import account
 from hf_any3d.data.options import one_of
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification

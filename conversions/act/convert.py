@@ -12,11 +12,12 @@ from transformers.initialization import no_init_weights
 
 from hf_any3d.conversions.act import KINDS, convert_act_state_dict, names as sizes, teacher_of
 from hf_any3d.conversions.act.datasets import DATASETS, NONE, UNLABELED, TrainedOn, find_dataset
-from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
+from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
 from hf_any3d.conversions.common_layers import below, student_sizes
 from hf_any3d.conversions.origin import are_published, name_labels, stated_classes
 from hf_any3d.conversions.renaming import count_of, heads_of
 from hf_any3d.conversions.saving import CONVERTED, check_encoder, check_frozen, facts_of, write_card
+from hf_any3d.conversions.tensor_checks import account
 from hf_any3d.data.options import one_of
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.act import (

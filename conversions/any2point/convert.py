@@ -8,9 +8,10 @@ import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
 from hf_any3d.conversions.any2point import VARIANTS, Variant, convert_state_dict
-from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
+from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
 from hf_any3d.conversions.origin import is_stated, name_labels
 from hf_any3d.conversions.saving import CONVERTED, check_encoder, check_frozen, stored_bytes, write_card
+from hf_any3d.conversions.tensor_checks import account
 from hf_any3d.data.options import one_of
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.model_card.subject import Subject

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from transformers import Blip2QFormerConfig
 
-from hf_any3d.conversions.checkpoints import account, errors_about, listed, read_checkpoint
+from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
 from hf_any3d.conversions.common_layers import below
 from hf_any3d.conversions.minigpt3d.names import MINIGPT3D, convert_minigpt3d_state_dict
 from hf_any3d.conversions.minigpt3d.parts import Part, lora_rank
 from hf_any3d.conversions.renaming import count_left_out, count_of
+from hf_any3d.conversions.tensor_checks import account, listed
 from hf_any3d.modeling.layers.low_rank import INNER
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, stage_names
 

@@ -9,18 +9,12 @@ from pathlib import Path
 import torch
 from transformers import Blip2Config, Blip2QFormerConfig, PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.conversions.checkpoints import (
-    account,
-    check_finite,
-    errors_about,
-    read_checkpoint,
-    read_json,
-    read_weights,
-)
+from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint, read_json, read_weights
 from hf_any3d.conversions.common_layers import student_sizes
 from hf_any3d.conversions.minigpt3d.names import BLIP2, convert_minigpt3d_state_dict, convert_phi_state_dict
 from hf_any3d.conversions.renaming import count_left_out, count_of, heads_of, numbers_in, rename_tensors
 from hf_any3d.conversions.saving import save_weights
+from hf_any3d.conversions.tensor_checks import account, check_finite
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.act import ActConfig, ActModel
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, NormedPhiConfig, NormedPhiForCausalLM

@@ -8,9 +8,10 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_any3d.conversions.aligned_encoders import save_aligned_encoder
-from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, read_entries
+from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint, read_entries
 from hf_any3d.conversions.common_layers import STUDENT
 from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, heads_of, rename_tensors
+from hf_any3d.conversions.tensor_checks import account
 from hf_any3d.modeling.patchalign3d import (
     PatchAlign3DConfig,
     PatchAlign3DForPreTraining,

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.checkpoints import check_finite
 from hf_any3d.conversions.point_transformer_v3.names import convert_ptv3_state_dict, ptv3_fields
 from hf_any3d.conversions.renaming import Names, rename_tensors
+from hf_any3d.conversions.tensor_checks import check_finite
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.layers.layouts import EXTENT
 from hf_any3d.modeling.spatiallm import SpatialLMConfig

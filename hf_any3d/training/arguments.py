@@ -185,7 +185,7 @@ class AdapterArguments:
         self.peft = self.peft and self.peft.lower()
         if self.peft not in (None, "none", "full"):
             # Here, since these arguments are also read without PEFT.
-            from hf_any3d.training.models import check_peft_method
+            from hf_any3d.training.peft_methods import check_peft_method
 
             check_peft_method(self.peft)
 

@@ -31,7 +31,7 @@ from hf_any3d.modeling.spatiallm import SpatialLMForConditionalGeneration
 from hf_any3d.processing.rooms import TASKS, SpatialLMProcessor, asked_of
 from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, argument, json_mapping
-from hf_any3d.training.models import build_peft_config, peft_methods
+from hf_any3d.training.peft_methods import build_peft_config, peft_methods
 from hf_any3d.training.rows import PreparedRows
 from hf_any3d.training.trainer import PointTrainer
 

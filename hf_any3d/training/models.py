@@ -1,19 +1,11 @@
 """Build the models that the training programs train, with a PEFT method or a fine-tuning protocol."""
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
-from peft import (
-    PEFT_TYPE_TO_CONFIG_MAPPING,
-    PEFT_TYPE_TO_TUNER_MAPPING,
-    PeftConfig,
-    PeftType,
-    PromptLearningConfig,
-    get_peft_model,
-)
+from peft import get_peft_model
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -34,10 +26,9 @@ from hf_any3d.modeling.layers.unknown_score import UnknownScoreMixin
 from hf_any3d.modeling.point_encoders.text_towers import text_tower_settings
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 from hf_any3d.training.arguments import AdapterArguments, ModelArguments, argument
+from hf_any3d.training.peft_methods import build_peft_config
 from hf_any3d.training.protocol import PROTOCOLS, set_trainable
-from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
-from hf_any3d.tuners.targets import encoder_module_pattern, encoder_owner, layer_stack
-from hf_any3d.tuners.tuners_utils import EncoderTuner
+from hf_any3d.tuners.targets import encoder_owner, layer_stack
 
 CLASSES, PARTS, SCENES = TASKS = ("classification", "part_segmentation", "semantic_segmentation")
 # Tasks of models that compare clouds, or parts of them, with texts.
@@ -59,8 +50,6 @@ MODEL_TYPES = tuple(
 _AROUND_ENCODERS = next(name for name in MODEL_TYPES if registry.MODEL_TYPES[name].has_frozen_encoder)
 # Config settings that a fine-tuning protocol requires.
 _PROTOCOL_SETTINGS: dict[str, dict[str, Any]] = {"linear": {"head_widths": []}, "side": {"side_network": True}}
-# POLY requires a task number in every batch, SHADOW the config of a language model.
-_UNSUPPORTED_METHODS = {"POLY", "SHADOW"}
 # Attributes in which attention modules of transformers hold their dropout, as a number or a module.
 _DROPOUTS = ("attention_dropout", "dropout")
 
@@ -341,68 +330,6 @@ def build_adapted_model(
             f"{len(half) - 1} more in half precision; use another method, or leave out --encoder_dtype"
         )
     return adapted
-
-
-def peft_methods() -> dict[str, type[PeftConfig]]:
-    """Return the configs of the PEFT methods that fit, by name in lower case.
-
-    Methods that prepend prompts to embedded text do not fit, nor do those that cannot train tokenizer and head too.
-    """
-    return {
-        peft_type.value.lower(): config
-        for peft_type, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()
-        if peft_type.value not in _UNSUPPORTED_METHODS
-        # Their learned prompts go before embedded words, which clouds do not have.
-        and not issubclass(config, PromptLearningConfig)
-        and {"target_modules", "modules_to_save"} <= {field.name for field in fields(config)}
-    }
-
-
-def check_peft_method(name: str) -> None:
-    """Raise a ValueError if a PEFT method is unknown, or does not fit these models."""
-    methods = peft_methods()
-    name = name.lower()
-    if name in methods:
-        return
-    if name in (peft_type.value.lower() for peft_type in PEFT_TYPE_TO_CONFIG_MAPPING):
-        raise ValueError(f"--peft: {name} does not fit point cloud models; expected one of {', '.join(methods)}")
-    similar = difflib.get_close_matches(name, methods, n=1)
-    hint = f"did you mean {similar[0]}? Methods:" if similar else "expected one of"
-    raise ValueError(f"--peft: unknown method {name!r}; {hint} {', '.join(methods)}")
-
-
-def build_peft_config(name: str, model: nn.Module, config_kwargs: dict[str, Any] | None = None) -> PeftConfig:
-    """Build the config of a PEFT method for `get_peft_model(model, config)`.
-
-    By default all methods adapt the linear layers of the encoder (`ln_tuning` its norms), and train what is not
-    pretrained in full (`trainable_module_names`) and save it with the adapter, so that they can be compared.
-
-    The name is one of `peft_methods()`, in any case. Settings are arguments of the config and override the defaults.
-    """
-    check_peft_method(name)
-    config = peft_methods()[name.lower()]
-    config_kwargs = dict(config_kwargs or {})
-    # Tokenizer and head are new, so every method trains them in full and saves them with the adapter.
-    if "modules_to_save" not in config_kwargs:
-        config_kwargs["modules_to_save"] = trainable_module_names(model)
-    # This package's methods find their target modules themselves.
-    if not issubclass(PEFT_TYPE_TO_TUNER_MAPPING[PeftType[name.upper()]], EncoderTuner):
-        if "target_modules" not in config_kwargs and name.lower() == "ln_tuning":
-            config_kwargs["target_modules"] = encoder_module_pattern(
-                model, lambda module: "norm" in type(module).__name__.lower()
-            )
-        elif "target_modules" not in config_kwargs:
-            config_kwargs["target_modules"] = encoder_linear_pattern(model)
-        if "feedforward_modules" in config.__dataclass_fields__.keys() - config_kwargs.keys():
-            # IA3 scales the inputs of layers that project the feed-forward branch back to the hidden size, and the
-            # outputs of others (arXiv 2205.05638, Sec. 3.3).
-            stack = layer_stack(model)
-            width = stack.stage_of(stack.layers[0]).width
-            config_kwargs["feedforward_modules"] = encoder_module_pattern(
-                model,
-                lambda module: isinstance(module, nn.Linear) and module.out_features == width < module.in_features,
-            )
-    return config(**config_kwargs)
 
 
 def drop_attention(model: nn.Module, share: float) -> int:

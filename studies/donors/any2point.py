@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
 from hf_any3d import load_point_dataset
-from hf_any3d.training.models import build_peft_config
+from hf_any3d.training.peft_methods import build_peft_config
 from studies import earlier_recipe
 from studies.donors import donors_folder
 from studies.generated_shapes import generate

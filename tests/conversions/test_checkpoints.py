@@ -5,7 +5,8 @@ import re
 import pytest
 import torch
 
-from hf_any3d.conversions.checkpoints import account, open_tokenizer, read_checkpoint, without_parallel_prefix
+from hf_any3d.conversions.checkpoints import open_tokenizer, read_checkpoint, without_parallel_prefix
+from hf_any3d.conversions.tensor_checks import account
 from tests.chat.tiny_tokenizers import character_tokenizer
 from tests.errors import raises
 

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
-from hf_any3d.conversions.checkpoints import check_finite, read_checkpoint
+from hf_any3d.conversions.checkpoints import read_checkpoint
 from hf_any3d.conversions.programs import convert_files
+from hf_any3d.conversions.tensor_checks import check_finite
 from tests.conversions.converters import CONVERTERS
 from tests.errors import raises
 from tests.turns import ALL_PAIRS

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from hf_any3d import AutoModelForPointCloudClassification, AutoModelForPointCloudSegmentation
 from hf_any3d.cli import app
 from hf_any3d.conversions.act.datasets import DATASETS
-from hf_any3d.conversions.checkpoints import account
 from hf_any3d.conversions.pointgpt import KINDS, convert_pointgpt_state_dict, read_pointgpt
 from hf_any3d.conversions.programs import convert_files
+from hf_any3d.conversions.tensor_checks import account
 from hf_any3d.modeling.point_ops import chamfer_distance
 from hf_any3d.modeling.pointgpt import PointGPTForPointCloudClassification, PointGPTForPreTraining
 from hf_any3d.modeling.pointgpt.modeling_pointgpt import chain_of

@@ -7,7 +7,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_any3d import Any2PointForPointCloudClassification
 from hf_any3d.data import PointCloudCollator
-from hf_any3d.training.models import build_peft_config
+from hf_any3d.training.peft_methods import build_peft_config
 
 CLOUDS = 16
 

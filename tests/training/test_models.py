@@ -11,7 +11,8 @@ from torch import nn
 from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForPointCloudClassification
 from hf_any3d.training.arguments import AdapterArguments
-from hf_any3d.training.models import CLASSES, PointModelArguments, build_model, build_peft_config, drop_attention
+from hf_any3d.training.models import CLASSES, PointModelArguments, build_model, drop_attention
+from hf_any3d.training.peft_methods import build_peft_config
 from hf_any3d.tuners import GuidedAdapterConfig
 from tests.errors import raises
 from tests.tiny_act import tiny_act

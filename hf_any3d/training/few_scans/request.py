@@ -15,7 +15,8 @@ from hf_any3d.modeling.pretrained_parts.sources import EncoderUnavailableError, 
 from hf_any3d.pipelines import default_model
 from hf_any3d.training.arguments import DataArguments, argument
 from hf_any3d.training.few_scans.no_class import NUM_THINGS
-from hf_any3d.training.models import PointModelArguments, check_peft_method
+from hf_any3d.training.models import PointModelArguments
+from hf_any3d.training.peft_methods import check_peft_method
 from hf_any3d.training.recipes import read_recipe
 from hf_any3d.training.requests import Request
 from hf_any3d.training.splits import load_rows
