@@ -401,8 +401,13 @@ class DescribedScan:
         measured = self._measured(points, index)
         return Neighborhoods(points, measured, self.processor.edges, described_by, self.processor.kept, rows)
 
-    def parts(self, count: int, margin: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def parts(self, count: int, margin: float, own: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Cut the scan into parts of at most `count` points, side by side.
+
+        Args:
+            count: Points of a part.
+            margin: How far around a part others are seen.
+            own: Number of the first points that are cut into parts; the others are seen around them. By default all.
 
         Yields:
             The points of a part, and those within `margin` around it, seen from above, with them: both are sorted
@@ -417,12 +422,12 @@ class DescribedScan:
                 part = everywhere[start : start + count]
                 yield part, np.union1d(seen, part)
             return
-        if len(self.cloud) <= count:
+        if len(self.cloud) <= count and own in (None, len(self.cloud)):
             yield everywhere, everywhere
             return
         index = MapIndex(self.cloud.points)
         # A stack of parts, of which those with too many points are cut at the median of their longer side
-        waiting = [everywhere.astype(np.int32)]
+        waiting = [everywhere[:own].astype(np.int32)]
         del everywhere
         while waiting:
             part = waiting.pop()

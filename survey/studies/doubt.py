@@ -125,13 +125,13 @@ def cases_of(name: str, inventory: Any, cloud: PointCloudData, truth: np.ndarray
             for column, value in (("truth", GROUND), ("height", 0)):
                 changed.further[column] = np.where(is_wet, value, changed.further[column])
         try:
-            seen = inventory.look(changed, len(changed))
+            seen = inventory.look(changed)
         except ValueError:
             continue
-        place = Place([len(changed)], min_height=1e9)
+        place = Place(min_height=1e9)
         place.add(0, seen)
         area = sum(thing.area for thing in place.things())
-        is_wrong = _is_wrong(place.answers[0].classes, seen.heights, changed.further, area)
+        is_wrong = _is_wrong(place.answer_of(0).classes, seen.heights, changed.further, area)
         yield Case(name, kind, is_wrong, seen.measured)
 
 

@@ -112,7 +112,7 @@ def changed_blocks(inventory: Any, cloud: PointCloudData, place: str) -> Iterato
 
 def blocks_of(inventory: Any, cloud: PointCloudData, place: str, kind: str) -> Blocks | None:
     """Return the blocks of a scan that are large enough, None if there are none."""
-    seen = inventory.look(cloud, len(cloud))
+    seen = inventory.look(cloud)
     roofs = np.flatnonzero(seen.classes == 6)
     hectares = len(np.unique(keys_of(seen.points[:] / 2))) * 4e-4
     if not len(roofs):

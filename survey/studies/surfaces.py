@@ -106,7 +106,7 @@ def compare_heights(files: Sequence[Path]) -> None:
     for path in files:
         cloud = read_point_cloud(path)
         is_true = cloud.labels == 2
-        seen = inventory.look(replace(cloud, labels=None, label_codes=None), len(cloud))
+        seen = inventory.look(replace(cloud, labels=None, label_codes=None))
         points = seen.points[:]
         flat = points[:, :2] - points[:, :2].min(axis=0)
         true_heights = points[:, 2] - LinearNDInterpolator(flat[is_true], points[is_true, 2])(flat)

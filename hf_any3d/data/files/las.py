@@ -658,16 +658,6 @@ def has_no_points(path: str | os.PathLike) -> bool:
     return count == 0
 
 
-def bounds_of_header(path: str | os.PathLike) -> np.ndarray | None:
-    """Return the lowest and highest x and y, (2, 2), that the header of a LAS or LAZ file tells; None for others."""
-    with open(path, "rb") as file:
-        header = file.read(HEADER_SIZE)
-    if not header.startswith(b"LASF") or len(header) < HEADER_SIZE:
-        return None
-    high_x, low_x, high_y, low_y = struct.unpack_from("<4d", header, 179)
-    return np.array([[low_x, low_y], [high_x, high_y]])
-
-
 def extra_dimensions_of(path: str | os.PathLike) -> list[str]:
     """Return the names of the extra dimensions of a LAS or LAZ file that are one number, by its header and records.
 

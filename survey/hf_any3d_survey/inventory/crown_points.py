@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hf_any3d.utils.atomic_files import reserve_room
+from hf_any3d_survey.inventory.shelf import Shelf
 from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks, numbered_keys
 from hf_any3d_survey.local_features.sparse_boxes import bounds_of
 
@@ -54,7 +54,6 @@ class _Tile(NamedTuple):
 
     Attributes:
         number: Its number.
-        points: (points,) with their fields `given`, `height`, `row` and `is_guessed`, square by square.
         factor, origin: (3,) by which what is given becomes places on the map, as of `PlacedPoints`.
         squares: (squares, 2) lower corners of these squares.
         ends: (squares + 1,) between which their points are.
@@ -63,7 +62,6 @@ class _Tile(NamedTuple):
     """
 
     number: int
-    points: np.ndarray
     factor: np.ndarray
     origin: np.ndarray
     squares: np.ndarray
@@ -80,7 +78,8 @@ class CrownStore:
     """
 
     def __init__(self, folder: Path | None):
-        self._folder = folder
+        # Points of tiles with their fields `given`, `height`, `row` and `is_guessed`, square by square
+        self._points = Shelf(folder)
         self._tiles: list[_Tile] = []
         self._count = self._occupied = 0
 
@@ -108,33 +107,20 @@ class CrownStore:
         # Sorted by small numbers, and written where they stay: a copy of millions takes as much memory again.
         order = np.argsort(squares.astype(np.min_scalar_type(len(keys))), kind="stable")
         del squares
-        kept = self._room(tile, len(rows), points.given.dtype)
+        kind = np.dtype([("given", points.given.dtype, 3), ("height", "<f4"), ("row", "<i4"), ("is_guessed", "?")])
+        kept = self._points.room(f"crowns{tile}", "points", kind, (len(rows),))
         for block in blocks(len(rows)):
             own = order[block]
             kept["given"][block] = points.given[rows[own]]
             kept["row"][block] = rows[own]
             kept["height"][block] = heights[rows[own]]
             kept["is_guessed"][block] = is_guessed[own]
-        placed = (kept, points.factor, points.origin)
+        placed = (points.factor, points.origin)
         self._tiles.append(_Tile(tile, *placed, _places(keys) * SQUARE, ends, around, bounds_of(around)))
         self._count += len(kept)
         for first, last in itertools.pairwise(ends.tolist()):
             own = PlacedPoints(kept["given"][first:last], points.factor, points.origin)
             self._occupied += len(np.unique(_keys(own[:], 1.0)))
-
-    def _room(self, tile: int, count: int, of_given: np.dtype) -> np.ndarray:
-        """Return room for so many points of a tile, (count,), that are given in numbers of this type."""
-        kind = np.dtype([("given", of_given, 3), ("height", "<f4"), ("row", "<i4"), ("is_guessed", "?")])
-        if self._folder is None or not count:
-            return np.empty(count, kind)
-        path = self._folder / f"crowns{tile}.npy"
-        try:
-            room = np.lib.format.open_memmap(path, "w+", kind, (count,))
-        except OSError as error:
-            # One about the size names no file.
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        reserve_room(path)
-        return room
 
     def squares(self, width: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield lower and upper corners (2,) of squares of the map that have points, of so many meters."""
@@ -159,8 +145,9 @@ class CrownStore:
             if (tile.bounds[1] < low).any() or (tile.bounds[0] >= high).any():
                 continue
             around.append(tile.around[_are_within(tile.around, low, high)])
+            kept = self._points.get(f"crowns{tile.number}")["points"]
             for at in np.flatnonzero(_are_within(tile.squares, low, high)):
-                own = tile.points[tile.ends[at] : tile.ends[at + 1]]
+                own = kept[tile.ends[at] : tile.ends[at + 1]]
                 parts["points"].append(PlacedPoints(own["given"], tile.factor, tile.origin)[:])
                 parts["heights"].append(np.asarray(own["height"]))
                 parts["tiles"].append(np.full(len(own), tile.number, np.int32))

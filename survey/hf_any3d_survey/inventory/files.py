@@ -18,6 +18,7 @@ from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import check_outputs, temporary_folder
 from hf_any3d.utils.messages import shown_path
 from hf_any3d_survey.inventory.checkpoints import read_checkpoints
+from hf_any3d_survey.inventory.first_looks import FirstLooks
 from hf_any3d_survey.inventory.left_out import split_left_out
 from hf_any3d_survey.inventory.lengths import METERS, LengthUnit
 from hf_any3d_survey.inventory.place import NOISE, Answer, Place, Seen, are_crowns, joined, scores_of
@@ -30,6 +31,7 @@ from hf_any3d_survey.inventory.rasters import (
     terrain_raster,
 )
 from hf_any3d_survey.inventory.report import About, PlaceReport, check_report, write_report
+from hf_any3d_survey.inventory.shelf import Shelf
 from hf_any3d_survey.inventory.steps import InventorySteps
 from hf_any3d_survey.inventory.tables import check_table, write_table
 from hf_any3d_survey.inventory.things import Thing
@@ -114,7 +116,7 @@ def take_inventory(
 ) -> Found:
     """Find the trees and buildings of the tiles of one place, and write them.
 
-    A tile is in memory at a time, with the points of its neighbors within 40 m. Copies are written at the end, each
+    A tile is in memory at a time, with the points of its neighbors within 40 m; what is found waits in files. Copies are written at the end, each
     whole or not at all, when all numbers are known. Tiles without points, and small ones far from all others, are left
     out with a warning. So are points far from all others of their tile: in copies they are noise (7).
 
@@ -141,32 +143,34 @@ def take_inventory(
         folder = None
         if len(paths) > 1:
             folder = stack.enter_context(temporary_folder())
-        tiles = look_at_tiles(pipe, paths, unit, folder, progress)
+        shelf = Shelf(folder)
+        tiles = look_at_tiles(pipe, paths, unit, shelf, progress)
+        looks = FirstLooks(tiles, shelf)
+        for tile in tiles:
+            progress(f"labeling {tile.path}")
+            with file_errors(tile.path):
+                _look_first(pipe, tile, tiles, looks, keeps=outputs.classes != "all")
         left_out_heights: dict[int, np.ndarray] = {}
-        place = Place([tile.count for tile in tiles], folder=folder, **asked)
+        place = Place(folder=folder, **asked)
         length_unit = LengthUnit.of(tiles[0].height)
         rasters = _Rasters(outputs, tiles, system, length_unit, stack)
         report = None if outputs.report is None else PlaceReport(tiles, checkpoints)
         for number, tile in enumerate(tiles):
-            progress(tile.path)
+            progress(f"measuring {tile.path}")
             with file_errors(tile.path):
-                cloud = tile.open(pipe, unit)
-                count = len(cloud)
-                around, seen_before = tile.around(cloud, tiles)
-                cloud = joined(cloud, around, pipe.feature_extractor.columns)
-                kept = None if outputs.classes == "all" else cloud.labels
-                seen = pipe.look(cloud, count, tile.stem, kept)
+                seen, seen_before = looks.second(pipe, number)
             place.add(number, seen, seen_before)
             rasters.add(tile, seen)
             if report is not None:
                 report.add(tile, seen, seen_before)
             if tile.left_out is not None:
                 left_out_heights[number] = tile.left_out.heights_above(seen.terrain, seen.factor)
-            del cloud, kept, seen
+            del seen
         things = place.things()
         scores = scores_of(things)
-        for number, (tile, answer) in enumerate(zip(tiles, place.answers, strict=True)):
+        for number, tile in enumerate(tiles):
             if tile.path in copies:
+                answer = place.answer_of(number)
                 if tile.left_out is not None:
                     answer = answer.with_left_out(tile.left_out, left_out_heights[number])
                 _write_copy(tile, copies[tile.path], answer, scores, outputs, length_unit)
@@ -187,6 +191,18 @@ def take_inventory(
             )
             write_report(outputs.report, report.content(things, about, place.doubts))
         return Found(things, [tile.total for tile in tiles], [tile.path for tile in tiles])
+
+
+def _look_first(
+    pipe: InventorySteps, tile: TileFile, tiles: Sequence[TileFile], looks: FirstLooks, *, keeps: bool
+) -> None:
+    """Label a tile by what is around it; with `keeps`, points that have a class keep it."""
+    cloud = tile.open()
+    count = len(cloud)
+    around, copies = tile.around(cloud, tiles)
+    kept = cloud.labels if keeps else None
+    cloud = joined(cloud, around, pipe.feature_extractor.columns)
+    looks.add(pipe.label(cloud, count, kept), cloud, around, copies)
 
 
 def _left_out(given: Sequence[str], with_points: Sequence[str], tiles: Sequence[TileFile]) -> dict[str, str]:
@@ -292,7 +308,7 @@ def learn_numbers(
         if cloud is None:
             raise PointCloudError("all points are noise or withheld")
         numbers = np.nan_to_num((cloud.further or {})[number]).astype(np.int64)
-        seen = pipe.look(cloud, len(cloud), Path(path).stem)
+        seen = pipe.look(cloud, Path(path).stem)
         crowns = np.flatnonzero(are_crowns(seen.classes, seen.heights))
         if not (numbers[crowns] > 0).any():
             raise PointCloudError(f"column {number!r} has no tree numbers")

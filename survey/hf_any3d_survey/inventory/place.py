@@ -8,7 +8,7 @@ tile ─► with the points around it ─► model of tiles ─► class, score 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import numpy as np
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.tasks.steps import return_free_memory
-from hf_any3d.utils.atomic_files import reserve_room
 from hf_any3d_survey.inventory.blocks import CELL, Block, BlockCells, corners_of, keys_of
 from hf_any3d_survey.inventory.crown_points import SQUARE, CrownPoints, CrownStore
 from hf_any3d_survey.inventory.crowns import step_of_density
@@ -33,6 +32,7 @@ from hf_any3d_survey.inventory.roofs import (
     describe_cells,
     packaged_roof_model,
 )
+from hf_any3d_survey.inventory.shelf import Shelf
 from hf_any3d_survey.inventory.terrain import Terrain
 from hf_any3d_survey.inventory.things import HIGH, ROOF, Thing, trees_of
 from hf_any3d_survey.inventory.trees import EVENNESS, number_trees
@@ -154,28 +154,6 @@ class Answer:
     numbers: np.ndarray
     factor: np.ndarray
 
-    @classmethod
-    def empty(cls, count: int, path: Path | None = None) -> Answer:
-        """Make room for so many points, in files that begin with `path` where memory is not to hold them."""
-        arrays: dict[str, np.ndarray] = {}
-        for name, kind in (("classes", "u1"), ("scores", "<f4"), ("heights", "<f4"), ("numbers", "<i4")):
-            if path is None:
-                arrays[name] = np.zeros(count, kind)
-            else:
-                file = path.with_name(f"{path.name}.{name}.npy")
-                arrays[name] = np.lib.format.open_memmap(file, "w+", np.dtype(kind), (count,))
-                reserve_room(file)
-        return cls(**arrays, factor=np.ones(3))
-
-    def keep(self, **values: np.ndarray) -> None:
-        """Take values of the points (points,) by their names: in memory as they are, in files by copying them."""
-        for name, own in values.items():
-            room = getattr(self, name)
-            if isinstance(room, np.memmap):
-                room[:] = own
-            else:
-                setattr(self, name, own)
-
     def with_left_out(self, left_out: LeftOut, heights: np.ndarray) -> Answer:
         """Return the answer about all points of a file: those left out are noise and of no thing.
 
@@ -190,6 +168,50 @@ class Answer:
             left_out.spread(self.numbers, 0, 0),
             self.factor,
         )
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """A tile as its model labels it, before heights are measured.
+
+    Attributes:
+        classes: (points,) codes of ASPRS of its own points.
+        scores: (points,) their probabilities.
+        is_ground: (points,) which of them the terrain goes through.
+        bounds: (2, 3) their lowest and highest coordinates, in meters.
+        ground: The ground that the model's features are measured from.
+        spacing: Usual distance of neighboring points, seen from above.
+        factor: (3,) length of a unit of the file in meters.
+        origin: (3,) place of the file's zero in meters.
+        conditions: As of `DescribedScan.conditions`.
+        unlike: Share of points that are unlike all learned ones.
+    """
+
+    classes: np.ndarray
+    scores: np.ndarray
+    is_ground: np.ndarray
+    bounds: np.ndarray
+    ground: GroundSurface
+    spacing: float
+    factor: np.ndarray
+    origin: np.ndarray
+    conditions: Mapping[str, float]
+    unlike: float
+
+
+@dataclass(frozen=True)
+class Near:
+    """What lies near a tile, and what other tiles say of it.
+
+    Attributes:
+        classes: (points,) codes of ASPRS of the points near it.
+        scores: (points,) their probabilities.
+        ground: (others, 3) points of the ground within `MARGIN`, on the map in meters.
+    """
+
+    classes: np.ndarray
+    scores: np.ndarray
+    ground: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -234,7 +256,6 @@ class Place:
     several tiles are one point, with the answer of the first of these.
 
     Args:
-        counts: Points of each tile.
         smoothing: As of `number_trees`.
         evenness: As of `number_trees`.
         min_height: Height in meters from which on vegetation is a tree.
@@ -249,7 +270,6 @@ class Place:
 
     def __init__(
         self,
-        counts: Sequence[int],
         *,
         smoothing: float | None = None,
         evenness: float = EVENNESS,
@@ -257,8 +277,9 @@ class Place:
         min_area: float = 10.0,
         folder: Path | None = None,
     ):
-        paths = [None if folder is None else folder / f"tile{number}" for number in range(len(counts))]
-        self.answers = [Answer.empty(count, path) for count, path in zip(counts, paths, strict=True)]
+        self._answers = Shelf(folder)
+        # Length of a unit of each tile's file, (3,), by the numbers of tiles
+        self._factors: dict[int, np.ndarray] = {}
         self.trees: list[Thing] = []
         self.doubts: list[Doubt] = []
         self.rejected: list[Rejected] = []
@@ -270,9 +291,10 @@ class Place:
         # Of trees by their numbers, and of roofs by -1 - the keys of `_roofs`. The first tile decides how wide cells
         # are.
         self._outlines: OutlineCells | None = None
-        self._roof_points: dict[int, RoofPoints] = {}
+        self._roof_points = Shelf(folder)
+        self._tiles_with_roofs: list[int] = []
         self._crowns = CrownStore(folder)
-        self._copies: list[Copies] = [Copies.none() for _ in counts]
+        self._copies: dict[int, Copies] = {}
         # Cells of roofs below which the ground is guessed
         self._guessed_roofs: list[np.ndarray] = []
 
@@ -285,13 +307,13 @@ class Place:
     def add(self, tile: int, seen: Seen, copies: Copies | None = None) -> None:
         """Take a tile as it was seen, and keep its crowns and roofs; `copies` are its points that were seen before."""
         own = slice(seen.count)
-        answer = self.answers[tile]
-        answer.keep(classes=seen.classes[own], scores=seen.scores[own], heights=seen.heights[own])
-        answer.factor = seen.factor
+        answer = {name: getattr(seen, name)[own] for name in ("classes", "scores", "heights")}
+        self._answers.put(_name_of(tile), {**answer, "numbers": np.zeros(seen.count, np.int32)})
+        self._factors[tile] = seen.factor
         if self._outlines is None:
             self._outlines = OutlineCells(max(_OUTLINE_CELL, _SPACINGS * seen.spacing))
         is_new = np.ones(seen.count, bool)
-        if copies is not None:
+        if copies is not None and len(copies.rows):
             self._copies[tile] = copies
             is_new[copies.rows] = False
         if seen.spacing <= _WIDEST_SPACING:
@@ -324,11 +346,23 @@ class Place:
                 of_places = keys[cell_of[part]]
                 self._outlines.add(places[:, :2], -1 - of_places)
                 self._guessed_roofs.append(np.unique(of_places[seen.terrain.guessed_at(places)]))
-            self._roof_points[tile] = RoofPoints(roofs.astype(np.int32), keys, cell_of, lies)
+            self._roof_points.put(
+                _name_of(tile, "roofs"), vars(RoofPoints(roofs.astype(np.int32), keys, cell_of, lies))
+            )
+            self._tiles_with_roofs.append(tile)
             cells, shapes = describe_cells(seen)
             # Those of other tiles are described there, with more of what is around them.
             is_own = np.isin(cells, keys)
             self._roofs.add_shapes(cells[is_own], shapes[is_own])
+
+    def answer_of(self, tile: int) -> Answer:
+        """Return what is known of the points of a tile; what is written into it is kept."""
+        return Answer(**self._answers.get(_name_of(tile)), factor=self._factors[tile])
+
+    def _roofs_of_tiles(self) -> Iterator[tuple[int, RoofPoints]]:
+        """Yield the tiles that have roofs, with the points of these."""
+        for tile in self._tiles_with_roofs:
+            yield tile, RoofPoints(**self._roof_points.get(_name_of(tile, "roofs")))
 
     def _number_trees(self) -> None:
         """Give the trees of all tiles their numbers, square by square."""
@@ -374,16 +408,16 @@ class Place:
 
     def _answers_of(self, name: str, points: CrownPoints) -> np.ndarray:
         """Return classes or numbers of points, (points,)."""
-        values = np.zeros(len(points.rows), getattr(self.answers[0], name).dtype)
-        for tile in np.unique(points.tiles):
+        values = np.zeros(len(points.rows), np.int32)
+        for tile in np.unique(points.tiles).tolist():
             is_of_tile = points.tiles == tile
-            values[is_of_tile] = getattr(self.answers[tile], name)[points.rows[is_of_tile]]
+            values[is_of_tile] = getattr(self.answer_of(tile), name)[points.rows[is_of_tile]]
         return values
 
     def _set_numbers(self, tiles: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> None:
-        for tile in np.unique(tiles):
+        for tile in np.unique(tiles).tolist():
             is_of_tile = tiles == tile
-            self.answers[tile].numbers[rows[is_of_tile]] = numbers[is_of_tile]
+            self.answer_of(tile).numbers[rows[is_of_tile]] = numbers[is_of_tile]
 
     def things(self) -> list[Thing]:
         """Find trees and blocks of buildings, and give them numbers; called once, after the last tile."""
@@ -393,12 +427,12 @@ class Place:
         # Number of each block; 0 for those that are no buildings
         numbers = np.zeros(len(found), np.int32)
         numbers[scores > 0] = len(self.trees) + 1 + np.arange((scores > 0).sum())
-        for tile, points in self._roof_points.items():
+        for tile, points in self._roofs_of_tiles():
             own = numbers[self._roofs.of_keys(points.keys)][points.cell_of]
-            self.answers[tile].numbers[points.rows[own > 0]] = own[own > 0]
+            self.answer_of(tile).numbers[points.rows[own > 0]] = own[own > 0]
         self._answer_copies()
         things = self._with_outlines([*self.trees, *self._buildings(found, scores, numbers)], numbers)
-        factor = self.answers[0].factor
+        factor = self._factors[0]
         in_unit_of_file = []
         for thing in things:
             outline = tuple(ring / factor[:2] for ring in thing.outline)
@@ -419,11 +453,11 @@ class Place:
         scores = packaged_roof_model()(shapes)
         is_rejected = is_large & ((scores < LEAST_PROBABILITY) | are_open(found))
         stand_up = are_plants(shapes)
-        for tile, points in self._roof_points.items():
+        for tile, points in self._roofs_of_tiles():
             of_cell = self._roofs.of_keys(points.keys)
             rejected = is_rejected[of_cell][points.cell_of]
             rows, block = points.rows[rejected], of_cell[points.cell_of[rejected]]
-            answer = self.answers[tile]
+            answer = self.answer_of(tile)
             heights = answer.heights[rows]
             classes = classes_of_rejected(heights, stand_up[block], points.lies[rejected])
             answer.classes[rows] = classes
@@ -448,10 +482,11 @@ class Place:
 
     def _answer_copies(self) -> None:
         """Give points that stand in several tiles the answer of the first."""
-        for answer, copies in zip(self.answers, self._copies, strict=True):
-            for tile in np.unique(copies.tiles):
+        for number, copies in self._copies.items():
+            answer = self.answer_of(number)
+            for tile in np.unique(copies.tiles).tolist():
                 is_of_tile = copies.tiles == tile
-                original = self.answers[tile]
+                original = self.answer_of(tile)
                 for name in ("classes", "scores", "heights", "numbers"):
                     values = getattr(original, name)[copies.originals[is_of_tile]]
                     getattr(answer, name)[copies.rows[is_of_tile]] = values
@@ -487,6 +522,11 @@ def classes_of_rejected(heights: np.ndarray, stand_up: np.ndarray, lies: np.ndar
     """
     vegetation = by_height(np.full(len(heights), HIGH), heights)
     return np.where(stand_up, vegetation, np.where(lies, GROUND, UNKNOWN)).astype(np.uint8)
+
+
+def _name_of(tile: int, what: str = "answer") -> str:
+    """Return the name by which what belongs to a tile is kept."""
+    return f"{what}{tile}"
 
 
 def _region_width(density: float) -> float:

@@ -29,6 +29,8 @@ from hf_any3d_survey.inventory.place import (
     LOW,
     NOISE,
     VEGETATION,
+    Labeled,
+    Near,
     Place,
     Seen,
     by_height,
@@ -101,11 +103,11 @@ class InventorySteps(LocalFeaturesSteps):
         cloud, left_out = split_left_out(whole, self.feature_extractor.split_far, stem)
         if cloud is None:
             raise PointCloudError("all points are noise or withheld; an inventory needs others")
-        place = Place([len(cloud)], **forward_params["asked"])
-        seen = self.look(cloud, len(cloud), stem)
+        place = Place(**forward_params["asked"])
+        seen = self.look(cloud, stem)
         place.add(0, seen)
         things = place.things()
-        answer = place.answers[0]
+        answer = place.answer_of(0)
         if left_out is not None:
             answer = answer.with_left_out(left_out, left_out.heights_above(seen.terrain, seen.factor))
         found = {
@@ -148,14 +150,18 @@ class InventorySteps(LocalFeaturesSteps):
                     setattr(data, name, as_bytes)
         return data
 
-    def look(self, cloud: PointCloudData, count: int, stem: str | None = None, kept: np.ndarray | None = None) -> Seen:
-        """Label a scan and measure heights above its ground.
+    def look(self, cloud: PointCloudData, stem: str | None = None, kept: np.ndarray | None = None) -> Seen:
+        """Label a scan and measure heights above its ground, as `label` and `see` do, which say what is raised."""
+        labeled = self.label(cloud, len(cloud), kept)
+        return self.see(labeled, cloud.points, cloud.number_of_returns, stem=stem)
+
+    def label(self, cloud: PointCloudData, count: int, kept: np.ndarray | None = None) -> Labeled:
+        """Label the points of a scan by what is around them.
 
         Args:
             cloud: The scan.
-            count: Number of the first points that are its own.
-            stem: Its name in warnings.
-            kept: (points,) codes of classes that the points keep, 0 for none; those of class 2 are ground.
+            count: Number of the first points that are its own; others lie around them, and get no labels.
+            kept: (count,) codes of classes that the points keep, 0 for none; those of class 2 are ground.
 
         Raises:
             PointCloudError: Hardly any point is ground, coordinates are degrees, or something that the model reads is
@@ -164,21 +170,57 @@ class InventorySteps(LocalFeaturesSteps):
         scan, answers = self._labels_of(cloud, count, None)
         assert scan.ground is not None
         unlike = self._unlike_share(answers)
-        # Memory is for what grows with the points.
-        answers.all_unknown = answers.unknown = None
-        points = PlacedPoints(cloud.points, scan.factor, scan.origin)
-        heights = np.empty(len(cloud), np.float32)
         classes = self.codes[answers.labels]
-        classes[scan.is_noise] = NOISE
-        bounds = bounds_of_all(points.part(slice(count)))
-        check_place(bounds, classes[:count])
+        classes[scan.is_noise[:count]] = NOISE
+        bounds = bounds_of_all(PlacedPoints(cloud.points[:count], scan.factor, scan.origin))
+        check_place(bounds, classes)
         is_ground = classes == GROUND
         if kept is not None:
             is_kept_ground = np.where(kept > 0, kept == GROUND, is_ground)
             # A file may have classes of its own, and no ground among them.
             is_ground = is_kept_ground if is_kept_ground.mean() > LEAST_GROUND else is_ground
-        terrain = Terrain.of(points, is_ground, scan.spacing)
-        for rows in blocks(len(cloud)):
+        return_free_memory()
+        return Labeled(
+            classes,
+            answers.scores,
+            is_ground,
+            bounds,
+            scan.ground,
+            scan.spacing,
+            scan.factor,
+            scan.origin,
+            scan.conditions,
+            unlike,
+        )
+
+    def see(
+        self,
+        labeled: Labeled,
+        given: np.ndarray,
+        returns: np.ndarray | None,
+        near: Near | None = None,
+        stem: str | None = None,
+    ) -> Seen:
+        """Measure heights of a tile above the ground, with what lies near it.
+
+        Args:
+            labeled: The tile's own points, as they are labeled.
+            given: (points, 3) coordinates, those of its own points first, then those of `near`.
+            returns: (points,) how many returns the pulse of each had; None where the file does not say it.
+            near: What lies near; None for nothing.
+            stem: Name of the tile in warnings.
+        """
+        count = len(labeled.classes)
+        points = PlacedPoints(given, labeled.factor, labeled.origin)
+        classes, scores = labeled.classes.copy(), labeled.scores
+        is_ground = labeled.is_ground
+        if near is not None:
+            classes = np.concatenate([classes, near.classes])
+            scores = np.concatenate([scores, near.scores])
+            is_ground = np.append(is_ground, np.zeros(len(near.classes), bool))
+        terrain = Terrain.of(points, is_ground, labeled.spacing, None if near is None else near.ground)
+        heights = np.empty(len(points), np.float32)
+        for rows in blocks(len(points)):
             part = points[rows]
             heights[rows] = terrain.heights_above(part)
             tolerance = terrain.tolerance_at(part)
@@ -190,17 +232,17 @@ class InventorySteps(LocalFeaturesSteps):
         seen = Seen(
             points,
             classes,
-            answers.scores,
+            scores,
             heights,
             count,
-            bounds,
-            scan.ground,
+            labeled.bounds,
+            labeled.ground,
             terrain,
-            scan.spacing,
-            scan.factor,
-            cloud.number_of_returns,
+            labeled.spacing,
+            labeled.factor,
+            returns,
         )
-        measured = measure_tile(seen, scan.conditions, unlike)
+        measured = measure_tile(seen, labeled.conditions, labeled.unlike)
         doubts = find_doubts(measured, (self.model.config.seen or {}).get("density"))
         if doubts:
             warnings.warn(printable(words_of(doubts, stem)), stacklevel=2)
@@ -213,6 +255,10 @@ class InventorySteps(LocalFeaturesSteps):
         return float(is_none_of_these(answers.all_unknown, self.model.config).mean())
 
     def _smoothing_edge(self, scan: DescribedScan) -> float:
+        return _VOXEL
+
+    def _smoothing_reach(self, scan: DescribedScan) -> float:
+        # Voxels alone are averaged, and none around them.
         return _VOXEL
 
     def _smoothed(self, scan: DescribedScan, points: np.ndarray, shares: np.ndarray, edge: float) -> np.ndarray:

@@ -48,19 +48,25 @@ class Terrain:
     ground: np.ndarray
 
     @classmethod
-    def of(cls, points: Points, is_ground: np.ndarray, spacing: float) -> Terrain:
+    def of(cls, points: Points, is_ground: np.ndarray, spacing: float, around: np.ndarray | None = None) -> Terrain:
         """Lay a surface through ground points.
 
         Args:
             points: (points, 3) in meters, z up.
-            is_ground: (points,) bool, at least one.
+            is_ground: (points,) bool, at least one here or around.
             spacing: Usual distance of neighboring points, seen from above.
+            around: (others, 3) further points of the ground, such as `ground_of_cells` of neighboring tiles.
         """
-        # In steps of half a meter, so that neighboring tiles have the same cells.
-        corner, cell = grid_over(bounds_of_all(points), max(_LEAST_CELL, np.ceil(2 * spacing) / 2))
-        shape = tuple(((bounds_of_all(points)[1, :2] - corner) / cell).astype(np.int64) + 1)
-        rows = median_of_cells(points, np.flatnonzero(is_ground), corner, cell, shape)
-        ground = points[rows]
+        bounds = bounds_of_all(points)
+        if around is not None and len(around):
+            beyond = bounds_of_all(around)
+            bounds = np.stack([np.minimum(bounds[0], beyond[0]), np.maximum(bounds[1], beyond[1])])
+        corner, cell = grid_over(bounds, _cell(spacing))
+        shape = tuple(((bounds[1, :2] - corner) / cell).astype(np.int64) + 1)
+        ground = points[median_of_cells(points, np.flatnonzero(is_ground), corner, cell, shape)]
+        if around is not None and len(around):
+            ground = np.concatenate([ground, around])
+            ground = ground[median_of_cells(ground, np.arange(len(ground)), corner, cell, shape)]
         ground = ground[~_are_spikes(ground, corner, cell, shape)]
         # To a tenth of a millimeter, as sums over all points differ in their last digits.
         heights = _filled(ground, corner, cell, shape).round(4)
@@ -123,6 +129,20 @@ class Terrain:
         errors = replace(self, heights=heights).heights_above(held)
         below_plants = is_vegetated[_cells_of(held, self.corner, self.cell)]
         return errors[~below_plants], errors[below_plants]
+
+
+def _cell(spacing: float) -> float:
+    """Return the width of the cells of points that are so far apart."""
+    # In steps of half a meter, so that neighboring tiles have the same cells.
+    return max(_LEAST_CELL, np.ceil(2 * spacing) / 2)
+
+
+def ground_of_cells(points: Points, is_ground: np.ndarray, spacing: float) -> np.ndarray:
+    """Return the ground point of median height of each cell of a terrain, (cells, 3), of points (points, 3)."""
+    bounds = bounds_of_all(points)
+    corner, cell = grid_over(bounds, _cell(spacing))
+    shape = tuple(((bounds[1, :2] - corner) / cell).astype(np.int64) + 1)
+    return points[median_of_cells(points, np.flatnonzero(is_ground), corner, cell, shape)]
 
 
 def median_of_cells(

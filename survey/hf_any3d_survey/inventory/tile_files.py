@@ -1,4 +1,4 @@
-"""Files of tiles that are one place: each is looked at once before, so that all are known when one is in work."""
+"""Files of tiles that are one place: each is read once before, so that all are known when one is in work."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ import numpy as np
 from hf_any3d.data.far_points import distance_in_words, far_groups
 from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.files.coordinate_systems import CoordinateSystem
-from hf_any3d.data.files.las import REPROJECT, bounds_of_header, has_no_points, system_of
+from hf_any3d.data.files.las import REPROJECT, has_no_points, system_of
 from hf_any3d.data.files.source import NoPointsError
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.las_classes import CURRENT, UNCLASSIFIED
 from hf_any3d.data.units import check_projected
-from hf_any3d.tasks.segmentation.steps import part_of
 from hf_any3d.utils.messages import listed, printable
 from hf_any3d_survey.inventory.left_out import LeftOut, codes_of_file, split_left_out
 from hf_any3d_survey.inventory.place import HIGH_NOISE, MARGIN, NOISE, Answer, Around, Copies
+from hf_any3d_survey.inventory.shelf import Shelf
 from hf_any3d_survey.inventory.steps import InventorySteps
 from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks, bounds_of_all
 
-_EDGE_ARRAYS = ("points", "labels", *ATTRIBUTES.values())
+_ARRAYS = ("points", "labels", *ATTRIBUTES.values())
+_PLACE = ("offset", "meters_per_unit", "meters_per_height", "in_degrees", "no_map")
 _FURTHER = "further "  # before the names of columns, which may be those of arrays
 _SAME_UNIT = 1e-5
 _SAME_PLACE = 1e-4  # units of the file
@@ -46,8 +47,9 @@ class TileFile:
         has_class: (points,) which points of the file have a class, as packed bits.
         label_codes: Table of the codes of its classes, as of `PointCloudData`.
         left_out: Points that are left out; None for none.
-        edge: File with its points that others may see; None for a place of one tile.
-        cloud: The points, where there is but one tile.
+        name: What its points are kept under on the `shelf`.
+        shelf: Where the points of all tiles are kept, once they have been read.
+        place: How its coordinates are meant, by the names of `PointCloudData`.
         ground_scale: Length on the ground of a meter on the map, the same for all tiles of a place; None for 1.
     """
 
@@ -59,8 +61,9 @@ class TileFile:
     has_class: np.ndarray
     label_codes: str | None
     left_out: LeftOut | None
-    edge: Path | None
-    cloud: PointCloudData | None = None
+    name: str
+    shelf: Shelf
+    place: Mapping[str, Any]
     ground_scale: float | None = None
 
     @property
@@ -73,15 +76,19 @@ class TileFile:
         """Number of points of the file."""
         return self.count if self.left_out is None else self.left_out.total
 
-    def open(self, pipe: InventorySteps, unit: str | None) -> PointCloudData:
-        """Return the points that are not left out, with codes as labels; read again where there are several tiles."""
-        if self.cloud is not None:
-            return self.cloud
-        cloud = pipe.open(self.path, unit)
-        if self.left_out is not None:
-            cloud = self.left_out.without(cloud)
-        cloud.labels = codes_of_file(cloud)
-        cloud.ground_scale = self.ground_scale
+    def open(self) -> PointCloudData:
+        """Return the points that are not left out, with codes as labels."""
+        return self._cloud(**self.shelf.get(self.name))
+
+    def _cloud(self, **arrays: np.ndarray) -> PointCloudData:
+        """Return points as they are kept, or some of them, by the names of their arrays."""
+        labels = arrays.pop("labels")
+        columns = [name for name in arrays if name.startswith(_FURTHER)]
+        further = {name.removeprefix(_FURTHER): arrays.pop(name) for name in columns}
+        values: dict[str, Any] = {**arrays, **self.place, "ground_scale": self.ground_scale}
+        cloud = PointCloudData(**values, further=further or None)
+        # Codes of a byte, which the constructor would make eight.
+        cloud.labels = labels
         return cloud
 
     def around(self, cloud: PointCloudData, tiles: Sequence[TileFile]) -> tuple[list[Around], Copies]:
@@ -91,26 +98,31 @@ class TileFile:
         """
         margin = MARGIN / self.unit
         low, high = self.bounds[0] - margin, self.bounds[1] + margin
-        own = _on_map(cloud)
-        before = _Before(next(number for number, tile in enumerate(tiles) if tile is self))
+        near_tiles = [
+            (number, tile)
+            for number, tile in enumerate(tiles)
+            if tile is self or not ((tile.bounds[1] < low).any() or (tile.bounds[0] > high).any())
+        ]
+        own_number = next(number for number, tile in near_tiles if tile is self)
+        before = _Before(own_number, _on_map(cloud), {number: tile.bounds for number, tile in near_tiles})
         found = []
-        for number, tile in enumerate(tiles):
-            if tile is self or tile.edge is None or (tile.bounds[1] < low).any() or (tile.bounds[0] > high).any():
+        for number, tile in near_tiles:
+            if tile is self:
                 continue
-            with np.load(tile.edge) as stored:
-                arrays = dict(stored)
-            rows = arrays.pop("rows")
-            offset = arrays.pop("offset")
-            places = arrays["points"].astype(np.float64) + offset
-            near = np.flatnonzero(((places[:, :2] >= low) & (places[:, :2] <= high)).all(axis=1))
-            near = near[before.are_new(number, places[near], rows[near], own)]
-            if len(near):
-                fields = {name: values[near] for name, values in arrays.items()}
-                columns = [name for name in fields if name.startswith(_FURTHER)]
-                further = {name.removeprefix(_FURTHER): fields.pop(name) for name in columns}
-                points = PointCloudData(**fields, further=further or None, offset=offset)
-                found.append(Around(number, rows[near], points))
+            arrays = tile.shelf.get(tile.name)
+            rows = _within(PlacedPoints(arrays["points"], np.ones(3), tile.offset), low, high)
+            places = arrays["points"][rows] + tile.offset
+            rows = rows[before.are_new(number, places, rows)]
+            if len(rows):
+                fields = {name: values[rows] for name, values in arrays.items()}
+                found.append(Around(number, rows, tile._cloud(**fields)))
         return found, before.copies()
+
+    @property
+    def offset(self) -> np.ndarray:
+        """What is added to the points that are kept, (3,)."""
+        offset = self.place["offset"]
+        return np.zeros(3) if offset is None else offset
 
     def labels_of(self, answer: Answer, keeps: bool) -> np.ndarray:
         """Return the classes to write, (points,) int64, by the answer about all points; -1 keeps that of the file.
@@ -131,31 +143,42 @@ class TileFile:
 
 
 class _Before:
-    """Points that were seen before: those of the tile `number` itself, and those of its neighbors so far."""
+    """Points that were seen before: those of the tile `number` itself, `own`, and those of its neighbors so far.
 
-    def __init__(self, number: int):
+    Only points within the bounds (2, 2) of two tiles can be the same, by the numbers of tiles.
+    """
+
+    def __init__(self, number: int, own: PlacedPoints, bounds: Mapping[int, np.ndarray]):
         self.number = number
+        self._own = own
+        self._bounds = {other: box + [[-_SAME_PLACE], [_SAME_PLACE]] for other, box in bounds.items()}
         self._keys = np.zeros(0, np.uint64)
         self._rows: list[np.ndarray] = []
         self._tiles: list[np.ndarray] = []
         self._originals: list[np.ndarray] = []
 
-    def are_new(self, tile: int, places: np.ndarray, rows: np.ndarray, own: PlacedPoints) -> np.ndarray:
+    def are_new(self, tile: int, places: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return which points (points, 3) of a neighbor were not seen, (points,) bool, and find copies of them."""
-        if not len(places):
-            return np.zeros(0, bool)
-        keys = _keys_of(places)
-        near = _within(own, places.min(axis=0)[:2] - _SAME_PLACE, places.max(axis=0)[:2] + _SAME_PLACE)
-        own_keys = _keys_of(own[near])
-        is_new = ~np.isin(keys, own_keys) & ~np.isin(keys, self._keys)
+        is_new = np.ones(len(places), bool)
+        shared = np.zeros(len(places), bool)
+        for other, (low, high) in self._bounds.items():
+            if other != tile:
+                shared |= ((places[:, :2] >= low) & (places[:, :2] <= high)).all(axis=1)
+        some = np.flatnonzero(shared)
+        if not len(some):
+            return is_new
+        keys = _keys_of(places[some])
+        near = _within(self._own, *self._bounds[tile])
+        own_keys = _keys_of(self._own[near])
+        is_new[some] = ~np.isin(keys, own_keys) & ~np.isin(keys, self._keys)
         if tile < self.number:
             order = np.argsort(keys)
             at = np.searchsorted(keys, own_keys, sorter=order).clip(max=len(keys) - 1)
             is_copy = keys[order[at]] == own_keys
             self._rows.append(near[is_copy])
             self._tiles.append(np.full(is_copy.sum(), tile))
-            self._originals.append(rows[order[at[is_copy]]])
-        self._keys = np.concatenate([self._keys, keys[is_new]])
+            self._originals.append(rows[some[order[at[is_copy]]]])
+        self._keys = np.concatenate([self._keys, keys[is_new[some]]])
         return is_new
 
     def copies(self) -> Copies:
@@ -190,10 +213,10 @@ def look_at_tiles(
     pipe: InventorySteps,
     paths: Sequence[str],
     unit: str | None,
-    folder: Path | None,
+    shelf: Shelf,
     progress: Callable[[str], None],
 ) -> list[TileFile]:
-    """Read each tile once; with a `folder`, where there are others, its points near its border are kept there.
+    """Read each tile, once: its points are kept on the `shelf`.
 
     Tiles without points, and small ones far from all others, are left out with a warning.
 
@@ -202,10 +225,9 @@ def look_at_tiles(
     """
     tiles: list[TileFile] = []
     empty: dict[str, str] = {}
-    boxes = [bounds_of_header(path) for path in paths]
     for number, path in enumerate(paths):
-        if folder is not None:
-            progress(f"{path}: its borders")
+        if len(paths) > 1:
+            progress(f"reading {path}")
         with file_errors(path):
             try:
                 whole = pipe.open(path, unit)
@@ -233,15 +255,11 @@ def look_at_tiles(
             continue
         bounds = bounds_of_all(_on_map(cloud))[:, :2]
         cloud.labels = codes_of_file(cloud)
+        name = f"points{number}"
+        shelf.put(name, _arrays_of(cloud, pipe.feature_extractor.columns))
+        place = {own: getattr(cloud, own) for own in _PLACE}
         facts = (path, len(cloud), length * scale, height, bounds, has_class, cloud.label_codes, left_out)
-        if folder is None:
-            tiles.append(TileFile(*facts, None, cloud, cloud.ground_scale))
-            continue
-        edge = folder / f"edge{number}.npz"
-        others = boxes[:number] + boxes[number + 1 :]
-        is_seen = _may_be_seen(_on_map(cloud), [bounds, *others], MARGIN / (length * scale))
-        _save_edge(edge, cloud, is_seen, pipe.feature_extractor.columns)
-        tiles.append(TileFile(*facts, edge, ground_scale=cloud.ground_scale))
+        tiles.append(TileFile(*facts, name, shelf, place, cloud.ground_scale))
     _tell_of_empty(paths, empty)
     return _of_one_scale(_without_far(tiles))
 
@@ -286,36 +304,10 @@ def _offset_of(cloud: PointCloudData) -> np.ndarray:
     return np.zeros(3) if cloud.offset is None else cloud.offset
 
 
-def _may_be_seen(points: PlacedPoints, boxes: Sequence[np.ndarray | None], margin: float) -> np.ndarray:
-    """Return which points (points,) other tiles may see.
-
-    Args:
-        points: The points of a tile, in the unit of the file.
-        boxes: (2, 2) lowest and highest places of the tile itself, and of the others by their headers, which may be
-            wrong; None for files that tell none.
-        margin: How far tiles see, in the unit of the file.
-    """
-    own, *others = boxes
-    if any(box is None for box in others):
-        return np.ones(len(points), bool)
-    is_seen = np.empty(len(points), bool)
-    for block in blocks(len(points)):
-        flat = points[block][:, :2]
-        is_seen[block] = ((flat < own[0] + margin) | (flat > own[1] - margin)).any(axis=1)
-        for box in others:
-            is_seen[block] |= ((flat > box[0] - margin) & (flat < box[1] + margin)).all(axis=1)
-    return is_seen
-
-
-def _save_edge(path: Path, cloud: PointCloudData, is_seen: np.ndarray, columns: Sequence[str]) -> None:
-    """Save the points of a tile that others may see (points,), with all that the model reads."""
-    rows = np.flatnonzero(is_seen)
-    part = part_of(cloud, rows)
-    part.labels = None if cloud.labels is None else cloud.labels[rows]
-    stored: dict[str, Any] = {"rows": rows, "offset": _offset_of(cloud)}
-    stored |= {name: values for name in _EDGE_ARRAYS if (values := getattr(part, name)) is not None}
-    stored |= {f"{_FURTHER}{name}": (part.further or {})[name] for name in columns}
-    np.savez(path, **stored)
+def _arrays_of(cloud: PointCloudData, columns: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return what the model reads of points, by names, and their labels."""
+    arrays = {name: values for name in _ARRAYS if (values := getattr(cloud, name)) is not None}
+    return arrays | {f"{_FURTHER}{name}": (cloud.further or {})[name] for name in columns}
 
 
 def _without_far(tiles: Sequence[TileFile]) -> list[TileFile]:

@@ -201,14 +201,27 @@ class LocalFeaturesSteps(SegmentationSteps):
     def _labels_of(
         self, cloud: PointCloudData, count: int, up_axis: str | None, marks: int = 0, *, adapt: bool = False
     ) -> tuple[DescribedScan, _Answers]:
-        """Describe a scan, and label its points: the first `count` are its own, the last `marks` those of a mesh."""
+        """Describe a scan, and label its points.
+
+        Args:
+            cloud: The scan.
+            count: Number of the first points that are its own; others lie around them, and are not labeled.
+            up_axis: As of a call of the processor.
+            marks: Number of the last points that are those of a mesh, which are labeled, too.
+            adapt: Whether the model learns once more, from the scan.
+        """
         self.feature_extractor.check_measured(cloud)
         scan = self.feature_extractor.describe(cloud, up_axis, marks)
-        answers = _Answers(len(cloud), count, self.gives_unknown)
+        answers = _Answers(count + marks, count, self.gives_unknown)
         hidden = self._bar is False or (self._bar is None and count < 2 * self.part_points)
         model = self.model
         with progress_bar(
-            hidden=hidden, asked=bool(self._bar), total=len(cloud) * (1 + adapt), unit="point", delay=2, leave=False
+            hidden=hidden,
+            asked=bool(self._bar),
+            total=(count + marks) * (1 + adapt),
+            unit="point",
+            delay=2,
+            leave=False,
         ) as bar:
             if adapt:
                 model = self._adapted(scan, bar)
@@ -224,10 +237,11 @@ class LocalFeaturesSteps(SegmentationSteps):
             return_free_memory()
             return len(part[0])
 
-        # The margin is as wide as features reach, and answers are averaged over neighboring voxels.
-        parts = scan.parts(self.part_points, scan.reach + 2 * self._smoothing_edge(scan))
+        # The margin is as wide as features reach, and answers are averaged.
+        count = len(answers.labels)
+        parts = scan.parts(self.part_points, scan.reach + self._smoothing_reach(scan), count)
         # A single part has threads for its pieces.
-        threads = 1 if len(scan.cloud) <= self.part_points else self._threads
+        threads = 1 if count <= self.part_points else self._threads
         # Here, as threads would restore the mode of a model that is being trained while others compute.
         with evaluation_mode(self.model):
             yield from in_threads(label, parts, threads)
@@ -293,6 +307,10 @@ class LocalFeaturesSteps(SegmentationSteps):
         config = self.model.config
         return config.smoothing_edge if scan.spacing <= config.smoothed_below else 0.0
 
+    def _smoothing_reach(self, scan: DescribedScan) -> float:
+        """Return how far from a point the answers are that are averaged into its own: its voxel and those around."""
+        return 2 * self._smoothing_edge(scan)
+
     def _adapted(self, scan: DescribedScan, bar: Any) -> PointLabels:
         """Return the model as it is after it has learned once more, from points drawn in all parts of a scan."""
         from hf_any3d_survey.local_features.fitting import adapted  # of models of transformers, which take seconds
@@ -321,7 +339,7 @@ class LocalFeaturesSteps(SegmentationSteps):
         # Answers around the part are averaged into those inside.
         rows = np.arange(len(near))
         if len(near) > len(inside):
-            rows = np.flatnonzero(scan.are_within(near, inside, 2 * edge))
+            rows = np.flatnonzero(scan.are_within(near, inside, self._smoothing_reach(scan)))
         surroundings = scan.neighborhoods(near, rows)
         # Of points in the margins of several parts, each has the answer of the part that it is inside of.
         is_inside = np.isin(near[rows], inside, assume_unique=True)

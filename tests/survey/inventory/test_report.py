@@ -110,11 +110,11 @@ def test_figures_are_those_of_copy_and_table(place):
 def test_figures_know_which_roofs_are_none(pipe, tmp_path, draw, code):
     write_scan(tmp_path / "scan.las", draw())
     cloud = pipe.open(tmp_path / "scan.las")
-    found = Place([len(cloud)])
-    found.add(0, pipe.look(cloud, len(cloud)))
-    called_roofs = found.answers[0].classes == 6
+    found = Place()
+    found.add(0, pipe.look(cloud))
+    called_roofs = found.answer_of(0).classes == 6
     found.things()
-    assert (found.answers[0].classes[called_roofs] == code).sum() > 100
+    assert (found.answer_of(0).classes[called_roofs] == code).sum() > 100
     take_inventory(pipe, [tmp_path / "scan.las"], outputs_in(tmp_path, ["scan.las"]))
     check_figures(*read_outputs(tmp_path, ["scan.las"]))
 
