@@ -116,9 +116,10 @@ def take_inventory(
 ) -> Found:
     """Find the trees and buildings of the tiles of one place, and write them.
 
-    A tile is in memory at a time, with the points of its neighbors within 40 m; what is found waits in files. Copies are written at the end, each
-    whole or not at all, when all numbers are known. Tiles without points, and small ones far from all others, are left
-    out with a warning. So are points far from all others of their tile: in copies they are noise (7).
+    A tile is in memory at a time, with the points of its neighbors within 40 m; what is found waits in files. Copies
+    are written at the end, each whole or not at all, when all numbers are known. Tiles without points, and small ones
+    far from all others, are left out with a warning. So are points far from all others of their tile: in copies they
+    are noise (7).
 
     Args:
         pipe: The pipeline.

@@ -12,6 +12,7 @@ A mean of a fine voxel counts once, however many points it has, so that scans of
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,27 +130,32 @@ class Neighborhoods:
         # In double precision, from a point nearby: squares of coordinates of maps would have no digits left.
         self._origin = np.floor(points.mean(axis=0))
         # From here on a fine voxel is a point.
-        values = [measured.height, *measured.around.values()]
-        columns = np.empty((len(fine.of_point), 3 + len(values)))
-        for axis in range(3):
-            columns[:, axis] = points[seen, axis] - self._origin[axis]
-        for number, value in enumerate(values, start=3):
-            columns[:, number] = value[seen]
-        means = fine.means(columns)
+        level = _Level.from_means(fine, self._means(fine, seen), edges[0] * _FINE)
         # Lowest and highest x and y of what is described
         bounds = None
         if rows is not None:
             by = rows if described_by is None else described_by[rows]
             bounds = bounds_of(points[by, :2]) - self._origin[:2]
         self._sizes: list[_Size] = []
-        level = _Level.from_means(fine, means, edges[0] * _FINE)
+        # Where each size is made of the one before, fine voxels are not needed again.
+        fits = all((larger / edge).is_integer() for edge, larger in itertools.pairwise(edges))
         for edge, larger in zip(edges, [*edges[1:], edges[-1]], strict=True):
             # From small to large, as each size averages shapes of the one before.
-            level = level.coarser(edge, self._origin)
+            level = level.coarser(edge, self._origin, keeps_fine=not fits)
             # Boxes of a point, and those whose shapes are averaged in the next size
             size = level.described(measured.cut, bounds, margin=2 * larger + edge)
             self._sizes.append(size)
             level.passed_on = size.passed_on
+
+    def _means(self, fine: SparseVoxels, seen: Any) -> np.ndarray:
+        """Return means (voxels, 3 + c) of x, y, z from the origin, height and others of the points that are `seen`."""
+        values = [self._measured.height, *self._measured.around.values()]
+        columns = np.empty((len(fine.of_point), 3 + len(values)))
+        for axis in range(3):
+            columns[:, axis] = self.points[seen, axis] - self._origin[axis]
+        for number, value in enumerate(values, start=3):
+            columns[:, number] = value[seen]
+        return fine.means(columns)
 
     def features(self, rows: np.ndarray | slice) -> np.ndarray:
         """Return the features of some of the points, (rows, features) float32, named by `feature_names`."""
@@ -217,7 +223,7 @@ class _Level:
             sums[part, 11:] = means[part, 3:]
         return cls(voxels, edge, np.arange(len(voxels)), sums)
 
-    def coarser(self, edge: float, origin: np.ndarray) -> _Level:
+    def coarser(self, edge: float, origin: np.ndarray, *, keeps_fine: bool = True) -> _Level:
         """Return the voxels of a larger edge, made of these if they fit into them, else of the fine ones."""
         fine = self.fine or self
         factor = edge / self.edge
@@ -232,7 +238,7 @@ class _Level:
             of_fine = voxels.of_point
             passed_on = None if passed_on is None else passed_on[self.of_fine]
         shapes = None if passed_on is None else voxels.sums(passed_on * below.sums[:, :1])
-        return _Level(voxels, edge, of_fine, voxels.sums(below.sums), fine, shapes)
+        return _Level(voxels, edge, of_fine, voxels.sums(below.sums), fine if keeps_fine else None, shapes)
 
     def described(self, cut: float, bounds: np.ndarray | None, margin: float) -> _Size:
         """Describe the boxes around the voxels.
