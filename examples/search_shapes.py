@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 from hf_any3d import AutoModelForZeroShotPointCloudClassification, PointCloudProcessor
 from hf_any3d.cli.inputs import files_of_folder
-from hf_any3d.data.input_files import FILE_ERRORS, InputFile
+from hf_any3d.data.files.input_files import FILE_ERRORS, InputFile
 from hf_any3d.utils.atomic_files import atomic_write, read_json, write_json
 from hf_any3d.utils.messages import one_line
 

@@ -42,7 +42,7 @@ from examples.unknown_things import (
 )
 from hf_any3d import ActConfig, ActForPointCloudClassification, ActModel, PointCloudProcessor, load_point_dataset
 from hf_any3d.data import build_transform, validation_split
-from hf_any3d.data.axes import turn_up_axis
+from hf_any3d.data.frames.axes import turn_up_axis
 from hf_any3d.evaluation.classification import by_name, compute_classification_metrics
 from hf_any3d.evaluation.confusion import class_accuracies, confusion_matrix
 from hf_any3d.model_card.building import build_model_card

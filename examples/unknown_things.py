@@ -11,7 +11,7 @@ from torch import nn
 
 from examples import quickstart
 from hf_any3d.data import build_transform
-from hf_any3d.data.axes import turn_up_axis
+from hf_any3d.data.frames.axes import turn_up_axis
 from hf_any3d.modeling.layers.unknown_score import UnknownScore, conformal_level, is_none_of_these, surprise
 from hf_any3d.training.few_scans.no_class import SOLID, draw_things
 from hf_any3d.training.few_scans.solids import box, rotation, sample_faces

@@ -24,8 +24,8 @@ _MODULES = {
     "chat": ("ChatSession",),
     "data": ("PointCloud", "load_point_dataset"),
     "data.files": ("example_file", "read_point_cloud", "write_labels"),
-    "data.las_classes": ("ASPRS_CLASSES",),
-    "data.text_bank": ("TextBank",),
+    "data.classes.las_classes": ("ASPRS_CLASSES",),
+    "data.classes.text_bank": ("TextBank",),
     "integration.auto": (
         "AutoModelForPointCloudClassification",
         "AutoModelForPointCloudObjectDetection",

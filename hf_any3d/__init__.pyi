@@ -3,13 +3,13 @@
 from hf_any3d.array_segmentation import Segmentation as Segmentation, segment as segment
 from hf_any3d.chat import ChatSession as ChatSession
 from hf_any3d.data import PointCloud as PointCloud, load_point_dataset as load_point_dataset
+from hf_any3d.data.classes.las_classes import ASPRS_CLASSES as ASPRS_CLASSES
+from hf_any3d.data.classes.text_bank import TextBank as TextBank
 from hf_any3d.data.files import (
     example_file as example_file,
     read_point_cloud as read_point_cloud,
     write_labels as write_labels,
 )
-from hf_any3d.data.las_classes import ASPRS_CLASSES as ASPRS_CLASSES
-from hf_any3d.data.text_bank import TextBank as TextBank
 from hf_any3d.integration.auto import (
     AutoModelForPointCloudClassification as AutoModelForPointCloudClassification,
     AutoModelForPointCloudObjectDetection as AutoModelForPointCloudObjectDetection,

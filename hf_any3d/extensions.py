@@ -27,7 +27,7 @@ class Extension:
         commands: Module with `add_commands(app, panel)`, which adds commands to the command line; `panel` is their
             heading in its help.
         learning: Module that may learn labeled point files in a way of its own, by `request_for` and `ARGUMENTS`;
-            see `hf_any3d.training.asked.extensions_for_files`.
+            see `hf_any3d.training.request_builder.extensions_for_files`.
         default_models: Task -> directory of the model that opens if none is named.
         file_models: Type of models that read whole files, and no rows of a dataset -> module and function by which
             `hf-any3d evaluate` judges them, as `module:function`.

@@ -25,9 +25,9 @@ from sklearn.metrics import roc_auc_score
 from transformers import AutoModel
 
 from hf_any3d import ActModel, AutoModelForPointCloudClassification, PointFeaturesConfig, PointFeaturesModel
-from hf_any3d.training.asked import scans_request
 from hf_any3d.training.few_scans.linear_head import fit_head
 from hf_any3d.training.few_scans.training import learn_scans
+from hf_any3d.training.request_builder import scans_request
 from studies.donors import donors_folder
 from studies.few_scans_draws import CLASSES_OF_A_DRAW, SETS, SHOTS, Draw, Shapes, draw, parts
 from studies.runs import kept_run, machine, mean_gain, stopwatch, write_results

@@ -34,7 +34,7 @@ _UNREAD = {
     "hf_any3d/training/detection.py": {"evaluation_loop(prediction_loss_only)", "evaluation_loop(ignore_keys)"},
     "modeling/minigpt3d/modeling_minigpt3d.py": {"_from_parts(ignore_mismatched_sizes)"},
     "modeling/pretrained_parts/task_switch.py": {"set_adapter(inference_mode)"},
-    "hf_any3d/data/file_conversion.py": {"_read_batch(stamp)"},  # tells cached results apart
+    "hf_any3d/data/tables/file_conversion.py": {"_read_batch(stamp)"},  # tells cached results apart
 }
 
 # Stems of spellings that are not American. Stored runs of the released programs have keys of their own.

@@ -14,10 +14,10 @@ from hf_any3d import (
 )
 from hf_any3d.data.collator import PointCloudCollator
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud, write_labels
+from hf_any3d.data.files.input_files import list_files
 from hf_any3d.data.files.rgbd import Intrinsics
-from hf_any3d.data.input_files import list_files
 from hf_any3d.data.inputs import split_clouds, to_cloud
-from hf_any3d.data.numpy_rows import usual_types
+from hf_any3d.data.tables.numpy_rows import usual_types
 from hf_any3d.evaluation.question_answering import find_protocol
 from hf_any3d.modeling.layers.losses import point_loss
 from hf_any3d.modeling.minigpt3d.stages import set_stage, stage_groups

@@ -21,7 +21,7 @@ from transformers.utils import CONFIG_NAME
 from examples.repeat.untrained_report import save_untrained_report
 from hf_any3d.data import load_point_dataset
 from hf_any3d.data.catalog import dataset_module
-from hf_any3d.data.numpy_rows import numpy_rows
+from hf_any3d.data.tables.numpy_rows import numpy_rows
 from hf_any3d.evaluation.statistics import wilson_interval
 from hf_any3d.hub.published_table import find_published, is_published
 from hf_any3d.model_card.run_report import RunReport, Stopwatch

@@ -57,7 +57,7 @@ def convert_annotations(
     # Programs for labeling read a folder as a whole, with what was there before.
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty; give a new folder as --output")
-    from hf_any3d.data.annotation_conversion import convert_boxes, convert_points, has_point_labels, is_segmented
+    from hf_any3d.data.annotations.conversion import convert_boxes, convert_points, has_point_labels, is_segmented
 
     if has_point_labels(source, to):
         # Label Cloud keeps clouds in `pointclouds`, beside `labels`.

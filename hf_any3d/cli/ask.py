@@ -12,7 +12,7 @@ from hf_any3d.cli.options import BatchSize, Device, FileOptions, Model, output_o
 from hf_any3d.cli.outputs import DATA, VIEWS, Row, answer_inputs, file_cells, find_all, write_gallery
 from hf_any3d.cli.runs import RunOptions, run_task
 from hf_any3d.cli.task_options import doubt_in_words, options_of
-from hf_any3d.data.input_files import Cloud
+from hf_any3d.data.files.input_files import Cloud
 from hf_any3d.registry import TASKS
 from hf_any3d.tasks.answers import Answers
 from hf_any3d.tasks.asking import Asked

@@ -13,7 +13,7 @@ import typer
 from hf_any3d.cli.inputs import Files
 from hf_any3d.cli.options import FileType, option, output_option
 from hf_any3d.cli.runs import Job, RunOptions, run_job
-from hf_any3d.data.input_files import Cloud
+from hf_any3d.data.files.input_files import Cloud
 from hf_any3d.many_files.work import Opened
 
 

@@ -30,12 +30,12 @@ from hf_any3d.cli.options import (
 )
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, write_results, write_rows
 from hf_any3d.cli.progress import hide_bars_of_datasets, status
-from hf_any3d.data.found import find_dataset, names_dataset
-from hf_any3d.data.input_files import Cloud
+from hf_any3d.data.dataset_names import find_dataset, names_dataset
+from hf_any3d.data.files.input_files import Cloud
 from hf_any3d.utils.messages import counted, listed, print_line, printable
 
 if TYPE_CHECKING:
-    from hf_any3d.data.checks import Checks
+    from hf_any3d.data.checks.clouds import Checks
 
 data = typer.Typer(rich_markup_mode="markdown", help="Prepare, describe, check and show data.", no_args_is_help=True)
 
@@ -153,8 +153,14 @@ def check(
     files without labels. For scans with a known unit, it shows point density and overlaps. It also lists attributes
     that only some files have.
     """
-    from hf_any3d.data.checks import Checks, classes_of_folder, describe_classes, empty_folders, names_for_one_class
-    from hf_any3d.data.units import TAKEN_FOR_METERS
+    from hf_any3d.data.checks.clouds import (
+        Checks,
+        classes_of_folder,
+        describe_classes,
+        empty_folders,
+        names_for_one_class,
+    )
+    from hf_any3d.data.frames.units import TAKEN_FOR_METERS
 
     inputs = find_inputs(files, options.file_type, label_field)
     for word in files:
@@ -183,8 +189,8 @@ def check(
 
 def _print_summary(rows: list[dict[str, Any]], checks: Checks) -> None:
     """Print how many files are bad or doubtful, what tiles have, and which files are near-duplicates."""
-    from hf_any3d.data.checks import count_verdicts
-    from hf_any3d.data.tiles import describe_tiles
+    from hf_any3d.data.checks.clouds import count_verdicts
+    from hf_any3d.data.checks.tiles import describe_tiles
 
     total = sum(row.get("points", 0) for row in rows)
     shown = ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(rows).items())
@@ -193,13 +199,13 @@ def _print_summary(rows: list[dict[str, Any]], checks: Checks) -> None:
         print_line(line)
     pairs = checks.near_duplicates()
     if pairs:
-        from hf_any3d.data.near_duplicates import copies_in_words
+        from hf_any3d.data.checks.near_duplicates import copies_in_words
 
         print_line(copies_in_words(len(pairs), pairs))
 
 
 def _cells(row: Row) -> Iterator[Row]:
-    from hf_any3d.data.checks import doubts_of
+    from hf_any3d.data.checks.clouds import doubts_of
 
     # The warnings of a file before the error that made it unusable.
     notes = "; ".join([*doubts_of(row), *([row["error"]] if "error" in row else [])])

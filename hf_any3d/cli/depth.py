@@ -38,8 +38,8 @@ def from_depth(
     ] = None,
 ) -> None:
     """Convert depth images to point clouds in meters, in camera axes: x right, y up, z toward the camera."""
-    from hf_any3d.data.depth_images import depth_images, file_beside
     from hf_any3d.data.files import write_point_cloud
+    from hf_any3d.data.files.depth_images import depth_images, file_beside
     from hf_any3d.data.files.rgbd import read_rgbd
 
     images = [image for place in depth for image in depth_images(place)]

@@ -29,7 +29,7 @@ class _FrameOptions(Settings):
         # The parts of a frame are named only by those who want it found.
         if self.align_parts is not None:
             # Imported here alone, as it takes a second.
-            from hf_any3d.data.scan_frames import frame_parts
+            from hf_any3d.data.frames.scan_frames import frame_parts
 
             found["align"] = list(frame_parts(self.align_parts, "--align-parts"))
         return found

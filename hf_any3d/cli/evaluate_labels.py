@@ -15,13 +15,13 @@ from hf_any3d.cli.inputs import FileNotes, files_of_folder, finish
 from hf_any3d.cli.options import AsCsv, AsJson, LabelField, json_object, option, output_option
 from hf_any3d.cli.outputs import DATA, check_output, write_results
 from hf_any3d.cli.progress import status
-from hf_any3d.data.input_files import FILE_ERRORS
+from hf_any3d.data.files.input_files import FILE_ERRORS
 from hf_any3d.hub.models import is_model
 from hf_any3d.registry import FORMATS
 from hf_any3d.utils.messages import counted, one_line, print_line
 
 if TYPE_CHECKING:
-    from hf_any3d.data.class_rule import ClassRule
+    from hf_any3d.data.classes.class_rule import ClassRule
     from hf_any3d.evaluation.label_files import FilePair
 
 Compared = TypeVar("Compared")
@@ -142,7 +142,7 @@ def evaluate_labels(
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     if page is not None:
         check_output(page, (".html",))
-    from hf_any3d.data.las_classes import ASPRS_CLASSES
+    from hf_any3d.data.classes.las_classes import ASPRS_CLASSES
     from hf_any3d.evaluation.label_files import LabelFiles, pair_files, split_family, write_comparison
     from hf_any3d.evaluation.labels import comparison_lines, not_counted_labels
 
@@ -197,7 +197,7 @@ def evaluate_labels(
 
 def _read_rule(merge: list[str] | None, ignore: list[str] | None) -> ClassRule:
     """Return which codes are joined, and which are ignored."""
-    from hf_any3d.data.class_rule import ClassRule
+    from hf_any3d.data.classes.class_rule import ClassRule
 
     try:
         return ClassRule.parse(",".join(ignore) if ignore else None, merge)

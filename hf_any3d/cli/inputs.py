@@ -17,7 +17,7 @@ import typer
 from hf_any3d.cli.errors import SOME_FAILED, in_options, print_error, print_note
 from hf_any3d.cli.progress import progress, status
 from hf_any3d.cli.published_models import published_models
-from hf_any3d.data.input_files import Cloud, InputFile, point_files
+from hf_any3d.data.files.input_files import Cloud, InputFile, point_files
 from hf_any3d.extensions import missing_package
 from hf_any3d.hub.models import is_model
 from hf_any3d.hub.names import no_such

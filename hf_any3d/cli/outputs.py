@@ -20,7 +20,7 @@ from hf_any3d.cli.inputs import Inputs, find_inputs, for_each_file, split_model
 from hf_any3d.cli.libraries import need_packages
 from hf_any3d.cli.opening import FoundModel, model_for
 from hf_any3d.cli.options import FileOptions
-from hf_any3d.data.input_files import is_point_file
+from hf_any3d.data.files.input_files import is_point_file
 from hf_any3d.many_files.work import Answer
 from hf_any3d.utils.atomic_files import check_outputs, write_json, write_text
 from hf_any3d.utils.messages import counted, csv_text, print_json, print_line, printable

@@ -17,7 +17,7 @@ from hf_any3d.cli.options import Device, FileOptions, Model, option, output_opti
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, answer_inputs, file_cells, find_all, write_gallery
 from hf_any3d.cli.runs import Job, RunOptions, run_job
 from hf_any3d.cli.task_options import options_of
-from hf_any3d.data.input_files import Cloud
+from hf_any3d.data.files.input_files import Cloud
 from hf_any3d.many_files.work import Opened
 from hf_any3d.registry import FORMATS, TASKS, TYPES_BY_OPTION, task_of_class
 from hf_any3d.tasks.asking import usual_batch_size

@@ -56,8 +56,8 @@ _COMMANDS = {
 def _print_all_help(context: typer.Context, task: Task | None) -> None:
     """Print the options of a task; without one those of classification, and of what else data may ask for unnamed."""
     _print_text(context.get_help())
-    from hf_any3d.training.asked import TASK_CLASSES, extensions_for_files
     from hf_any3d.training.few_scans.request import FewScansArguments
+    from hf_any3d.training.request_builder import TASK_CLASSES, extensions_for_files
 
     shown = task or Task.CLASSIFICATION
     others = [f"--task {other.value} --help-all" for other in Task if other is not shown]
@@ -171,9 +171,9 @@ def train(
     load_libraries()
     hide_bars_of_datasets()
     # The arguments of trainings are classes on top of torch, so that they are read only now.
-    from hf_any3d.training.asked import build_request, output_of
     from hf_any3d.training.few_scans.training import learn_scans
     from hf_any3d.training.program import TrainingTask
+    from hf_any3d.training.request_builder import build_request, output_of
     from hf_any3d.training.requests import FilesRequest
 
     # The bars of a network that is trained tell more; features of few scans have none.

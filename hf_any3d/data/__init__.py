@@ -10,7 +10,7 @@ _MODULES = {
     "catalog": ("load_point_dataset",),
     "collator": ("PointCloudCollator",),
     "feature": ("PointCloud",),
-    "file_conversion": ("add_preview", "embed_files", "files_to_points", "points_to_files"),
+    "tables.file_conversion": ("add_preview", "embed_files", "files_to_points", "points_to_files"),
     "parquet.publishing": ("push_point_dataset",),
     "splits": ("draw_fold", "validation_split"),
     "torch_datasets": ("AugmentedDataset",),

@@ -28,7 +28,7 @@ from hf_any3d.data.files.source import Source
 from hf_any3d.data.files.text_numbers import shorten
 from hf_any3d.data.inputs import as_array, to_cloud
 from hf_any3d.data.options import one_of
-from hf_any3d.data.tables import is_table
+from hf_any3d.data.tables.data_frames import is_table
 
 if TYPE_CHECKING:
     from datasets.features.features import FeatureType

@@ -11,7 +11,7 @@ from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_clou
 from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.data.files.point_cloud import MEASURED
 from hf_any3d.data.options import renaming
-from hf_any3d.data.tables import without_tables
+from hf_any3d.data.tables.data_frames import without_tables
 
 # Feature of a processor -> field of `PointCloudData`.
 ATTRIBUTES = {"rgb": "colors", "normals": "normals", "intensity": "intensity", "ring": "ring"}

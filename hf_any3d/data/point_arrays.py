@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from hf_any3d.data.files.attributes import unit_colors
-from hf_any3d.data.numpy_rows import near_origin
 from hf_any3d.data.options import require_columns
+from hf_any3d.data.tables.numpy_rows import near_origin
 
 
 def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarray:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from hf_any3d.data.numpy_rows import column_of, columns_of, refuse_transform
 from hf_any3d.data.options import require_columns
+from hf_any3d.data.tables.numpy_rows import column_of, columns_of, refuse_transform
 
 
 def validation_split(

@@ -12,9 +12,9 @@ import torch
 from datasets import Array2D, Dataset, Features, IterableDataset
 
 from hf_any3d.data.epochs import SharedEpoch, seed_all, states_kept
-from hf_any3d.data.numpy_rows import choose_columns, columns_of, has_own_rows, numpy_rows, usual_types
 from hf_any3d.data.options import require_columns
 from hf_any3d.data.point_arrays import stack_channels
+from hf_any3d.data.tables.numpy_rows import choose_columns, columns_of, has_own_rows, numpy_rows, usual_types
 from hf_any3d.data.transforms import Transform
 
 Reader = Callable[[int], Any]

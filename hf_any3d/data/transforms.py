@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from hf_any3d.data.axes import turn_up_axis
+from hf_any3d.data.frames.axes import turn_up_axis
 from hf_any3d.data.options import one_of
 from hf_any3d.data.point_arrays import largest_norm, mean_point, new_generator, resample_index, rotation_matrix
 from hf_any3d.modeling.config_checks import check_numbers

@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from hf_any3d.chat import PUBLISHED_GENERATION
 from hf_any3d.data.example_shapes import ExampleShapes
 from hf_any3d.data.files import supported_file_types
-from hf_any3d.data.reading_apart import warm_up
+from hf_any3d.data.files.isolated_reading import warm_up
 from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
 from hf_any3d.demo.uploads import AT_ONCE, LARGEST_UPLOAD
 from hf_any3d.utils.http_hosts import HostMiddleware, Hosts

@@ -15,10 +15,10 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.example_shapes import ExampleShapes, first_known
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.point_cloud import MEASURED
+from hf_any3d.data.frames.axes import turn_up_axis
 from hf_any3d.demo.page import Page, error_or_note, shape_column, view_frame
 from hf_any3d.demo.uploads import AT_ONCE, Uploads
 from hf_any3d.registry import TASKS

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_cloud
-from hf_any3d.data.reading_apart import SECONDS, read_apart
+from hf_any3d.data.files.isolated_reading import SECONDS, read_apart
 
 LARGEST_UPLOAD = 50 * 2**20
 """Maximum size of a file in bytes."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from hf_any3d.data.checks.left_out_points import count_left_out, left_out_words
+from hf_any3d.data.classes.las_classes import ASPRS_CLASSES, CURRENT, FAMILIES, UNCLASSIFIED, class_name, names_object
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, file_errors
+from hf_any3d.data.files.input_files import Cloud, InputFile
 from hf_any3d.data.files.label_words import NO_LABEL, renumbered
-from hf_any3d.data.input_files import Cloud, InputFile
-from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, FAMILIES, UNCLASSIFIED, class_name, names_object
-from hf_any3d.data.left_out_points import count_left_out, left_out_words
 from hf_any3d.evaluation.labels import LabelComparison, match_points, points_that_count
 from hf_any3d.hub.names import no_such
 from hf_any3d.utils.messages import listed

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from hf_any3d.data.checks.left_out_points import why_left_out
+from hf_any3d.data.classes.las_classes import class_name
 from hf_any3d.data.files import PointCloudData, PointCloudError
-from hf_any3d.data.las_classes import class_name
-from hf_any3d.data.left_out_points import why_left_out
-from hf_any3d.data.units import length_of_unit
+from hf_any3d.data.frames.units import length_of_unit
 from hf_any3d.utils.messages import counted, percent
 
 # Distance within which two points are one, in meters; without a unit a share of the extent.

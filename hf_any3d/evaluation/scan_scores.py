@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_any3d.data.checks.scan_checksums import checksum_of_points
 from hf_any3d.data.inputs import to_cloud
-from hf_any3d.data.learned_scans import checksum_of_points
-from hf_any3d.data.numpy_rows import column_of, numpy_rows
+from hf_any3d.data.tables.numpy_rows import column_of, numpy_rows
 from hf_any3d.utils.atomic_files import write_json
 
 if TYPE_CHECKING:

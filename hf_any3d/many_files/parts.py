@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hf_any3d.data.feature import local_path
-from hf_any3d.data.file_conversion import rows_at_a_time
-from hf_any3d.data.input_files import InputFile
+from hf_any3d.data.files.input_files import InputFile
 from hf_any3d.data.options import at_least
+from hf_any3d.data.tables.file_conversion import rows_at_a_time
 from hf_any3d.many_files.executors import EXECUTORS, Workers
 from hf_any3d.many_files.rows import CloudRows
 from hf_any3d.many_files.runs import Done, run

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from hf_any3d.data.file_conversion import CloudColumns
+from hf_any3d.data.files.input_files import FILE_ERRORS, Cloud, InputFile, list_files, with_name
 from hf_any3d.data.fingerprints import model_fingerprint
-from hf_any3d.data.input_files import FILE_ERRORS, Cloud, InputFile, list_files, with_name
 from hf_any3d.data.options import at_least, one_of
+from hf_any3d.data.tables.file_conversion import CloudColumns
 from hf_any3d.many_files.executors import Workers, limit_threads, start
 from hf_any3d.many_files.work import Answer, answer_files, cut
 from hf_any3d.registry import TASKS

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
-from hf_any3d.data.input_files import FILE_ERRORS, Cloud, InputFile, with_name
+from hf_any3d.data.files.input_files import FILE_ERRORS, Cloud, InputFile, with_name
 from hf_any3d.utils.atomic_files import is_full
 from hf_any3d.utils.messages import one_line
 

@@ -12,8 +12,8 @@ import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from hf_any3d.data.checks.single_objects import NoObjectWarning, why_too_large
 from hf_any3d.data.inputs import split_clouds, to_cloud
-from hf_any3d.data.no_object import NoObjectWarning, why_too_large
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig

@@ -331,7 +331,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         if up_axis is None:
             return vectors
         one_of("up_axis", up_axis, (*UP_AXES, *(f"-{axis}" for axis in UP_AXES)))
-        from hf_any3d.data.axes import turn_up_axis
+        from hf_any3d.data.frames.axes import turn_up_axis
 
         # That axis of the file which `axes` puts in the place of the processor's.
         return turn_up_axis(vectors, up_axis, self.axes["xyz".index(self.up_axis)])

@@ -15,10 +15,10 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from hf_any3d.data.files import PointCloudError
+from hf_any3d.data.frames.room_voxels import VoxelizedRoom, clean_room, voxelize_room
+from hf_any3d.data.frames.scan_frames import ScanFrame, find_frame, frame_parts
 from hf_any3d.data.inputs import split_clouds, to_cloud
 from hf_any3d.data.options import at_least, one_of
-from hf_any3d.data.room_voxels import VoxelizedRoom, clean_room, voxelize_room
-from hf_any3d.data.scan_frames import ScanFrame, find_frame, frame_parts
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.boxes import UP_AXES
 from hf_any3d.modeling.layers.layouts import EXTENT, KINDS, Layout
@@ -65,16 +65,16 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
     """Scans of rooms and a task become inputs of a SpatialLM, and its answers layouts in the scan's frame.
 
     The model knows scans in meters, z up, with walls along the axes, so the frame of a scan is found and changed, and
-    the change is undone in layouts; see `hf_any3d.data.scan_frames`. The same scan always gives the same inputs,
-    unless `choice="random"`.
+    the change is undone in layouts; see `hf_any3d.data.frames.scan_frames`. The same scan always gives the same
+    inputs, unless `choice="random"`.
 
     Args:
         tokenizer: The language model's tokenizer, whose vocabulary has the three tokens around and for clouds.
         num_bins: `SpatialLMConfig.num_bins`.
         stride: How many cells are as long as one of the point encoder's last stage.
         align: Whether to find up axis, tilt, unit, floor and turn of a scan; or which of them, some of `FRAME_PARTS`
-            of `hf_any3d.data.scan_frames`. `frame.sentences` of a room that was read say what was found; what cannot
-            be told stays, with a warning.
+            of `hf_any3d.data.frames.scan_frames`. `frame.sentences` of a room that was read say what was found; what
+            cannot be told stays, with a warning.
         clean: Whether to average points in voxels and to remove outliers.
         choice: Which point of a cell is kept: "middle" of those it has, or "random", as in the released training.
         code_template: Text after the task that declares the language, with which the released models were trained; a

@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from hf_any3d.data.input_files import FILE_ERRORS, Cloud, with_name
-from hf_any3d.data.learned_scans import checksum_of_points, learned_checksums
+from hf_any3d.data.checks.scan_checksums import checksum_of_points, learned_checksums
+from hf_any3d.data.files.input_files import FILE_ERRORS, Cloud, with_name
 from hf_any3d.tasks.records import Task
 from hf_any3d.utils.messages import model_errors, one_line
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from hf_any3d.data.checks.single_objects import NoObjectWarning, why_too_large
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import to_cloud
-from hf_any3d.data.no_object import NoObjectWarning, why_too_large
 from hf_any3d.data.options import one_of
-from hf_any3d.data.tables import without_tables
+from hf_any3d.data.tables.data_frames import without_tables
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.tasks.poses import stated_direction

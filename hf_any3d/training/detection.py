@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_any3d.data.boxes import Changes, DrawPoints, Scene, build_changes
+from hf_any3d.data.annotations.boxes import Changes, DrawPoints, Scene, build_changes
 from hf_any3d.data.inputs import count_channels
-from hf_any3d.data.numpy_rows import column_of, near_origin, numpy_rows
+from hf_any3d.data.tables.numpy_rows import column_of, near_origin, numpy_rows
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.detection import detection_metrics

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from hf_any3d.data import load_point_dataset
-from hf_any3d.data.missing_rows import labeled_rows
+from hf_any3d.data.tables.missing_rows import labeled_rows
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.registry import OF_YOUR_FILES
 from hf_any3d.training.arguments import DataArguments

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_any3d.data.numpy_rows import columns_of, has_own_rows, numpy_rows
+from hf_any3d.data.tables.numpy_rows import columns_of, has_own_rows, numpy_rows
 from hf_any3d.modeling.layers.losses import classification_loss
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum

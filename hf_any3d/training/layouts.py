@@ -15,10 +15,10 @@ from peft import get_peft_model
 from torch import nn
 from transformers import AutoProcessor, BitsAndBytesConfig
 
+from hf_any3d.data.frames.room_voxels import VoxelizedRoom
+from hf_any3d.data.frames.scan_frames import turn_about_z
 from hf_any3d.data.inputs import to_cloud
-from hf_any3d.data.numpy_rows import columns_of, near_origin, numpy_rows
-from hf_any3d.data.room_voxels import VoxelizedRoom
-from hf_any3d.data.scan_frames import turn_about_z
+from hf_any3d.data.tables.numpy_rows import columns_of, near_origin, numpy_rows
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.layouts import score_layouts

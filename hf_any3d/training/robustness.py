@@ -20,8 +20,8 @@ from scipy.spatial.transform import Rotation
 
 from hf_any3d.data.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt
 from hf_any3d.data.inputs import ATTRIBUTES, first_channel
-from hf_any3d.data.numpy_rows import choose_columns, columns_of
 from hf_any3d.data.point_arrays import resample_index, rotation_matrix
+from hf_any3d.data.tables.numpy_rows import choose_columns, columns_of
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.model_card.saving import FILE as CARD, add_section
 from hf_any3d.processing.point_clouds import PointCloudProcessor

@@ -18,7 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_any3d.data.epochs import SharedEpoch
 from hf_any3d.data.inputs import ATTRIBUTES, first_channel, to_cloud
-from hf_any3d.data.numpy_rows import choose_columns, columns_of, numpy_rows
+from hf_any3d.data.tables.numpy_rows import choose_columns, columns_of, numpy_rows
 from hf_any3d.data.torch_datasets import ArrowRows, read_table, refuse_without_points
 from hf_any3d.data.transforms import (
     Compose,

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, default_data_collator
 
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.data.catalog import up_axis_of
-from hf_any3d.data.missing_rows import are_labeled
+from hf_any3d.data.tables.missing_rows import are_labeled
 from hf_any3d.evaluation.classification import Judgment, compute_classification_metrics, evaluate_splits
 from hf_any3d.evaluation.confusion import confusion_matrix
 from hf_any3d.evaluation.reconstruction import (

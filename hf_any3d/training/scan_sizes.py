@@ -10,8 +10,8 @@ import numpy as np
 from datasets import Dataset
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud
-from hf_any3d.data.numpy_rows import numpy_rows
-from hf_any3d.data.units import length_of_unit
+from hf_any3d.data.frames.units import length_of_unit
+from hf_any3d.data.tables.numpy_rows import numpy_rows
 from hf_any3d.training.arguments import DataArguments
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from hf_any3d.data.blocks import bounds_of, draw_crop, split_into_blocks
-from hf_any3d.data.numpy_rows import choose_columns, column_of, has_own_rows, near_origin
+from hf_any3d.data.tables.numpy_rows import choose_columns, column_of, has_own_rows, near_origin
 from hf_any3d.data.transforms import Compose
 from hf_any3d.evaluation.segmentation import IGNORED, counted_labels
 from hf_any3d.processing.point_clouds import PointCloudProcessor

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from hf_any3d.data.found import find_dataset
+from hf_any3d.data.dataset_names import find_dataset
 from hf_any3d.registry import DATASETS, FORMATS, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
 from hf_any3d.training.recipes import FILE_TYPES, read_settings
 from hf_any3d.utils.shipped import RECIPES

@@ -10,8 +10,8 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, concat
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import ATTRIBUTES
-from hf_any3d.data.missing_rows import are_labeled, labeled_rows
 from hf_any3d.data.normals import NEIGHBORS
+from hf_any3d.data.tables.missing_rows import are_labeled, labeled_rows
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments
 

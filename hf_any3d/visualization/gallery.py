@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from hf_any3d.data.axes import turn_up_axis
+from hf_any3d.data.frames.axes import turn_up_axis
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from hf_any3d.data.classes.las_classes import ASPRS_CLASSES, ASPRS_COLORS, RESERVED, names_of
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import to_cloud
-from hf_any3d.data.las_classes import ASPRS_CLASSES, ASPRS_COLORS, RESERVED, names_of
 from hf_any3d.data.options import one_of, package
 from hf_any3d.utils.atomic_files import write_text
 from hf_any3d.visualization.figures import plot_views

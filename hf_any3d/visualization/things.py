@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from hf_any3d.data.classes.las_classes import RESERVED
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.las_classes import RESERVED
 from hf_any3d.utils.messages import counted
 from hf_any3d.visualization.viewer import CloudView, label_colors
 

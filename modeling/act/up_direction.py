@@ -29,7 +29,7 @@ def quarter_turns(up_axis: str = "y") -> Tensor:
     """Return the 24 rotations by quarter turns, `(directions, headings, 3, 3)`, directions in the order of `UP_AXES`.
 
     A cloud `(points, 3)` times the transposed matrix has its direction along `up_axis`. The first heading is that of
-    `hf_any3d.data.axes.turn_up_axis`.
+    `hf_any3d.data.frames.axes.turn_up_axis`.
     """
     up = "xyz".index(up_axis)
     first = (up + 1) % 3

@@ -24,7 +24,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from hf_any3d.data.room_voxels import voxelize_room
+from hf_any3d.data.frames.room_voxels import voxelize_room
 from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMForConditionalGeneration
 from hf_any3d.utils.atomic_files import write_json
 from studies.speed._measure import timed, timed_in_turns

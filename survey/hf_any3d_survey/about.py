@@ -11,7 +11,7 @@ EXTENSION = Extension(
     tasks=("hf_any3d_survey.inventory",),
     pipelines=("hf_any3d_survey.segmentation.pipeline",),
     commands="hf_any3d_survey.commands",
-    learning="hf_any3d_survey.tiles.asked",
+    learning="hf_any3d_survey.tiles.request_builder",
     default_models={"point-cloud-inventory": SCENE_MODEL},
     file_models={"local_features": "hf_any3d_survey.commands.evaluate_tiles:evaluate_tiles"},
 )

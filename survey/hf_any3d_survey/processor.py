@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.axes import turn_up_axis
-from hf_any3d.data.far_points import FarPoints, split_far_points
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.files.source import no_column
+from hf_any3d.data.frames.axes import turn_up_axis
+from hf_any3d.data.frames.far_points import FarPoints, split_far_points
+from hf_any3d.data.frames.units import TAKEN_FOR_METERS, check_projected, remark_on_ground
 from hf_any3d.data.inputs import ATTRIBUTES
-from hf_any3d.data.units import TAKEN_FOR_METERS, check_projected, remark_on_ground
 from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.processing.point_clouds import HOW_TO_ESTIMATE, PointCloudProcessor
 from hf_any3d.processing.voxels import nearest_rows

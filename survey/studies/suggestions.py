@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_any3d.data.class_rule import Classes, ClassRule
-from hf_any3d.data.las_classes import CURRENT
+from hf_any3d.data.classes.class_rule import Classes, ClassRule
+from hf_any3d.data.classes.las_classes import CURRENT
 from hf_any3d.evaluation.segmentation import class_ious
 from hf_any3d.modeling.layers.losses import IGNORED
 from hf_any3d_survey.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation

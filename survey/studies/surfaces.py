@@ -31,9 +31,9 @@ from scipy.interpolate import LinearNDInterpolator
 from transformers import pipeline
 
 import hf_any3d  # noqa: F401  registers the pipeline
-from hf_any3d.data.class_rule import Classes, ClassRule
+from hf_any3d.data.classes.class_rule import Classes, ClassRule
+from hf_any3d.data.classes.las_classes import CURRENT
 from hf_any3d.data.files import PointCloudData, read_point_cloud
-from hf_any3d.data.las_classes import CURRENT
 from hf_any3d.evaluation.segmentation import class_ious
 from hf_any3d_survey.local_features import LocalFeaturesConfig
 from hf_any3d_survey.local_features.fitting import Rows, fit_network

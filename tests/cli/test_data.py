@@ -11,9 +11,9 @@ import pytest
 from datasets import Dataset
 
 from hf_any3d import load_point_dataset, read_point_cloud
-from hf_any3d.data.checks import doubts_about
+from hf_any3d.data.checks.clouds import doubts_about
+from hf_any3d.data.dataset_names import FoundDataset, find_dataset
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from hf_any3d.data.found import FoundDataset, find_dataset
 from tests.cli.conftest import FILES, run
 from tests.data.files.builders import e57, gltf, gltf_square, las, ply, sweep
 from tests.visualization.test_viewer import content, decoded

@@ -11,8 +11,8 @@ import pytest
 import typer
 
 from hf_any3d.cli.inputs import Inputs, LeftOutFiles, find_inputs
+from hf_any3d.data.files.input_files import InputFile
 from hf_any3d.data.files.text import is_prose
-from hf_any3d.data.input_files import InputFile
 from tests.cli.conftest import FILES, run
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")

@@ -2,7 +2,7 @@
 
 import math
 
-from hf_any3d.data.boxes import Changes, DrawPoints, RandomCuboid, RandomFlip, RandomSize, RandomTurn
+from hf_any3d.data.annotations.boxes import Changes, DrawPoints, RandomCuboid, RandomFlip, RandomSize, RandomTurn
 
 
 def published_changes(dataset: str, num_points: int, min_points: int = 30_000) -> Changes:

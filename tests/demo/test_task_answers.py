@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.example_shapes import ExampleShapes, first_known
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.frames.axes import turn_up_axis
 from hf_any3d.modeling.records import FEATURES
 from tests.demo import task_pages
 

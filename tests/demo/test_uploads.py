@@ -7,8 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from hf_any3d.data import reading_apart
-from hf_any3d.data.files import PointCloudData, PointCloudFileError, write_point_cloud
+from hf_any3d.data.files import PointCloudData, PointCloudFileError, isolated_reading, write_point_cloud
 from hf_any3d.demo import uploads
 from hf_any3d.demo.conversation import Conversation
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
@@ -68,9 +67,9 @@ def test_large_files_are_refused_before_they_are_read(tmp_path):
 )
 def test_what_a_file_does_to_its_reader_is_an_error_of_the_file(reader, message, tmp_path, monkeypatch):
     (tmp_path / "scan.ply").touch()
-    monkeypatch.setattr(reading_apart, "read_point_cloud", reader)
+    monkeypatch.setattr(isolated_reading, "read_point_cloud", reader)
     # Forked from this process, which has imported everything.
-    monkeypatch.setattr(reading_apart, "_context", lambda: multiprocessing.get_context("fork"))
+    monkeypatch.setattr(isolated_reading, "_context", lambda: multiprocessing.get_context("fork"))
     with pytest.raises(PointCloudFileError, match=message):
         uploads.read_upload(tmp_path / "scan.ply")
     assert not multiprocessing.active_children()

@@ -15,8 +15,8 @@ import yaml
 from docs.tools.snippets import ROOT
 from hf_any3d.cli import app
 from hf_any3d.registry import FORMATS
-from hf_any3d.training.asked import extensions_for_files
 from hf_any3d.training.layouts import Layouts
+from hf_any3d.training.request_builder import extensions_for_files
 from hf_any3d.training.tasks import Classification
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))

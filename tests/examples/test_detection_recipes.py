@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hf_any3d.data.boxes import DrawPoints, build_changes
+from hf_any3d.data.annotations.boxes import DrawPoints, build_changes
 from hf_any3d.modeling.detr3d import Detr3DConfig
 from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
 from hf_any3d.training.detection import Detection

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.data.annotation_files import write_boxes
-from hf_any3d.data.box_files import (
+from hf_any3d.data.annotations.annotation_files import write_boxes
+from hf_any3d.data.annotations.box_files import (
     Boxes,
     NamedBox,
     read_boxes_json,

@@ -20,7 +20,7 @@ import pytest
 from transformers import pipeline
 
 from hf_any3d import PointCloudProcessor, many_files, read_point_cloud
-from hf_any3d.data.input_files import InputFile, list_files
+from hf_any3d.data.files.input_files import InputFile, list_files
 from hf_any3d.many_files import executors
 from hf_any3d.many_files.executors import EXECUTORS, LocalExecutor, Workers
 from hf_any3d.many_files.parts import Parts, PartWriter

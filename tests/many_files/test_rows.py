@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow.parquet as parquet
 
 from hf_any3d import many_files
-from hf_any3d.data.file_conversion import CloudColumns
-from hf_any3d.data.input_files import InputFile
+from hf_any3d.data.files.input_files import InputFile
+from hf_any3d.data.tables.file_conversion import CloudColumns
 from hf_any3d.many_files.parts import Parts, PartWriter
 from hf_any3d.many_files.rows import CloudRows, Step
 from hf_any3d.many_files.work import Shard

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.input_files import Cloud, InputFile, is_readable, readable_types
+from hf_any3d.data.files.input_files import Cloud, InputFile, is_readable, readable_types
 from hf_any3d.many_files.runs import Table, run
 from hf_any3d.many_files.work import RowsWork, Shard, answer_files
 from tests.errors import raises

@@ -6,8 +6,8 @@ import torch
 from transformers import pipeline
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.frames.axes import turn_up_axis
 from hf_any3d.modeling.layers.boxes import box_corners
 from tests.common.case import varied_clouds
 from tests.errors import raises

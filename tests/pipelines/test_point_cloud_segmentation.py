@@ -11,8 +11,8 @@ from peft import get_peft_model
 from transformers import pipeline
 
 from hf_any3d import GuidedAdapterConfig, PointCloudProcessor, read_point_cloud
-from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.blocks import split_into_blocks
+from hf_any3d.data.frames.axes import turn_up_axis
 from hf_any3d.pipelines import PointCloudSegmentationPipeline
 from hf_any3d.tasks.steps import return_free_memory
 from hf_any3d.visualization.viewer import label_colors

@@ -9,8 +9,8 @@ import torch
 from transformers import LogitsProcessor, pipeline
 
 from hf_any3d.data import load_point_dataset
-from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.data.frames.axes import turn_up_axis
 from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall
 from hf_any3d.pipelines import LayoutDetectionPipeline, LayoutTextPipeline
 from tests.cli.conftest import run

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from hf_any3d import example_file, load_point_dataset
 from hf_any3d.cli import app
-from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData, read_point_cloud, write_point_cloud
+from hf_any3d.data.frames.axes import turn_up_axis
 from hf_any3d.modeling.act.up_direction import quarter_turns, up_probabilities
 from hf_any3d.modeling.layers.boxes import UP_AXES
 from hf_any3d.pipelines import default_model

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from hf_any3d.data.room_voxels import clean_room, voxelize_room
+from hf_any3d.data.frames.room_voxels import clean_room, voxelize_room
 from hf_any3d.modeling.layers.layouts import KINDS
 from hf_any3d.modeling.spatiallm import Layout, Wall
 from hf_any3d.processing.rooms import CLASSES, END, PLACE, START, SpatialLMProcessor

@@ -6,9 +6,9 @@ import laspy
 import numpy as np
 import pytest
 
-from hf_any3d.data.class_rule import ClassRule
+from hf_any3d.data.checks.left_out_points import left_out_words
+from hf_any3d.data.classes.class_rule import ClassRule
 from hf_any3d.data.generated import tiles
-from hf_any3d.data.left_out_points import left_out_words
 from hf_any3d_command import main
 from hf_any3d_survey.tiles.arguments import TilesArguments
 from hf_any3d_survey.tiles.reading import tile_files

@@ -7,7 +7,7 @@ import pytest
 
 from hf_any3d.cli.task_options import doubt_in_words
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.floors import find_floor
+from hf_any3d.data.frames.floors import find_floor
 from hf_any3d.modeling.layers.unknown_score import UnknownSettings
 from hf_any3d.registry import TASKS
 

@@ -9,7 +9,7 @@ import torch
 from datasets import ClassLabel, DatasetDict, List, Value
 
 from hf_any3d import AutoModelForPointCloudObjectDetection, PointCloudProcessor, load_point_dataset
-from hf_any3d.data.boxes import build_changes
+from hf_any3d.data.annotations.boxes import build_changes
 from hf_any3d.modeling.act import ActConfig, ActModel
 from hf_any3d.training.detection import (
     Detection,

@@ -10,7 +10,7 @@ import torch
 from datasets import Array2D, ClassLabel, Dataset, Features, List, Value
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.data.axes import turn_up_axis
+from hf_any3d.data.frames.axes import turn_up_axis
 from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.protocol import ProtocolArguments
 from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings, evaluate_classifier

@@ -34,17 +34,17 @@ from hf_any3d.data.catalog.folder_layout import (
     unlabeled,
     walk,
 )
+from hf_any3d.data.classes.word_classes import words_of_files
 from hf_any3d.data.feature import PointCloud
-from hf_any3d.data.file_conversion import CloudColumns, check_free, rows_at_a_time
 from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud
 from hf_any3d.data.files.label_words import with_words
 from hf_any3d.data.files.point_cloud import MOST_MOVED
 from hf_any3d.data.files.registry import read_stamp
-from hf_any3d.data.missing_rows import rows_with_points
-from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.options import one_of, require_columns
 from hf_any3d.data.parquet.loading import generated_dataset
-from hf_any3d.data.word_classes import words_of_files
+from hf_any3d.data.tables.file_conversion import CloudColumns, check_free, rows_at_a_time
+from hf_any3d.data.tables.missing_rows import rows_with_points
+from hf_any3d.data.tables.numpy_rows import numpy_rows
 from hf_any3d.utils.messages import as_name, as_text
 
 # Types of coordinates that float32 may be too coarse for.

@@ -19,7 +19,7 @@ from hf_any3d.data.files.companions import without_companions
 from hf_any3d.data.files.contents import instead_of_clouds
 from hf_any3d.data.files.folder_arrays import OF_POINTS, arrays_beside_points, photos
 from hf_any3d.data.files.text import is_prose
-from hf_any3d.data.small_tables import delimiter_of, lines_before_names, plain_name, read_text
+from hf_any3d.data.tables.small_tables import delimiter_of, lines_before_names, plain_name, read_text
 from hf_any3d.hub.names import no_such
 from hf_any3d.registry import PACKED
 from hf_any3d.utils.messages import listed

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, Value
 
-from hf_any3d.data.boxes import box_features, read_box_table
+from hf_any3d.data.annotations.boxes import box_features, read_box_table
 from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.parquet.reading import read_lines, read_npy

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from datasets import Array2D, Dataset, DatasetDict, Features, Value
 
-from hf_any3d.data.axes import turn_up_axis
-from hf_any3d.data.box_files import (
+from hf_any3d.data.annotations.box_files import (
     LABEL_CLOUD_CLASSES,
     OWN_NAMES,
     Boxes,
@@ -29,8 +28,9 @@ from hf_any3d.data.box_files import (
     read_supervisely,
     read_tracklets,
 )
-from hf_any3d.data.boxes import box_features
+from hf_any3d.data.annotations.boxes import box_features
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud, supported_file_types
+from hf_any3d.data.frames.axes import turn_up_axis
 from hf_any3d.data.options import one_of
 
 SPLITS = ("train", "validation", "test")

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from hf_any3d.data.classes.las_classes import CURRENT, LEGACY
 from hf_any3d.data.files.attributes import further_column, usable_colors, usable_labels, usable_numbers
 from hf_any3d.data.files.coordinate_systems import (
     CoordinateSystem,
@@ -27,7 +28,6 @@ from hf_any3d.data.files.coordinate_systems import (
 from hf_any3d.data.files.point_cloud import PointCloudData, points_of_integers
 from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import shorten
-from hf_any3d.data.las_classes import CURRENT, LEGACY
 from hf_any3d.data.options import package
 from hf_any3d.utils.messages import cut
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from datasets import Array2D, DatasetDict
 
-from hf_any3d.data.axes import turn_up_axis
-from hf_any3d.data.boxes import box_features, wrapped
+from hf_any3d.data.annotations.boxes import box_features, wrapped
+from hf_any3d.data.frames.axes import turn_up_axis
 from hf_any3d.data.generated import rooms
 
 LICENSE = rooms.LICENSE

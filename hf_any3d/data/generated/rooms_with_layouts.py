@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Array2D, DatasetDict, Value
 
-from hf_any3d.data.boxes import box_features
+from hf_any3d.data.annotations.boxes import box_features
 from hf_any3d.data.generated import rooms
 from hf_any3d.data.generated.rooms_with_boxes import UP_AXIS as UP_AXIS, with_boxes
 from hf_any3d.modeling.layers.layouts import Box, Door, Entity, Layout, Wall, Window

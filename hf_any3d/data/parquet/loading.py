@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 from datasets import Dataset, DatasetDict, Features, IterableDatasetDict, NamedSplit, concatenate_datasets, config
 from datasets.exceptions import DatasetGenerationError
 
-from hf_any3d.data.file_conversion import rows_at_a_time
 from hf_any3d.data.files import PointCloudError, file_errors
 from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet.published_dataset import PublishedDataset, SplitSource
 from hf_any3d.data.parquet.reading import read_lines
 from hf_any3d.data.parquet.rows import checked_row
+from hf_any3d.data.tables.file_conversion import rows_at_a_time
 from hf_any3d.modeling.file_stamps import file_stamp, sha256_of
 from hf_any3d.utils.messages import cut
 from hf_any3d.utils.progress import progress_bar

@@ -13,10 +13,10 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, List
 from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from hf_any3d.data.file_conversion import add_preview
-from hf_any3d.data.numpy_rows import numpy_rows, refuse_transform
 from hf_any3d.data.options import require_columns
 from hf_any3d.data.parquet.published_dataset import OPEN_LICENSES
+from hf_any3d.data.tables.file_conversion import add_preview
+from hf_any3d.data.tables.numpy_rows import numpy_rows, refuse_transform
 from hf_any3d.hub.names import refuse_push_if_offline
 from hf_any3d.utils.atomic_files import atomic_write, write_json, write_text
 from hf_any3d.utils.markdown import code, inline, literal, one_line, paragraphs

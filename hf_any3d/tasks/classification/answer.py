@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, ClassVar
 
+from hf_any3d.data.checks.single_objects import why_no_object
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.floors import without_floor
-from hf_any3d.data.no_object import why_no_object
+from hf_any3d.data.frames.floors import without_floor
 from hf_any3d.registry import NONE_OF_THESE
 from hf_any3d.tasks.answers import Again, Answers, Doubt, Row, View
 from hf_any3d.utils.messages import percent, printable

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.boxes import answer_features
+from hf_any3d.data.annotations.boxes import answer_features
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.tasks.answers import Answers, Row, View
 from hf_any3d.utils.messages import counted, percent, printable

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from transformers.pipelines.base import ChunkPipeline
 
-from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.frames.axes import turn_up_axis
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.layers.boxes import DetectionRule, box_corners, select_detections
 from hf_any3d.processing.point_clouds import UP_AXES

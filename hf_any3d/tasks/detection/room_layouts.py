@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 from transformers import AutoProcessor, GenerationConfig, LogitsProcessorList, TextIteratorStreamer
 
+from hf_any3d.data.frames.room_voxels import VoxelizedRoom
+from hf_any3d.data.frames.scan_frames import frame_parts
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.options import one_of
-from hf_any3d.data.room_voxels import VoxelizedRoom
-from hf_any3d.data.scan_frames import frame_parts
 from hf_any3d.modeling.layers.boxes import UP_AXES, DetectionRule
 from hf_any3d.modeling.layers.layouts import DroppedLine, Layout, Wall, read_lines
 from hf_any3d.modeling.layers.modes import evaluation_mode

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hf_any3d.data.text_bank import TextBank
+from hf_any3d.data.classes.text_bank import TextBank
 from hf_any3d.modeling.point_encoders.part_texts import clean_label
 from hf_any3d.tasks.segmentation.pipeline import PointCloudSegmentationPipeline
 from hf_any3d.tasks.segmentation.steps import SHARED

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.class_codes import class_codes
+from hf_any3d.data.classes.class_codes import class_codes
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.label_words import NO_LABEL
 from hf_any3d.data.files.labels import check_labels_fit, write_labels

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.blocks import bounds_of, split_into_blocks
-from hf_any3d.data.far_points import FarPoints
+from hf_any3d.data.checks.left_out_points import Withheld
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.files.source import nothing_is_lost
+from hf_any3d.data.frames.axes import turn_up_axis
+from hf_any3d.data.frames.far_points import FarPoints
+from hf_any3d.data.frames.units import with_unit
 from hf_any3d.data.inputs import ATTRIBUTES
-from hf_any3d.data.left_out_points import Withheld
 from hf_any3d.data.options import at_least, one_of
-from hf_any3d.data.units import with_unit
 from hf_any3d.modeling.layers.tasks import part_mask
 from hf_any3d.processing.point_clouds import UP_AXES, PointCloudProcessor
 from hf_any3d.processing.voxels import SURFACE_POINTS, nearest_rows

@@ -1,4 +1,4 @@
-"""How good a classifier is on scans that it did not learn from, in numbers and words."""
+"""Estimate how good a classifier is on scans that it did not learn from, in numbers and words."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from hf_any3d.data.learned_scans import STORE
+from hf_any3d.data.checks.scan_checksums import STORE
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.few_scans.labeled_scans import LabeledScans
 from hf_any3d.utils.atomic_files import atomic_write

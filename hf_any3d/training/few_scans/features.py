@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Array2D, Dataset, Features
 
 from hf_any3d.data.inputs import to_cloud
-from hf_any3d.data.numpy_rows import numpy_rows
+from hf_any3d.data.tables.numpy_rows import numpy_rows
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.few_scans.examples import Examples

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from hf_any3d.data.checks import names_for_one_class
+from hf_any3d.data.checks.clouds import names_for_one_class
+from hf_any3d.data.checks.near_duplicates import MOST_COMPARED, SAMPLE, groups_of, near_duplicates
+from hf_any3d.data.checks.scan_checksums import checksum_of_points
 from hf_any3d.data.inputs import to_cloud
-from hf_any3d.data.learned_scans import checksum_of_points
-from hf_any3d.data.near_duplicates import MOST_COMPARED, SAMPLE, groups_of, near_duplicates
-from hf_any3d.data.numpy_rows import numpy_rows
 from hf_any3d.data.options import require_columns
+from hf_any3d.data.tables.numpy_rows import numpy_rows
 from hf_any3d.evaluation.scan_scores import file_names
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.rows import class_names

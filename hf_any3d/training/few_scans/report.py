@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hf_any3d.data.near_duplicates import copies_in_words
+from hf_any3d.data.checks.near_duplicates import copies_in_words
 from hf_any3d.model_card.run_report import RunReport, count_parameters, peak_memory
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
 from hf_any3d.training import program

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict
 
-from hf_any3d.data.axes import turn_up_axis
+from hf_any3d.data.frames.axes import turn_up_axis
 from hf_any3d.model_card.run_report import RunReport, Stopwatch
 from hf_any3d.modeling.point_encoders.packaged_encoder import PACKAGED_UP_AXIS
 from hf_any3d.pipelines import default_model

@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_any3d.data.inputs import to_cloud
-from hf_any3d.data.numpy_rows import numpy_rows
+from hf_any3d.data.tables.numpy_rows import numpy_rows
 from hf_any3d.modeling.act.up_direction import POINTS, up_probabilities
 from hf_any3d.modeling.layers.boxes import UP_AXES
 from hf_any3d.processing.point_clouds import PointCloudProcessor

@@ -57,9 +57,9 @@ def suggest(
     if suffix in (".las", ".laz") and file.suffix.lower() not in (".las", ".laz"):
         raise ValueError(f"--output {output}: {file.name} is no LAS or LAZ; expected .html or .csv")
     pipe = found.open("point-cloud-segmentation", device)
+    from hf_any3d.data.checks.left_out_points import count_left_out, left_out_words
     from hf_any3d.data.files import file_errors, read_point_cloud
-    from hf_any3d.data.left_out_points import count_left_out, left_out_words
-    from hf_any3d.data.units import with_unit
+    from hf_any3d.data.frames.units import with_unit
     from hf_any3d_survey.tiles.suggested_files import write_suggestions
     from hf_any3d_survey.tiles.suggestions import suggest_points
 

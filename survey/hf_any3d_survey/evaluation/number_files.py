@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from hf_any3d.data.checks.left_out_points import count_left_out, left_out_words
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, file_errors
-from hf_any3d.data.input_files import Cloud, InputFile
-from hf_any3d.data.left_out_points import count_left_out, left_out_words
+from hf_any3d.data.files.input_files import Cloud, InputFile
 from hf_any3d.evaluation.label_files import FilePair
 from hf_any3d.evaluation.labels import match_points, points_that_count
 from hf_any3d.visualization.show import write_views

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.far_points import FarPoints, without_far_points
+from hf_any3d.data.checks.left_out_points import WITHHELD, left_out_words, rows_of_cloud, why_left_out
+from hf_any3d.data.classes.las_classes import UNCLASSIFIED
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.las_classes import UNCLASSIFIED
-from hf_any3d.data.left_out_points import WITHHELD, left_out_words, rows_of_cloud, why_left_out
+from hf_any3d.data.frames.far_points import FarPoints, without_far_points
 from hf_any3d.utils.messages import printable
 from hf_any3d_survey.inventory.terrain import Terrain
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.las_classes import FAMILIES
-from hf_any3d.data.left_out_points import left_out_words
+from hf_any3d.data.checks.left_out_points import left_out_words
+from hf_any3d.data.classes.las_classes import FAMILIES
 from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import write_json, write_text
 from hf_any3d.utils.messages import percent

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.class_codes import class_codes
+from hf_any3d.data.classes.class_codes import class_codes
 from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud
 from hf_any3d.data.files.source import nothing_is_lost
+from hf_any3d.data.frames.units import LENGTHS, with_unit
 from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
 from hf_any3d.data.options import one_of
-from hf_any3d.data.units import LENGTHS, with_unit
 from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.tasks.steps import refuse_unknown, return_free_memory, stem_of, without_none

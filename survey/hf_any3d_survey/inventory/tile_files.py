@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.far_points import distance_in_words, far_groups
+from hf_any3d.data.classes.las_classes import CURRENT, UNCLASSIFIED
 from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.files.coordinate_systems import CoordinateSystem
 from hf_any3d.data.files.las import REPROJECT, has_no_points, system_of
 from hf_any3d.data.files.source import NoPointsError
+from hf_any3d.data.frames.far_points import distance_in_words, far_groups
+from hf_any3d.data.frames.units import check_projected
 from hf_any3d.data.inputs import ATTRIBUTES
-from hf_any3d.data.las_classes import CURRENT, UNCLASSIFIED
-from hf_any3d.data.units import check_projected
 from hf_any3d.utils.messages import listed, printable
 from hf_any3d_survey.inventory.left_out import LeftOut, codes_of_file, split_left_out
 from hf_any3d_survey.inventory.place import HIGH_NOISE, MARGIN, NOISE, Answer, Around, Copies

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_any3d.data.far_points import FarPoints
+from hf_any3d.data.checks.left_out_points import WITHHELD, Withheld, count_left_out, left_out_words, split_withheld
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.left_out_points import WITHHELD, Withheld, count_left_out, left_out_words, split_withheld
+from hf_any3d.data.frames.far_points import FarPoints
+from hf_any3d.data.frames.units import LENGTHS
 from hf_any3d.data.options import one_of
-from hf_any3d.data.units import LENGTHS
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.registry import NOISE, NONE_OF_THESE

@@ -13,11 +13,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from hf_any3d.data.classes.las_classes import ASPRS_CLASSES
 from hf_any3d.data.files import PointCloudData, file_errors, read_point_cloud
 from hf_any3d.data.files.source import NoPointsError
-from hf_any3d.data.las_classes import ASPRS_CLASSES
-from hf_any3d.data.small_tables import plain_name
-from hf_any3d.data.units import LENGTHS, with_unit
+from hf_any3d.data.frames.units import LENGTHS, with_unit
+from hf_any3d.data.tables.small_tables import plain_name
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import write_run_card
 from hf_any3d.modeling.config_checks import check_settings

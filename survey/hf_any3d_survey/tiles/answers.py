@@ -9,9 +9,9 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
+from hf_any3d.data.classes.las_classes import ASPRS_CLASSES, UNCLASSIFIED
 from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud
-from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED
-from hf_any3d.data.small_tables import column_names, plain_name, read_rows
+from hf_any3d.data.tables.small_tables import column_names, plain_name, read_rows
 
 COLUMNS = ("tile", "row", "x", "y", "z", "class")
 """Columns of a table of answers; others are not read."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hf_any3d.data.class_rule import ClassRule
+from hf_any3d.data.classes.class_rule import ClassRule
 from hf_any3d.data.files.column_names import is_label_name
+from hf_any3d.data.frames.units import LENGTHS
 from hf_any3d.data.options import one_of
-from hf_any3d.data.units import LENGTHS
 from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.training.arguments import argument
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hf_any3d.data.class_rule import NO_CODES, ClassRule
+from hf_any3d.data.checks.left_out_points import left_out_words, share_words
+from hf_any3d.data.classes.class_rule import NO_CODES, ClassRule
+from hf_any3d.data.classes.las_classes import ASPRS_CLASSES, CURRENT, UNCLASSIFIED, Kind, kind_of, names_of
 from hf_any3d.data.files.label_words import common_names
-from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, UNCLASSIFIED, Kind, kind_of, names_of
-from hf_any3d.data.left_out_points import left_out_words, share_words
 from hf_any3d.utils.messages import listed
 from hf_any3d_survey.tiles.reading import TileFacts
 

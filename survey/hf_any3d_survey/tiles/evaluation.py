@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from hf_any3d.data.checks.left_out_points import left_out_words, split_withheld
+from hf_any3d.data.checks.scan_checksums import checksum_of_points
+from hf_any3d.data.classes.las_classes import ASPRS_CLASSES
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
 from hf_any3d.data.files.label_words import NO_LABEL, renumbered
 from hf_any3d.data.files.source import NoPointsError
-from hf_any3d.data.las_classes import ASPRS_CLASSES
-from hf_any3d.data.learned_scans import checksum_of_points
-from hf_any3d.data.left_out_points import left_out_words, split_withheld
 from hf_any3d.evaluation.labels import LabelComparison, Matches, points_that_count
 from hf_any3d.evaluation.scan_scores import ScanScores
 from hf_any3d_survey.local_features import LocalFeaturesConfig

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hf_any3d.data.class_rule import Classes
+from hf_any3d.data.classes.class_rule import Classes
 from hf_any3d.data.files import PointCloudData, file_errors
 from hf_any3d.evaluation.labels import points_that_count
 from hf_any3d.modeling.layers.losses import IGNORED

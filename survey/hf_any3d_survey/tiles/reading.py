@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.data.far_points import split_far_points
+from hf_any3d.data.checks.left_out_points import count_left_out
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors, read_point_cloud
 from hf_any3d.data.files.label_words import with_words
 from hf_any3d.data.files.point_cloud import _bounds, row_blocks
 from hf_any3d.data.files.source import NoPointsError
-from hf_any3d.data.left_out_points import count_left_out
-from hf_any3d.data.units import with_unit
+from hf_any3d.data.frames.far_points import split_far_points
+from hf_any3d.data.frames.units import with_unit
 from hf_any3d.evaluation.labels import points_that_count
 from hf_any3d.hub.names import no_such
 from hf_any3d.registry import FORMATS
@@ -117,7 +117,7 @@ def read_tile(
         path: Its file.
         label_field: Column that labels are read from; see `read_point_cloud`.
         words: Classes of all files by their numbers, where files name them by words.
-        unit: One of `hf_any3d.data.units.LENGTHS`, that of files that say none.
+        unit: One of `hf_any3d.data.frames.units.LENGTHS`, that of files that say none.
         columns: Further columns; see `read_point_cloud`.
         is_place: Whether it may be a scan of a place; objects, whose size says nothing, are read whole.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.data.class_rule import ClassRule
+from hf_any3d.data.classes.class_rule import ClassRule
 from hf_any3d.evaluation.statistics import share_at_most
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import write_run_card

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from hf_any3d.data.classes.las_classes import ASPRS_COLORS
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.labels.las_points import write_some_points
-from hf_any3d.data.las_classes import ASPRS_COLORS
 from hf_any3d.utils.atomic_files import write_text
 from hf_any3d.utils.messages import csv_text
 from hf_any3d.visualization.viewer import CloudView, label_colors, parse_color

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.data.class_rule import Classes, ClassRule, codes_without_class
+from hf_any3d.data.checks.left_out_points import split_withheld
+from hf_any3d.data.classes.class_rule import Classes, ClassRule, codes_without_class
+from hf_any3d.data.classes.las_classes import CURRENT
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
-from hf_any3d.data.las_classes import CURRENT
-from hf_any3d.data.left_out_points import split_withheld
-from hf_any3d.data.units import check_projected, taken_for_meters
+from hf_any3d.data.frames.units import check_projected, taken_for_meters
 from hf_any3d.utils.messages import listed
 from hf_any3d_survey.local_features.neighborhoods import EDGES
 from hf_any3d_survey.processor import OBJECT_EDGES, RETURNS, LocalFeaturesProcessor

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hf_any3d.data.class_rule import ClassRule
+from hf_any3d.data.classes.class_rule import ClassRule
 from hf_any3d.model_card.run_report import Stopwatch
 from hf_any3d.training import program
 from hf_any3d.training.few_scans.training import Learned

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.data import load_point_dataset
-from hf_any3d.data.found import find_dataset
+from hf_any3d.data.dataset_names import find_dataset
 from hf_any3d.training.sources import Task, find_source
 from tests.errors import raises
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from hf_any3d import load_point_dataset
-from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudFileError
+from hf_any3d.data.frames.axes import turn_up_axis
 from hf_any3d.modeling.layers.boxes import points_in_boxes
 from tests.errors import raises
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudFileError, file_type_of, read_point_cloud
-from hf_any3d.data.input_files import list_files
+from hf_any3d.data.files.input_files import list_files
 
 from .builders import COLMAP_COLORS, COLMAP_POINTS, colmap_binary, colmap_text, sweep
 

@@ -19,7 +19,7 @@ from hf_any3d.data.files.coordinate_systems import (
     units_of_text,
 )
 from hf_any3d.data.files.las import system_of
-from hf_any3d.data.units import is_taken_for_meters, why_not_projected
+from hf_any3d.data.frames.units import is_taken_for_meters, why_not_projected
 from tests.data.files.builders import las
 from tests.data.files.systems import FLAT, HEIGHTS, METRIC
 

@@ -14,7 +14,7 @@ import pytest
 from hf_any3d.data.feature import PointCloud
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud, supported_file_types
 from hf_any3d.data.files.contents import _ENDINGS, foreign_ending
-from hf_any3d.data.input_files import InputFile
+from hf_any3d.data.files.input_files import InputFile
 from hf_any3d.registry import FORMATS
 from hf_any3d.serving import ServeLimits
 from hf_any3d.serving.inputs import Upload

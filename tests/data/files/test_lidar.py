@@ -8,7 +8,7 @@ import pytest
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_cloud, write_point_cloud
 from hf_any3d.data.files.companions import without_companions
-from hf_any3d.data.input_files import list_files
+from hf_any3d.data.files.input_files import list_files
 from tests.cli.conftest import run
 
 from .builders import sweep, sweep_rows

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud, write_labels
-from hf_any3d.data.tables import without_tables
+from hf_any3d.data.tables.data_frames import without_tables
 
 from .builders import e57_of_doubles, npy, paged, pcd, ply
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import read_point_cloud
-from hf_any3d.data.units import with_unit
+from hf_any3d.data.frames.units import with_unit
 
 from .builders import pcd, ply
 

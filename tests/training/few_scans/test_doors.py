@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from hf_any3d import ActForPointCloudClassification, PointCloudProcessor, load_point_dataset
 from hf_any3d.cli import app
-from hf_any3d.data.axes import turn_up_axis
 from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.data.frames.axes import turn_up_axis
 from tests.tiny_act import tiny_act
 
 

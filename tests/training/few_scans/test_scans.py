@@ -5,7 +5,7 @@ import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.data.checks import Checks
+from hf_any3d.data.checks.clouds import Checks
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.splits import validation_split
 from hf_any3d.training.few_scans.examples import Examples

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hf_any3d.data import load_point_dataset
-from hf_any3d.data.axes import turn_up_axis
-from hf_any3d.data.scan_frames import FRAME_PARTS, ScanFrame, find_frame, frame_parts, turn_about_z
+from hf_any3d.data.frames.axes import turn_up_axis
+from hf_any3d.data.frames.scan_frames import FRAME_PARTS, ScanFrame, find_frame, frame_parts, turn_about_z
 from hf_any3d.modeling.layers.boxes import UP_AXES, level_rotation, upright_rotation
 from tests.errors import raises
 from tests.turns import some

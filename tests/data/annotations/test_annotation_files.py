@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from hf_any3d.data.annotation_files import BOX_FORMS, read_label_cloud_points, write_boxes
-from hf_any3d.data.box_files import NamedBox, read_label_cloud
+from hf_any3d.data.annotations.annotation_files import BOX_FORMS, read_label_cloud_points, write_boxes
+from hf_any3d.data.annotations.box_files import NamedBox, read_label_cloud
 from hf_any3d.data.catalog.scans_with_boxes import boxes_of
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_cloud, write_point_cloud
 from tests.cli.conftest import run

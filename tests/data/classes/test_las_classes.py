@@ -5,9 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from hf_any3d.data.class_rule import Classes, ClassRule
-from hf_any3d.data.files import read_point_cloud
-from hf_any3d.data.las_classes import (
+from hf_any3d.data.classes.class_rule import Classes, ClassRule
+from hf_any3d.data.classes.las_classes import (
     ASPRS_CLASSES,
     ASPRS_COLORS,
     CURRENT,
@@ -17,6 +16,7 @@ from hf_any3d.data.las_classes import (
     names_object,
     names_of,
 )
+from hf_any3d.data.files import read_point_cloud
 from hf_any3d.visualization.viewer import parse_color
 
 laspy = pytest.importorskip("laspy")

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hf_any3d.data.frames.scan_frames import turn_about_z
 from hf_any3d.data.options import one_of
-from hf_any3d.data.scan_frames import turn_about_z
 from hf_any3d.modeling.layers.boxes import upright_rotation
 from hf_any3d.modeling.layers.layouts import Layout, Wall
 from hf_any3d.utils.atomic_files import write_bytes, write_text

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_any3d.data.far_points import find_far_points, without_far_points
+from hf_any3d.data.checks.tiles import Tile, tile_of
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.files.input_files import Cloud
 from hf_any3d.data.files.source import LEFT_OUT
-from hf_any3d.data.input_files import Cloud
-from hf_any3d.data.tiles import Tile, tile_of
-from hf_any3d.data.units import check_projected, why_not_projected, with_unit
+from hf_any3d.data.frames.far_points import find_far_points, without_far_points
+from hf_any3d.data.frames.units import check_projected, why_not_projected, with_unit
 from hf_any3d.registry import FORMATS
 from hf_any3d.utils.messages import listed, printable
 
@@ -83,7 +83,7 @@ class Checks:
 
     @property
     def tiles(self) -> list[Tile]:
-        """The tiles of the clouds, which `hf_any3d.data.tiles.describe_tiles` describes."""
+        """The tiles of the clouds, which `hf_any3d.data.checks.tiles.describe_tiles` describes."""
         return [cloud.tile for cloud in self.clouds]
 
     @property
@@ -148,7 +148,7 @@ class Checks:
             doubts.append(f"the same points as {first}")
             self._equal.append((first, name))
         elif self.compare:
-            from hf_any3d.data.near_duplicates import sample_of
+            from hf_any3d.data.checks.near_duplicates import sample_of
 
             # None of a cloud that is too small to be sampled, which is then compared by its checksum alone.
             if (sample := sample_of(cloud)) is not None:
@@ -180,7 +180,7 @@ class Checks:
             return []
         import torch
 
-        from hf_any3d.data.near_duplicates import MOST_COMPARED, groups_of, near_duplicates
+        from hf_any3d.data.checks.near_duplicates import MOST_COMPARED, groups_of, near_duplicates
 
         # Each pair is compared, so that more of them would take minutes.
         sampled = list(self._samples)[:MOST_COMPARED]

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_any3d.data.far_points import find_far_points, without_far_points
 from hf_any3d.data.files import PointCloudData, read_point_cloud
+from hf_any3d.data.frames.far_points import find_far_points, without_far_points
 
 REAL = next((path for up in Path(__file__).parents if (path := up / "shared/data/real").is_dir()), Path("none"))
 CORNER = np.array([500_000.0, 5_000_000.0, 300.0])

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.data.annotation_files import (
+from hf_any3d.data.annotations.annotation_files import (
     label_cloud_names,
     read_label_cloud_points,
     write_boxes,
     write_label_cloud_points,
     write_labeled_ply,
 )
-from hf_any3d.data.box_files import LeftOut, in_words, read_boxes_json, read_boxes_table, read_segments
+from hf_any3d.data.annotations.box_files import LeftOut, in_words, read_boxes_json, read_boxes_table, read_segments
+from hf_any3d.data.annotations.mesh_labels import read_labeled_meshes
 from hf_any3d.data.catalog.scans_with_boxes import boxes_of
+from hf_any3d.data.classes.las_classes import ASPRS_CLASSES
+from hf_any3d.data.classes.word_classes import words_of_files
+from hf_any3d.data.dataset_names import find_dataset
 from hf_any3d.data.files import PointCloudData, PointCloudFileError
+from hf_any3d.data.files.input_files import InputFile
 from hf_any3d.data.files.label_words import with_words
-from hf_any3d.data.found import find_dataset
-from hf_any3d.data.input_files import InputFile
-from hf_any3d.data.las_classes import ASPRS_CLASSES
-from hf_any3d.data.mesh_labels import read_labeled_meshes
-from hf_any3d.data.word_classes import words_of_files
 from hf_any3d.utils.messages import counted
 
 LABEL_CLOUD, PLY = "label-cloud", "ply"

@@ -20,9 +20,9 @@ from hf_any3d.data.feature import PointCloud, local_path, read_stored
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
 from hf_any3d.data.files.point_cloud import MEASURED
 from hf_any3d.data.files.registry import read_stamp
-from hf_any3d.data.numpy_rows import numpy_rows, refuse_transform
 from hf_any3d.data.options import one_of, require_columns
 from hf_any3d.data.point_arrays import resample_index
+from hf_any3d.data.tables.numpy_rows import numpy_rows, refuse_transform
 from hf_any3d.version import __version__
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from hf_any3d import PointFeaturesConfig
 from hf_any3d.cli import app
+from hf_any3d.data.checks.single_objects import NoObjectWarning, why_no_object
 from hf_any3d.data.files import PointCloudData, read_point_cloud
-from hf_any3d.data.no_object import NoObjectWarning, why_no_object
 from hf_any3d.pipelines import default_model
 from tests.data.files.builders import las
 from tests.data.files.systems import FLAT, GEOGRAPHIC, HEIGHTS

@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from hf_any3d.data.boxes import wrapped
+from hf_any3d.data.annotations.boxes import wrapped
 from hf_any3d.data.files import PointCloudFileError, file_errors
 from hf_any3d.data.options import one_of
 from hf_any3d.utils.messages import counted, cut

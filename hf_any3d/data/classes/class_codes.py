@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED
+from hf_any3d.data.classes.las_classes import ASPRS_CLASSES, UNCLASSIFIED
 from hf_any3d.registry import NOISE, NONE_OF_THESE
 from hf_any3d.utils.messages import listed
 

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hf_any3d.data.room_voxels import VoxelizedRoom, clean_room
-from hf_any3d.data.scan_frames import ScanFrame
+from hf_any3d.data.frames.room_voxels import VoxelizedRoom, clean_room
+from hf_any3d.data.frames.scan_frames import ScanFrame
 from hf_any3d.modeling.spatiallm import Box, Layout, Wall
 from tests.errors import raises
 

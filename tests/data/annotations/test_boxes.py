@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, List, Value
 
-from hf_any3d.data.boxes import (
+from hf_any3d.data.annotations.boxes import (
     DrawPoints,
     RandomCuboid,
     RandomFlip,

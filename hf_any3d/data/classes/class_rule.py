@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hf_any3d.data.las_classes import ASPRS_CLASSES, CURRENT, FAMILIES, UNCLASSIFIED, Kind, kind_of, names_object
+from hf_any3d.data.classes.las_classes import (
+    ASPRS_CLASSES,
+    CURRENT,
+    FAMILIES,
+    UNCLASSIFIED,
+    Kind,
+    kind_of,
+    names_object,
+)
 from hf_any3d.modeling.layers.losses import IGNORED
 
 NO_CODES = "none"

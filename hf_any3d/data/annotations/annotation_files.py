@@ -16,9 +16,9 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from hf_any3d.data.box_files import FRAME_LIST, LABEL_CLOUD_CLASSES, Boxes, NamedBox, class_names
+from hf_any3d.data.annotations.box_files import FRAME_LIST, LABEL_CLOUD_CLASSES, Boxes, NamedBox, class_names
+from hf_any3d.data.classes.las_classes import class_name
 from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, file_errors, write_point_cloud
-from hf_any3d.data.las_classes import class_name
 from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import write_bytes, write_json, write_text
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from hf_any3d.data.annotations.layout_files import layout_solids, write_layout
 from hf_any3d.data.files import read_point_cloud
-from hf_any3d.data.layout_files import layout_solids, write_layout
 from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall, Window
 from tests.errors import raises
 

@@ -14,13 +14,13 @@ from itertools import combinations
 
 import numpy as np
 
+from hf_any3d.data.checks.left_out_points import count_left_out, left_out_words
+from hf_any3d.data.classes.las_classes import ASPRS_CLASSES, UNCLASSIFIED, Kind, class_name, kind_of, names_of
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.coordinate_systems import CoordinateSystem
 from hf_any3d.data.files.label_words import common_names
 from hf_any3d.data.files.las import system_of
-from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED, Kind, class_name, kind_of, names_of
-from hf_any3d.data.left_out_points import count_left_out, left_out_words
-from hf_any3d.data.units import TAKEN_FOR_METERS, is_taken_for_meters
+from hf_any3d.data.frames.units import TAKEN_FOR_METERS, is_taken_for_meters
 from hf_any3d.utils.messages import listed
 
 # Cells on the ground in which points are counted, in meters, and the least extent of what has a density on the ground.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.units import length_of_unit
+from hf_any3d.data.frames.units import length_of_unit
 from hf_any3d.extensions import missing_package
 
 ROOM_HEIGHT, ROOM_WIDTH = (1.8, 6.0), 2.2

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hf_any3d.data.frames.scan_frames import ScanFrame
 from hf_any3d.data.point_arrays import means_of_cells
-from hf_any3d.data.scan_frames import ScanFrame
 from hf_any3d.modeling.layers.layouts import EXTENT, Layout
 
 _NEIGHBORS, _DEVIATIONS = 15, 2.0

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_any3d.data.classes.las_classes import FAMILIES
 from hf_any3d.data.inputs import ATTRIBUTES
-from hf_any3d.data.las_classes import FAMILIES
 from hf_any3d.utils.messages import percent
 
 if TYPE_CHECKING:

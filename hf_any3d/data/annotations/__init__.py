@@ -1,0 +1,1 @@
+"""Boxes, labels and layouts of scenes: their columns, and the files of programs that draw them."""

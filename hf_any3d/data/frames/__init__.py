@@ -1,0 +1,1 @@
+"""Frames of scans: axes, units, floors, and points that are far from all others."""

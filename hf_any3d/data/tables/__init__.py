@@ -1,0 +1,1 @@
+"""Rows and columns: datasets, data frames and spreadsheets as clouds, and back."""
