@@ -84,10 +84,10 @@ def walls_inside(points: np.ndarray, generator: np.random.Generator) -> list[np.
     """Return points on up to three rectangles along the axes, within the bounding box."""
     walls = []
     for _ in range(generator.integers(1, 4)):
-        corners = np.sort(generator.uniform(points.min(axis=0), points.max(axis=0), (2, 3)), axis=0)
-        wall = generator.uniform(*corners, (generator.integers(60, 300), 3))
+        low, high = np.sort(generator.uniform(points.min(axis=0), points.max(axis=0), (2, 3)), axis=0)
+        wall = generator.uniform(low, high, (int(generator.integers(60, 300)), 3))
         axis = generator.integers(3)
-        wall[:, axis] = corners[0, axis]
+        wall[:, axis] = low[axis]
         walls.append(wall)
     return walls
 
