@@ -32,10 +32,12 @@ from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, write_r
 from hf_any3d.cli.progress import hide_bars_of_datasets, status
 from hf_any3d.data.dataset_names import find_dataset, names_dataset
 from hf_any3d.data.files.input_files import Cloud
+from hf_any3d.data.frames.axes import turn_up_axis
 from hf_any3d.utils.messages import counted, listed, print_line, printable
 
 if TYPE_CHECKING:
     from hf_any3d.data.checks.clouds import Checks
+    from hf_any3d.data.files import PointCloudData
 
 data = typer.Typer(rich_markup_mode="markdown", help="Prepare, describe, check and show data.", no_args_is_help=True)
 
@@ -235,7 +237,10 @@ def show(
     columns: Annotated[int, typer.Option(min=1, help="Point clouds per row.")] = 4,
     up_axis: Annotated[
         Axis | None,
-        option("Up axis: x, y or z; by default z for LAS, E57, PTX, 3MF, .bin and S3DIS, otherwise y."),
+        option(
+            "Up axis: x, y or z; by default as the file or data set states it, z for LAS, E57, PTX, 3MF, .bin and "
+            "S3DIS, else as an object looks, else y."
+        ),
     ] = None,
     browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     serve: Annotated[
@@ -280,7 +285,7 @@ def show(
         finish(rows_of_files)
         return
     if rows is None:
-        page = _view_files(inputs, most)
+        page = _view_files(inputs, most, find_up_axis=up_axis is None)
     else:
         from hf_any3d.data.catalog import up_axis_of
         from hf_any3d.visualization.show import views_of_rows
@@ -314,8 +319,8 @@ class _Page:
     rows: list[dict[str, Any]] = field(default_factory=list)  # of files, those that could not be read among them
 
 
-def _view_files(inputs: Inputs, most: int) -> _Page:
-    """Return views of some files."""
+def _view_files(inputs: Inputs, most: int, *, find_up_axis: bool) -> _Page:
+    """Return views of some files; with `find_up_axis` objects stand as they look upright, unless files state it."""
     from hf_any3d.data.files.las import extra_dimensions_of
     from hf_any3d.visualization.show import class_colors, class_names, share_legend, view_of_cloud
     from hf_any3d.visualization.things import COLUMNS, NUMBERS
@@ -331,6 +336,8 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
             # The page has one legend: where formats are mixed, numbers mean different classes.
             named = class_names(cloud.data) if len(formats) == 1 else None
             view, labels = view_of_cloud(cloud.data, title=titles[cloud.name], names=named)
+            if find_up_axis and cloud.data.up_axis is None:
+                _stand_upright(view, cloud.data)
             views.append(view)
             names_of_views.append(labels)
         # Showing gives no answer, but a row is where errors and warnings stand.
@@ -358,6 +365,22 @@ def _view_files(inputs: Inputs, most: int) -> _Page:
     if names and formats == {".las"}:
         settings["palette"] = class_colors(names)
     return _Page(views, settings, rows=rows)
+
+
+def _stand_upright(view: Any, data: PointCloudData) -> None:
+    """Turn a view of a single object as it looks upright, and tell so below it; others stay."""
+    from hf_any3d.data.checks.single_objects import why_no_object
+
+    if any(why_no_object(data, axis) is not None for axis in "xyz"):
+        return
+    from hf_any3d.tasks.poses import direction_of_object
+
+    direction = direction_of_object(view.points)
+    if direction is None or direction == "y":
+        return
+    view.up_axis = direction.removeprefix("-")
+    view.points = turn_up_axis(view.points, direction, view.up_axis)
+    view.note += f" · up: {direction}, as it looks"
 
 
 def _rows_of_dataset(what: list[str], split: str | None, data_dir: str | None) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -255,6 +256,20 @@ def answer_as_pipeline(model: Any, processor: PointCloudProcessor, up_axis: str 
         return type(output)(loss=loss, logits=logits, **further)
 
     model.forward = in_poses
+
+
+def direction_of_object(points: np.ndarray) -> str | None:
+    """Return which direction is up in a single object `(points, 3)` as it looks, None where it is not shown clearly.
+
+    One of `UP_AXES`, for whoever shows a file that does not state it.
+    """
+    from hf_any3d.modeling.act.up_direction import POINTS, up_probabilities
+
+    chosen = np.random.default_rng(0).permutation(len(points))[:POINTS]
+    cloud = points[chosen] - points.mean(axis=0)  # in double precision, as coordinates of maps are large
+    probabilities = up_probabilities(torch.from_numpy(cloud.astype(np.float32))[None])[0]
+    best = int(probabilities.argmax())
+    return UP_AXES[best] if probabilities[best] >= SURE_FROM else None
 
 
 def told_in_words(outputs: dict[str, Any], *, other_axis: bool = False) -> dict[str, str]:

@@ -19,6 +19,7 @@ from hf_any3d.pipelines import default_model
 from hf_any3d.serving.tasks import routes_of
 from hf_any3d.tasks.poses import ANY
 from tests.errors import raises
+from tests.visualization.test_viewer import content
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +142,17 @@ def test_directions_of_embedded_test_shapes_are_found_as_often_as_stored():
     shares = up_probabilities(torch.stack([rows[number]["points"] for number in chosen]))
     assert (shares.argmax(dim=-1) == UP_AXES.index("y")).float().mean() > 0.35  # by chance 0.17
     torch.testing.assert_close(shares.sum(dim=-1), torch.ones(len(shares)))
+
+
+@pytest.mark.parametrize("direction", UP_AXES)
+def test_an_object_is_shown_as_it_looks_upright(direction, tmp_path):
+    points = sampled("chair.ply")
+    file = tmp_path / "chair.ply"
+    write_point_cloud(file, PointCloudData(with_up(points, direction)))
+    for words, expected in ([[], direction[-1]], [["--up-axis", "x"], "x"]):
+        answer = CliRunner().invoke(app, ["show", str(file), "--output", str(tmp_path / "show.html"), *words])
+        assert answer.exit_code == 0, answer.output
+        page, _ = content((tmp_path / "show.html").read_text(encoding="utf-8"))
+        panel = page["panels"][0]
+        assert panel["up"] == expected
+        assert (f"up: {direction}, as it looks" in panel["note"]) == (not words and direction != "y")
