@@ -39,7 +39,6 @@ from hf_any3d.modeling.pretrained_parts.adapter_loading import (
 )
 from hf_any3d.modeling.pretrained_parts.adapter_tasks import (
     SWITCH,
-    Absent,
     added,
     borrowing,
     ensured_switch,
@@ -56,6 +55,7 @@ from hf_any3d.modeling.pretrained_parts.frozen_statistics import hold_statistics
 from hf_any3d.modeling.pretrained_parts.loading import HUB_ARGUMENTS, listed
 from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin, opens_from_adapter
 from hf_any3d.modeling.pretrained_parts.record import including_parts, is_directory, located
+from hf_any3d.modeling.pretrained_parts.task_settings import Absent
 from hf_any3d.modeling.pretrained_parts.task_switch import TaskSwitch
 from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.tuners.targets import left_out_modules, with_default_modules

@@ -1,24 +1,20 @@
 """The four training stages of MiniGPT-3D: the parameters that each trains and saves."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import nn
-
-if TYPE_CHECKING:
-    from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import MiniGPT3DPreTrainedModel
+from transformers import PreTrainedModel
 
 STAGES = (1, 2, 3, 4)
 
 
-def stage_names(model: MiniGPT3DPreTrainedModel, stage: int) -> list[str]:
+def stage_names(model: PreTrainedModel, stage: int) -> list[str]:
     """Return the names of the parameters that a training stage trains, in `model.base_model`; see `stage_groups`."""
     return [name for names in stage_groups(model, stage).values() for name in names]
 
 
-def stage_groups(model: MiniGPT3DPreTrainedModel, stage: int) -> dict[str, list[str]]:
+def stage_groups(model: PreTrainedModel, stage: int) -> dict[str, list[str]]:
     """Return the names of the parameters that a training stage trains, in `model.base_model`, by group.
 
     Stage 1 trains the point MLP. Stages 2 and 3 train it, the first set of queries, the projector, LoRA of Q-Former
@@ -53,17 +49,18 @@ def stage_groups(model: MiniGPT3DPreTrainedModel, stage: int) -> dict[str, list[
     }
 
 
-def trained_names(model: MiniGPT3DPreTrainedModel) -> list[str]:
+def trained_names(model: PreTrainedModel) -> list[str]:
     """Return the names of the parameters that the stages up to `config.stage` train, in `model.base_model`."""
+    config: Any = model.config
     trained: dict[str, None] = {}
-    for stage in range(1, (model.config.stage or 0) + 1):
+    for stage in range(1, (config.stage or 0) + 1):
         # `stage_names` refuses stages 2 and 3 of a model without LoRA, such as one whose LoRA is merged.
-        if stage in (1, 4) or None not in (model.config.qformer_lora, model.config.text_lora):
+        if stage in (1, 4) or None not in (config.qformer_lora, config.text_lora):
             trained |= dict.fromkeys(stage_names(model, stage))
     return list(trained)
 
 
-def set_stage(model: MiniGPT3DPreTrainedModel, stage: int, left_frozen: Sequence[str] = ()) -> list[str]:
+def set_stage(model: PreTrainedModel, stage: int, left_frozen: Sequence[str] = ()) -> list[str]:
     """Prepare a model for a training stage: freeze all other parameters, and use query experts in stage 4 only.
 
     The config records the stage.
@@ -87,8 +84,9 @@ def set_stage(model: MiniGPT3DPreTrainedModel, stage: int, left_frozen: Sequence
     model.requires_grad_(False)
     for name in names:
         model.base_model.get_parameter(name).requires_grad_(True)
-    model.config.use_query_experts = stage == 4
-    model.config.stage = stage
+    config: Any = model.config
+    config.use_query_experts = stage == 4
+    config.stage = stage
     return names
 
 

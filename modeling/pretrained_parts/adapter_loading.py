@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,16 +24,8 @@ from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import hooks
-from hf_any3d.modeling.pretrained_parts.adapter_tasks import (
-    Task,
-    described,
-    is_of_task,
-    record_of,
-    set_task,
-    stored_task,
-    take_task,
-    task_of,
-)
+from hf_any3d.modeling.pretrained_parts.adapted_part import AdaptedPartMixin as _Model
+from hf_any3d.modeling.pretrained_parts.adapter_tasks import record_of, stored_task, take_task
 from hf_any3d.modeling.pretrained_parts.contents import (
     Contents,
     adapter_folder,
@@ -60,11 +52,8 @@ from hf_any3d.modeling.pretrained_parts.record import (
     tell_stored,
 )
 from hf_any3d.modeling.pretrained_parts.sources import WEIGHT_ENTRIES, EncoderMismatchError
+from hf_any3d.modeling.pretrained_parts.task_settings import Task, described, is_of_task, set_task, task_of
 from hf_any3d.modeling.pretrained_parts.tensors import is_local, own_state, tensors_checksum
-
-if TYPE_CHECKING:
-    from hf_any3d.modeling.pretrained_parts.mixin import LibraryModelMixin as _Model
-
 
 BASE_FOLDER = "base_model"
 """Folder of an adapter with the model below it, if that has no public name."""

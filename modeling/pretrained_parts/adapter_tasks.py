@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,64 +16,31 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import ModelWarning
 from hf_any3d.modeling.pretrained_parts.contents import read_json
-from hf_any3d.modeling.pretrained_parts.loading import class_of_saved, listed
+from hf_any3d.modeling.pretrained_parts.loading import class_of_saved
+from hf_any3d.modeling.pretrained_parts.task_settings import (
+    Absent,
+    Task,
+    as_stored,
+    described,
+    is_of_task,
+    set_task,
+    task_of,
+)
 
 if TYPE_CHECKING:
     from hf_any3d.modeling.pretrained_parts.task_switch import TaskSwitch
-
-Task = dict[str, Any]
-"""Settings of a config that say what a head was trained for, with their values."""
 
 SWITCH = "adapter_tasks"
 """Attribute of a model with adapters that has its `TaskSwitch`."""
 # In `auto_mapping` of a PeftConfig, the one of its fields for what PEFT does not know.
 _RECORD = "task"
-# Labels, what the head is made of, its scores, and its loss. Settings of anything below the head are none of them.
-_SETTINGS = re.compile(
-    r"id2label|label2id|problem_type|label_colors|none_label|category_(parts|names|templates)"
-    r"|restrict_to_category_parts|(segmentation_|text_)?head_\w+|num_heading_bins"
-    r"|unknown|temperature|one_sided|up_axis|largest_scan|scan_unit|hypothesis_templates"
-    r"|\w+_(cost|loss_weight)|no_object_weight|lovasz_weight|focal_gamma|published_overlap"
-)
-# Those that no module depends on.
-_NAMES = ("id2label", "label2id", "problem_type", "label_colors")
-# What outputs mean: adapters that differ in these cannot answer together.
-_MEANING = ("id2label", "problem_type", "category_parts", "category_names", "unknown")
-
-
-def is_of_task(setting: str) -> bool:
-    """Return whether a setting of a config belongs to the task of an adapter."""
-    return _SETTINGS.fullmatch(setting) is not None
-
-
-def task_of(config: PreTrainedConfig) -> Task:
-    """Return a copy of the task that a config says."""
-    return {name: copy.deepcopy(value) for name, value in vars(config).items() if is_of_task(name)}
-
-
-def have_one_meaning(task: Task, other: Task) -> bool:
-    """Return whether outputs of models of two tasks mean the same."""
-    return all(_plain(task.get(name)) == _plain(other.get(name)) for name in _MEANING)
-
-
-def set_task(config: PreTrainedConfig, task: Task) -> None:
-    """Let a config say a task."""
-    for name, value in task.items():
-        setattr(config, name, copy.deepcopy(value))
-
-
-def described(task: Task) -> str:
-    """Return what a message says of a task: the number of its classes, the first names, and its problem type."""
-    names = [str(name) for _, name in sorted((task.get("id2label") or {}).items())]
-    problem = f", {task['problem_type']}" if task.get("problem_type") else ""
-    return f"{len(names)} classes ({listed(names, 3)}{problem})"
 
 
 def record_of(model: PreTrainedModel) -> dict[str, Any]:
@@ -150,10 +116,6 @@ def _heads(model: PreTrainedModel) -> list[str]:
     return [name for name in model._modules if name not in (inside, SWITCH)]
 
 
-class Absent(nn.Module):
-    """Stands in a model for a module that only adapters have, such as an unknown score; it has no weights."""
-
-
 def heads_for(
     model: PreTrainedModel, name: object, task: Task, base: Task, trained: Collection[str] | None
 ) -> dict[str, nn.Module]:
@@ -204,18 +166,17 @@ def _original(model: PreTrainedModel, path: str) -> nn.Module | None:
     return None if isinstance(found, Absent) else found
 
 
+# Those that no module depends on.
+_NAMES = ("id2label", "label2id", "problem_type", "label_colors")
+
+
 def _shape(task: Task) -> Task:
     """Return what of a task the modules of the head depend on."""
-    others = {name: _plain(value) for name, value in task.items() if name not in _NAMES}
+    others = {name: as_stored(value) for name, value in task.items() if name not in _NAMES}
     unknown = task.get("unknown")
     if unknown is not None:
         others["unknown"] = (unknown.rows, unknown.bank_rows, unknown.width)
     return others | {"labels": len(task.get("id2label") or ())}
-
-
-def _plain(value: Any) -> Any:
-    """Return a setting as files have it, where sequences are lists."""
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def _with_memory(module: nn.Module, like: nn.Module | None, model: PreTrainedModel) -> nn.Module:

@@ -21,6 +21,7 @@ from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import LibraryModelHook, hooks
 from hf_any3d.modeling.layers.direct_weights import keep_unpacked
 from hf_any3d.modeling.layers.low_rank import INNER
+from hf_any3d.modeling.pretrained_parts.adapted_part import AdaptedPartMixin, checksum_of
 from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     check_adapter_to_load,
     has_part_folder,
@@ -60,7 +61,6 @@ from hf_any3d.modeling.pretrained_parts.loading import (
 )
 from hf_any3d.modeling.pretrained_parts.record import (
     PartsConfigMixin,
-    PretrainedPart,
     including_parts,
     is_directory,
     located,
@@ -71,12 +71,9 @@ from hf_any3d.modeling.pretrained_parts.tensors import (
     OwnTensor,
     changed_since_loading,
     differing,
-    is_local,
     own_modules,
-    own_state,
     own_tensors,
     remember_weights,
-    tensors_checksum,
 )
 
 
@@ -104,7 +101,7 @@ class _PeftMethods:
     add_adapter = _asks_for_our_peft("add_adapter")
 
 
-class LibraryModelMixin(LibraryModelHook, _PeftMethods):
+class LibraryModelMixin(LibraryModelHook, AdaptedPartMixin, _PeftMethods):
     """For all `PreTrainedModel` classes, as a base class before it: how models are opened and saved.
 
     - Names are checked before anything is opened, and saved models are described.
@@ -124,15 +121,6 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
     )
     # Path of each part's module in the model that owns it. Parts without a module are in no saved file.
     _part_paths: ClassVar[Mapping[str, str]] = {}
-    # Name of the part that adapters are trained on, in the config and as a folder next to the adapter;
-    # None if adapters never stand without the model.
-    _adapted_part: ClassVar[str | None] = None
-    # Whether adapters name the part itself as their base model, and not a model around it.
-    _bases_are_parts: ClassVar[bool] = False
-    # Prefixes of config fields that do not affect what an adapter does.
-    _settings_without_effect_on_adapters: ClassVar[tuple[str, ...]] = ("parts",)
-    # Whether `dtype` applies to the full model, or only to its pretrained weights.
-    _has_single_dtype: ClassVar[bool] = False
 
     @classmethod
     def from_pretrained(
@@ -306,7 +294,7 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
                 parts = [other.get_submodule(other._part_paths[name]) for other in holders]
                 checksum = None
                 if parts and not is_quantized(parts[0]):
-                    checksum = _checksum_of(parts[0])
+                    checksum = checksum_of(parts[0])
                 elif holders and holders[0] is owner:
                     reopened.append(self._reopen(owner, name))
                 source = str(owner.config.part(name).name_or_path)
@@ -509,62 +497,6 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
         except AttributeError:
             return False
 
-    # What each system with adapters on a part defines.
-
-    @classmethod
-    def has_adapted_part(cls, config: PreTrainedConfig) -> bool:
-        """Return whether a model of this config has a pretrained part that adapters are trained on."""
-        return cls._adapted_part is not None
-
-    @property
-    def adapted_part(self) -> PreTrainedModel:
-        """The pretrained part that adapters are trained on."""
-        raise NotImplementedError
-
-    @classmethod
-    def open_part(cls, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any) -> PreTrainedModel:
-        """Load the recorded pretrained part; `hub` and `loading` are arguments of `from_pretrained`."""
-        raise NotImplementedError
-
-    @classmethod
-    def open_stored_part(
-        cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
-    ) -> PreTrainedModel:
-        """Load the pretrained part from a folder next to an adapter, otherwise as `open_part` does."""
-        raise NotImplementedError
-
-    @classmethod
-    def build_around(cls, part: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
-        """Build the model around its pretrained part; everything else is untrained."""
-        raise NotImplementedError
-
-    @classmethod
-    def stored_dtype(cls, config: PreTrainedConfig) -> torch.dtype:
-        """Return the dtype in which `save_with_adapter` stored the part, the only one in which checksums compare."""
-        return torch.float32
-
-    def find_source(self) -> PretrainedPart:
-        """Return the record of the pretrained part, which is elsewhere if a repository has its present weights."""
-        raise NotImplementedError
-
-    def save_part(self, state: dict[str, torch.Tensor], folder: Path) -> None:
-        """Write the pretrained part for `open_stored_part`, with the weights `state`, without adapters."""
-        raise NotImplementedError
-
-    def config_to_store(self) -> PreTrainedConfig:
-        """Return a copy of the config to store with an adapter."""
-        config = copy.deepcopy(self.config)
-        quantizer = getattr(self, "hf_quantizer", None)
-        if quantizer is not None and not quantizer.pre_quantized:
-            del config.quantization_config  # a loading option, not a property of the weights
-        return config
-
-    # What is done with adapters on a part.
-
-    def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
-        """Load the recorded weights of the part again, for comparison if its precision was changed."""
-        return own_state(self.open_part(self.config, {}))
-
     @classmethod
     def build_for_adapter(
         cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
@@ -609,18 +541,6 @@ class LibraryModelMixin(LibraryModelHook, _PeftMethods):
                 f"{recorded.checksum}, that of the weights that the adapter was trained with"
             )
         return model
-
-    def checksum_in_memory(self, dtype: torch.dtype) -> str | None:
-        """Return the checksum of the part's tensors; None if it is quantized, sharded or in another dtype."""
-        part = self.adapted_part
-        # Checksums are of the bytes that were stored.
-        if is_quantized(part) or part.dtype != dtype:
-            return None
-        return _checksum_of(part)
-
-    def describe_weights(self, config: PreTrainedConfig) -> str | None:
-        """Return the part's checksum, in the kind of a config's; None if it is unknown, another text if changed."""
-        return self.checksum_in_memory(self.stored_dtype(config))
 
 
 class _Reopened(NamedTuple):
@@ -668,12 +588,6 @@ def _with_full_weights(
             if module in places:
                 state.setdefault(".".join(filter(None, (path, places[module], leaf))), tensor)
     return state
-
-
-def _checksum_of(part: torch.nn.Module) -> str | None:
-    """Return the checksum of a part's own tensors; None if some are not here."""
-    state = own_state(part, bare=True)
-    return tensors_checksum(state) if all(map(is_local, state.values())) else None
 
 
 def _refuse_lost_weights(

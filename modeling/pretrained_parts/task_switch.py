@@ -10,7 +10,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.pretrained_parts.adapter_tasks import (
+from hf_any3d.modeling.pretrained_parts.task_settings import (
     Absent,
     Task,
     described,

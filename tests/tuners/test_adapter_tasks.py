@@ -28,7 +28,7 @@ from hf_any3d import (
 )
 from hf_any3d.modeling.hooks import ModelWarning
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3ForPointCloudSegmentation
-from hf_any3d.modeling.pretrained_parts.adapter_tasks import task_of
+from hf_any3d.modeling.pretrained_parts.task_settings import task_of
 from tests.common.case import Case, varied_clouds
 from tests.common.models import case_of
 from tests.common.tuners import answer_of, assert_same, config_of

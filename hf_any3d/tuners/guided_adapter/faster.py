@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,24 @@ from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.point_ops.geometry import table_of_places
 from hf_any3d.tuners.guided_adapter import method
 
-if TYPE_CHECKING:
-    from hf_any3d.tuners.guided_adapter.layer import GuidedAdapterLayer
+
+class AdaptedLayer(Protocol):
+    """What a compiled pass reads of a `GuidedAdapterLayer`."""
+
+    training: bool
+    base_layer: nn.Module
+    guidance: dict[str, method.Guidance]
+    guided_adapter_gate: nn.ModuleDict
+    guided_adapter_view_norm: nn.ModuleDict
+    guided_adapter_voxel_norm: nn.ModuleDict
+
+    def _running_adapters(self) -> list[str]:
+        """Return the names of the adapters that run."""
+        ...
+
+    def modules_of(self, name: str) -> tuple[method.CellAttention, method.CellNorm, method.CellNorm]:
+        """Return the attention of an adapter and its two norms."""
+        ...
 
 
 def add_bottleneck(branch: Tensor, down: nn.Linear, up: nn.Linear, dropout: nn.Module, scale: float) -> Tensor:
@@ -47,7 +63,7 @@ class CompiledPass:
         self._table = torch.compile(table_of_places, fullgraph=True, **options)
         self._fold = torch.compile(table_form.fold, fullgraph=True, **options)
 
-    def takes(self, layer: GuidedAdapterLayer, geometry: Any) -> bool:
+    def takes(self, layer: AdaptedLayer, geometry: Any) -> bool:
         """Return whether compiled code computes what a layer does now: in training, by tables of all cells."""
         running = layer._running_adapters()
         guided = [name for name in running if name in layer.guidance]
@@ -60,7 +76,7 @@ class CompiledPass:
 
     def __call__(
         self,
-        layer: GuidedAdapterLayer,
+        layer: AdaptedLayer,
         hidden_states: Tensor,
         positions: Tensor | None,
         geometry: Any,
@@ -87,7 +103,7 @@ class CompiledPass:
 
 
 def run_with_tables(
-    layer: GuidedAdapterLayer,
+    layer: AdaptedLayer,
     hidden_states: Tensor,
     positions: Tensor | None,
     tables: dict[str, table_form.LayerTable],

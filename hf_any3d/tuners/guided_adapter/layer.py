@@ -43,6 +43,9 @@ class GuidedAdapterLayer(WrappedModule):
     other_param_names = (*WrappedModule.other_param_names, "guided_adapter_dropout", "guidance")
     takes_geometry = True
     adds_positions = True
+    guided_adapter_gate: nn.ModuleDict
+    guided_adapter_view_norm: nn.ModuleDict
+    guided_adapter_voxel_norm: nn.ModuleDict
 
     def __init__(self, base_layer: nn.Module, branch: str, hidden_size: int, views: int):
         super().__init__(base_layer)
