@@ -1,9 +1,10 @@
-"""The source is built as docs/architecture.md says: layers, existing paths, one place that changes other libraries."""
+"""The source is built as docs/architecture.md says: layers without circles, one place that changes other libraries."""
 
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,14 @@ from tests.extensions import HAS_SURVEY
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 FOLDERS = {"hf_any3d": "hf_any3d", "modeling": "hf_any3d.modeling", "conversions": "hf_any3d.conversions"}
+# The table of fused operations imports them, and two of them ask it, when they run, which of their forms is right.
+CIRCLE = {f"hf_any3d.modeling.kernels{name}" for name in ("", ".farthest_point_sample", ".knn")}
 
 
-def sources() -> dict[str, Path]:
+def sources(folders: Mapping[str, str]) -> dict[str, Path]:
     """Module name -> file, of everything that is installed."""
     found = {}
-    for folder, package in FOLDERS.items():
+    for folder, package in folders.items():
         for file in (ROOT / folder).rglob("*.py"):
             if folder != "hf_any3d" or file.relative_to(ROOT).parts[1] not in ("modeling", "conversions"):
                 path = file.relative_to(ROOT / folder).with_suffix("")
@@ -27,7 +30,8 @@ def sources() -> dict[str, Path]:
     return found
 
 
-SOURCES = sources()
+SOURCES = sources(FOLDERS)
+ALL = SOURCES | sources({"survey/hf_any3d_survey": "hf_any3d_survey"})
 
 
 def package_of(module: str) -> str:
@@ -36,18 +40,32 @@ def package_of(module: str) -> str:
     return ".".join(parts[: 2 if parts[:1] == ["modeling"] or parts[1:] == ["records"] else 1])
 
 
-def imports(file: Path) -> Iterator[str]:
+@cache
+def imports(file: Path) -> list[str]:
     """Names of our modules that a file imports, anywhere in it."""
+    found: list[str] = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith("hf_any3d."))
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "hf_any3d":
+            found += [alias.name for alias in node.names if alias.name.startswith("hf_any3d.")]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("hf_any3d"):
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
-                if node.module == "hf_any3d" and name not in SOURCES:
-                    yield _PUBLIC.get(alias.name, "hf_any3d.version")  # where a public name is defined
+                if node.module == "hf_any3d" and name not in ALL:
+                    found.append(_PUBLIC.get(alias.name, "hf_any3d.version"))  # where a public name is defined
                 else:
-                    yield name if name in SOURCES else node.module
+                    found.append(name if name in ALL else node.module)
+    return found
+
+
+def in_circles(edges: Mapping[str, set[str]]) -> set[str]:
+    """Modules that import each other in a circle, or lie between two such circles."""
+    left = set(edges)
+    while True:
+        imported = set().union(*(edges[module] & left for module in left))
+        inside = {module for module in left & imported if edges[module] & left}
+        if inside == left:
+            return left
+        left = inside
 
 
 def layers(page: str) -> dict[str, int]:
@@ -79,6 +97,21 @@ def test_packages_import_only_those_above_them_in_the_table():
                 edges[importer, imported].append(file.relative_to(ROOT).as_posix())
     assert len(edges) > 50
     assert upward(edges, order) == []
+
+
+@pytest.mark.slow
+def test_no_file_imports_one_that_imports_it():
+    # Imports inside of functions and those of types count, too.
+    edges = {module: set(imports(file)) - {module} for module, file in ALL.items()}
+    circles = in_circles(edges)
+    arrows = [f"{module} -> {', '.join(sorted(edges[module] & circles))}" for module in sorted(circles - CIRCLE)]
+    assert circles == CIRCLE, "; ".join(arrows)
+
+
+def test_a_circle_of_files_is_found():
+    circle = {"first": {"second"}, "second": {"third"}, "third": {"first", "leaf"}}
+    around = {"leaf": set(), "root": {"first", "leaf"}, "alone": {"elsewhere"}}
+    assert in_circles(circle | around) == set(circle) and in_circles(around) == set()
 
 
 def test_models_know_neither_cards_nor_the_hub():

@@ -7,16 +7,14 @@ Thresholds were chosen where answers on labeled places, and on these as other se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
 from hf_any3d.utils.messages import percent, spaced_percents
+from hf_any3d_survey.inventory.seen import Doubt, Seen
 from hf_any3d_survey.local_features.map_index import blocks
-
-if TYPE_CHECKING:
-    from hf_any3d_survey.inventory.place import Seen
 
 GROUND, BUILDING, NOISE = 2, 6, 7
 VEGETATION = (3, 4, 5)
@@ -95,18 +93,6 @@ elevations are told however right the rest is."""
 _FEWEST_TREES, _LEAST_SCORE, _MOST_RECOUNT = 5, 0.55, 0.1
 # Times what was learned beyond which a scan is too sparse, or too dense
 _SPARSER, _DENSER = 0.5, 4.0
-
-
-class Doubt(NamedTuple):
-    """A reason to doubt the answer about a tile.
-
-    Attributes:
-        name: Name of the condition.
-        text: What is seen, what may be wrong, and what helps.
-    """
-
-    name: str
-    text: str
 
 
 def find_doubts(numbers: Mapping[str, float], learned_density: tuple[float, float] | None = None) -> list[Doubt]:

@@ -21,7 +21,7 @@ from hf_any3d_survey.inventory.checkpoints import read_checkpoints
 from hf_any3d_survey.inventory.first_looks import FirstLooks
 from hf_any3d_survey.inventory.left_out import split_left_out
 from hf_any3d_survey.inventory.lengths import METERS, LengthUnit
-from hf_any3d_survey.inventory.place import NOISE, Answer, Place, Seen, are_crowns, joined, scores_of
+from hf_any3d_survey.inventory.place import NOISE, Answer, Place, are_crowns, joined, scores_of
 from hf_any3d_survey.inventory.rasters import (
     Raster,
     canopy_bands,
@@ -31,6 +31,7 @@ from hf_any3d_survey.inventory.rasters import (
     terrain_raster,
 )
 from hf_any3d_survey.inventory.report import About, PlaceReport, check_report, write_report
+from hf_any3d_survey.inventory.seen import Seen
 from hf_any3d_survey.inventory.shelf import Shelf
 from hf_any3d_survey.inventory.steps import InventorySteps
 from hf_any3d_survey.inventory.tables import check_table, write_table

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData
-from hf_any3d_survey.inventory.place import MARGIN, Around, Copies, Labeled, Near, Seen
+from hf_any3d_survey.inventory.place import MARGIN, Around, Copies
+from hf_any3d_survey.inventory.seen import Labeled, Near, Seen
 from hf_any3d_survey.inventory.shelf import Shelf
 from hf_any3d_survey.inventory.steps import InventorySteps
 from hf_any3d_survey.inventory.terrain import ground_of_cells

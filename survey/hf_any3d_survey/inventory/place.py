@@ -8,8 +8,8 @@ tile ─► with the points around it ─► model of tiles ─► class, score 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from hf_any3d.tasks.steps import return_free_memory
 from hf_any3d_survey.inventory.blocks import CELL, Block, BlockCells, corners_of, keys_of
 from hf_any3d_survey.inventory.crown_points import SQUARE, CrownPoints, CrownStore
 from hf_any3d_survey.inventory.crowns import step_of_density
-from hf_any3d_survey.inventory.doubt import Doubt, find_tree_doubts
+from hf_any3d_survey.inventory.doubt import find_tree_doubts
 from hf_any3d_survey.inventory.left_out import LeftOut
 from hf_any3d_survey.inventory.outlines import OutlineCells
 from hf_any3d_survey.inventory.roofs import (
@@ -32,12 +32,11 @@ from hf_any3d_survey.inventory.roofs import (
     describe_cells,
     packaged_roof_model,
 )
+from hf_any3d_survey.inventory.seen import Doubt, Seen
 from hf_any3d_survey.inventory.shelf import Shelf
-from hf_any3d_survey.inventory.terrain import Terrain
 from hf_any3d_survey.inventory.things import HIGH, ROOF, Thing, trees_of
 from hf_any3d_survey.inventory.trees import EVENNESS, number_trees
-from hf_any3d_survey.local_features.ground_surface import GroundSurface
-from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks, numbered_keys
+from hf_any3d_survey.local_features.map_index import blocks, numbered_keys
 
 UNKNOWN, GROUND, LOW, MEDIUM, BUILDING, NOISE, HIGH_NOISE = 1, 2, 3, 4, 6, 7, 18
 """Codes of ASPRS for what stands in a place."""
@@ -168,85 +167,6 @@ class Answer:
             left_out.spread(self.numbers, 0, 0),
             self.factor,
         )
-
-
-@dataclass(frozen=True)
-class Labeled:
-    """A tile as its model labels it, before heights are measured.
-
-    Attributes:
-        classes: (points,) codes of ASPRS of its own points.
-        scores: (points,) their probabilities.
-        is_ground: (points,) which of them the terrain goes through.
-        bounds: (2, 3) their lowest and highest coordinates, in meters.
-        ground: The ground that the model's features are measured from.
-        spacing: Usual distance of neighboring points, seen from above.
-        factor: (3,) length of a unit of the file in meters.
-        origin: (3,) place of the file's zero in meters.
-        conditions: As of `DescribedScan.conditions`.
-        unlike: Share of points that are unlike all learned ones.
-    """
-
-    classes: np.ndarray
-    scores: np.ndarray
-    is_ground: np.ndarray
-    bounds: np.ndarray
-    ground: GroundSurface
-    spacing: float
-    factor: np.ndarray
-    origin: np.ndarray
-    conditions: Mapping[str, float]
-    unlike: float
-
-
-@dataclass(frozen=True)
-class Near:
-    """What lies near a tile, and what other tiles say of it.
-
-    Attributes:
-        classes: (points,) codes of ASPRS of the points near it.
-        scores: (points,) their probabilities.
-        ground: (others, 3) points of the ground within `MARGIN`, on the map in meters.
-    """
-
-    classes: np.ndarray
-    scores: np.ndarray
-    ground: np.ndarray
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A tile with what lies around it, as model and ground describe it, the tile's own points first.
-
-    Attributes:
-        points: (points, 3) on the map, in meters, which are computed where they are read.
-        classes: (points,) codes of ASPRS.
-        scores: (points,) their probabilities.
-        heights: (points,) meters above the ground.
-        count: Number of the tile's own points.
-        bounds: (2, 3) lowest and highest coordinates of these, in meters.
-        ground: The ground that the model's features are measured from.
-        terrain: The surface through the points of class 2, above which heights are.
-        spacing: Usual distance of neighboring points, seen from above.
-        factor: (3,) length of a unit of the file in meters.
-        returns: (points,) how many returns the pulse of each point had; None where the file does not say it.
-        measured: What doubts are judged by, as of `measure_tile`.
-        doubts: Why the answer may be wrong.
-    """
-
-    points: PlacedPoints
-    classes: np.ndarray
-    scores: np.ndarray
-    heights: np.ndarray
-    count: int
-    bounds: np.ndarray
-    ground: GroundSurface
-    terrain: Terrain
-    spacing: float
-    factor: np.ndarray
-    returns: np.ndarray | None = None
-    measured: Mapping[str, float] = field(default_factory=dict)
-    doubts: Sequence[Doubt] = ()
 
 
 class Place:

@@ -20,8 +20,8 @@ from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import write_json, write_text
 from hf_any3d.utils.messages import percent
 from hf_any3d_survey.inventory.checkpoints import Checkpoints, error_statistics
-from hf_any3d_survey.inventory.doubt import Doubt
-from hf_any3d_survey.inventory.place import BUILDING, GROUND, VEGETATION, Copies, Rejected, Seen
+from hf_any3d_survey.inventory.place import BUILDING, GROUND, VEGETATION, Copies, Rejected
+from hf_any3d_survey.inventory.seen import Doubt, Seen
 from hf_any3d_survey.inventory.things import TREE, Thing
 from hf_any3d_survey.inventory.tile_files import TileFile
 from hf_any3d_survey.local_features.map_index import blocks

@@ -11,15 +11,13 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from hf_any3d_survey.inventory.blocks import CELL, Block, corners_of, find_cells, keys_of, shift_of
+from hf_any3d_survey.inventory.seen import Seen
 from hf_any3d_survey.local_features.map_index import Points, blocks, numbered_keys
-
-if TYPE_CHECKING:
-    from hf_any3d_survey.inventory.place import Seen
 
 GROUND, BUILDING, NOISE = 2, 6, 7
 """Codes of ASPRS."""

@@ -29,14 +29,12 @@ from hf_any3d_survey.inventory.place import (
     LOW,
     NOISE,
     VEGETATION,
-    Labeled,
-    Near,
     Place,
-    Seen,
     by_height,
     check_place,
     scores_of,
 )
+from hf_any3d_survey.inventory.seen import Labeled, Near, Seen
 from hf_any3d_survey.inventory.terrain import Terrain
 from hf_any3d_survey.local_features.map_index import PlacedPoints, blocks, bounds_of_all
 from hf_any3d_survey.local_features.sparse_boxes import SparseVoxels
