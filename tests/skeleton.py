@@ -27,7 +27,10 @@ class MyModelConfig(PointCloudConfig):
     model_type = "my_model"
 '''
 
-MODELING = '''"""MyModel: points ─► the same layers on each point ─► maximum over the cloud ─► scores."""
+MODELING = '''"""MyModel: points ─► the same layers on each point ─► maximum over the cloud ─► scores.
+
+Shapes: B clouds, N points of each.
+"""
 
 from typing import Any
 
@@ -73,7 +76,7 @@ class MyModelModel(PointCloudModel, MyModelPreTrainedModel):
 
     def encode(self, points: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Return the points with the output of each layer, and their positions."""
-        states = [self.input_tokens(points.to(self.dtype))]  # (batch, points, in_channels)
+        states = [self.input_tokens(points.to(self.dtype))]  # (B, N, in_channels)
         for layer in self.layers:
             states.append(layer(states[-1]))
         return states, points[..., :3]
@@ -96,7 +99,7 @@ class MyModelForPointCloudClassification(MyModelPreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Classify point clouds; returns `logits (batch, labels)`."""
         output = self.my_model(points, **kwargs, return_dict=True)
-        logits = self.classifier(output.pooler_output)  # (batch, labels)
+        logits = self.classifier(output.pooler_output)  # (B, labels)
         loss = classification_loss(logits, labels, self.config)
         return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)
 '''

@@ -166,6 +166,18 @@ def test_no_file_is_too_long_to_read():
     assert too_long == {}
 
 
+def test_letters_of_shapes_are_in_the_legend_of_their_file():
+    found = {}
+    for file in sorted((ROOT / "modeling").glob("*/modeling_*.py")):
+        _, opening, rest = file.read_text(encoding="utf-8").split('"""', 2)
+        shapes = re.findall(r"# .*?\(([^()]*,[^()]*)\)", rest) + re.findall(r"\(([^()]*,[^()]*)\)", opening)
+        letters = set(re.findall(r"\b[A-Z]\b", " ".join(shapes)))
+        legend = re.findall(r"\b([A-Z]) [a-z]+", opening.partition("Shapes: ")[2])
+        if letters - {*legend, "C"}:  # channels beside xyz
+            found[file.name] = letters
+    assert not found, f"the legend at the top, 'Shapes: B clouds, …', lacks letters: {found}"
+
+
 def test_only_kernels_define_autograd_functions():
     for name, source in sources_of("modeling"):
         if not name.startswith("modeling/kernels/"):

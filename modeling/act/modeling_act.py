@@ -1,15 +1,17 @@
 """ACT's point transformer, its heads for classification and segmentation, and its pretraining (arXiv 2212.08320).
 
-points (batch, N, 3)
+points (B, N, 3)
     │  sample centers, group their neighbors
     ▼
-patches (batch, G, M, 3) ─► patch encoder ─► tokens (batch, G, hidden), class token first, + MLP of the centers
+patches (B, G, M, 3) ─► patch encoder ─► tokens (B, G, H), class token first, + MLP of the centers
     │  point transformer
     ▼
-features (batch, 1 + G, hidden) ─┬─► class token and maximum ─► class scores
+features (B, 1 + G, H) ──────────┬─► class token and maximum ─► class scores
                                  ├─► propagation to the points ─► scores of each point
                                  └─► pretraining: features at masked patches, compared with those that the
                                      frozen autoencoder gives for the same patches
+
+Shapes: B clouds, N points of each, G tokens, M points of a patch, H width of a token.
 """
 
 from __future__ import annotations
@@ -168,7 +170,7 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
         """Encode point clouds."""
         patches = self.cut(points)
         # Patches are relative to their centers, so where they are is for the positions to say.
-        tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
+        tokens = self.patch_encoder(patches.neighborhoods)  # (B, G, H)
         returned = (output_layers, output_hidden_states, output_attentions)
         embed = partial(self.embed_patches, points)
         encoded = self.encode(tokens, patches.centers, *returned, embed_patches=embed)
@@ -177,7 +179,7 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
         if self.side is not None:
             # The side network has no class token to mix with.
             leading = hidden_states.shape[1] - patches.centers.shape[1]
-            side = self.side_projection(self.side(patches.neighborhoods))  # (batch, groups, hidden)
+            side = self.side_projection(self.side(patches.neighborhoods))  # (B, G, H)
             weight = self.side_alpha.sigmoid()
             mixed = weight * hidden_states[:, leading:] + (1 - weight) * side
             hidden_states = torch.cat([hidden_states[:, :leading], mixed], dim=1)
@@ -281,7 +283,7 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
     ) -> PointCloudClassifierOutput:
         """Return `logits (batch, labels)`, and `unknown (batch,)` if `config.unknown` has rows."""
         output = self.base_model(points, **kwargs, return_dict=True)
-        logits = self.classifier(output.pooler_output)  # (batch, labels)
+        logits = self.classifier(output.pooler_output)  # (B, labels)
         loss = classification_loss(logits, labels, self.config)
         unknown = self.score_unknown(output.pooler_output, logits)
         return PointCloudClassifierOutput(loss, logits, output.hidden_states, output.attentions, unknown)
@@ -326,11 +328,11 @@ class ActSegmenter(ActPreTrainedModel):
         output = base(points, output_layers=layers, **kwargs, return_dict=True)
         leading = len(base.leading_tokens)
         # All layers share the final norm.
-        # (batch, groups, layers * hidden)
+        # (B, G, layers * H)
         tokens = torch.cat([base.normed(layer)[:, leading:] for layer in output.layer_outputs], dim=-1)
         xyz = points[..., :3].to(output.centers.dtype)
         # Each point takes from the nearest centers, as in PointNet++ (arXiv 1706.02413, Sec. 3.4).
-        features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
+        features = self.propagation(xyz, output.centers, tokens)  # (B, N, width)
         if self.config.segmentation_pooling == "tokens":
             cloud_features = [tokens.amax(dim=1), tokens.mean(dim=1)]
         else:  # the prompts before and after the blocks
@@ -417,7 +419,7 @@ class ActForPartSegmentation(ActSegmenter):
         category = checked_category(category, points, self.config.num_categories)
         embedded = self.category_norm(self.category_embedding(category))
         # As released: an embedding with norm and activation
-        condition = nn.functional.leaky_relu(embedded, 0.2)  # (batch, category_width)
+        condition = nn.functional.leaky_relu(embedded, 0.2)  # (B, category_width)
         # Which parts there can be depends on the category, which a cloud's shape need not show.
         logits, output = self.point_logits(points, condition, **kwargs)
         # The loss of the released program is over the parts of all categories; its evaluation compares those of the
@@ -720,7 +722,7 @@ class ActForPreTraining(FrozenAutoencoderMixin, MaskedPatchesModel):
         """
         patches = self.cut(points)
         mask, visible, hidden = self.choose_hidden(patches.centers, mask)
-        targets = self.teacher_features(self._teacher_patches(points, patches), noise)  # (batch, groups, target width)
+        targets = self.teacher_features(self._teacher_patches(points, patches), noise)  # (B, G, target width)
         requested = (output_hidden_states, output_attentions)
         if self._reads_voxels:
             encoded = self._encode_voxels(points, patches.select(visible), *requested)
@@ -805,7 +807,7 @@ class ActForPreTraining(FrozenAutoencoderMixin, MaskedPatchesModel):
         Points of no visible patch are taken away before they are sampled on the grid.
         """
         assert patches.neighbor_index is not None
-        index = patches.neighbor_index.flatten(1)  # (batch, visible * neighbors)
+        index = patches.neighbor_index.flatten(1)  # (B, visible * neighbors)
         # Patches overlap: a point of a visible patch stays, even if a hidden one has it too.
         is_seen = torch.zeros(points.shape[:2], dtype=torch.bool, device=points.device).scatter_(1, index, True)
         outputs = dict(zip(OUTPUT_KEYWORDS, requested, strict=True))

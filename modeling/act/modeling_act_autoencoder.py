@@ -1,12 +1,14 @@
 """ACT's first training stage: a discrete autoencoder of point clouds with a frozen transformer of any modality.
 
-patches (batch, G, M, 3) ─► patch encoder ─► graph convolutions ─► scores of codes (batch, G, codes)
+patches (B, G, M, 3) ─► patch encoder ─► graph convolutions ─► scores of codes (B, G, codes)
     │  Gumbel softmax while training, the likeliest code otherwise
     ▼
-codes (batch, G, width) ─► frozen transformer with learned prompts ─► features: the targets of the student
+codes (B, G, width) ─► frozen transformer with learned prompts ─► features: the targets of the student
     │
     ▼
 graph convolutions ─► folding decoder ─► coarse and fine patches ─► Chamfer distance (+ KL term of the codes)
+
+Shapes: B clouds, G tokens, M points of a patch, H width of a token.
 """
 
 from __future__ import annotations
@@ -96,11 +98,11 @@ class EdgeLayer(nn.Module):
     ) -> torch.Tensor:
         """Map tokens to `(batch, tokens, out_channels)`; neighbors are among `others`, by default the tokens."""
         if not is_unmodified(self.linear, self.norm):
-            ends = group(tokens if others is None else others, neighbors)  # (batch, tokens, k, in_channels)
+            ends = group(tokens if others is None else others, neighbors)  # (B, G, k, in_channels)
             starts = tokens.unsqueeze(2).expand_as(ends)
             edges = torch.cat([ends - starts, starts], dim=-1)
             # Quantized layers take at most three axes.
-            edges = self.linear(edges.flatten(0, 1)).unflatten(0, ends.shape[:2])  # (batch, tokens, k, out_channels)
+            edges = self.linear(edges.flatten(0, 1)).unflatten(0, ends.shape[:2])  # (B, G, k, out_channels)
             return _normed(edges, self.norm).amax(dim=2)
         # Linear in both tokens of an edge: W [f_j - f_i; f_i] = W_a f_j + (W_b - W_a) f_i, computed once per token.
         # Viewed as rows of `in_channels`, the weight yields W_a f and W_b f of every channel side by side, uncopied.
@@ -120,9 +122,9 @@ class EdgeLayer(nn.Module):
         """
         # Statistics of differences: half precision would round them.
         wide = torch.promote_types(terms.dtype, torch.float32)
-        given, own = terms.to(wide).unflatten(-1, (-1, 2)).unbind(dim=-1)  # each (batch, tokens, out_channels)
-        ends = other_terms.to(wide).unflatten(-1, (-1, 2))[..., 0]  # (batch, others, out_channels)
-        edges = group(ends, neighbors) + (own - given).unsqueeze(2)  # (batch, tokens, k, out_channels)
+        given, own = terms.to(wide).unflatten(-1, (-1, 2)).unbind(dim=-1)  # each (B, G, out_channels)
+        ends = other_terms.to(wide).unflatten(-1, (-1, 2))[..., 0]  # (B, others, out_channels)
+        edges = group(ends, neighbors) + (own - given).unsqueeze(2)  # (B, G, k, out_channels)
         weight = self.norm.weight.to(wide)
         bias = self.norm.bias.to(wide)
         normed = nn.functional.group_norm(edges.movedim(-1, 1), NUM_GROUPS, weight, bias, self.norm.eps)
@@ -260,7 +262,7 @@ class TeacherPass:
                 tokens = norm(tokens)
                 front = norm(front) if front.shape[1] else front
         layers = self.family.layers_of(self.encoder)
-        # Sequences begin with prompts: (batch, prompts + tokens, hidden)
+        # Sequences begin with prompts: (B, prompts + G, H)
         sequence = nn.functional.pad(tokens, (0, 0, front.shape[1], 0))
         if self.attends_over_batch:
             sequence = sequence.transpose(0, 1)
@@ -558,14 +560,14 @@ class ActAutoencoder(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
         # It changes code vectors in place: before they are looked up, as the backward pass needs what was read.
         if learns and self.config.code_restart_share:
             self.codebook.restart(tokens)
-        logits = self._score(tokens)  # (batch, groups, codes)
+        logits = self._score(tokens)  # (B, G, codes)
         codes, token_ids, code_loss = self._select_codes(tokens, logits, temperature, hard, noise)
         if learns and self.codebook.updates_itself:
             self.codebook.update(tokens, token_ids)
         states = [] if return_hidden else None
         recorder = self.record_attentions() if return_attentions else None
         with recorder or nullcontext():
-            features = self.teach(codes, patches.centers, states, return_attentions)  # (batch, groups, hidden_size)
+            features = self.teach(codes, patches.centers, states, return_attentions)  # (B, G, H)
             attentions = None if recorder is None else recorder.weights
         coarse, fine = self.decoder(self.graph_decoder(features, neighbors))
         output = ActAutoencoderOutput(
@@ -610,7 +612,7 @@ class ActAutoencoder(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
     def _add_losses(self, output: ActAutoencoderOutput, kl_weight: float, code_loss: torch.Tensor | None) -> None:
         """Set the losses of an output."""
         # Each patch is compared with its own points, not the whole cloud with the whole cloud.
-        target = output.neighborhoods[..., :3].flatten(0, 1)  # (batch * groups, group_size, 3)
+        target = output.neighborhoods[..., :3].flatten(0, 1)  # (B * G, M, 3)
         coarse_loss = chamfer_distance(output.coarse.flatten(0, 1), target)
         fine_loss = chamfer_distance(output.fine.flatten(0, 1), target)
         output.reconstruction_loss = coarse_loss + fine_loss
@@ -660,7 +662,7 @@ class ActAutoencoder(FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
     def _encode(self, patches: Patches, neighbors: torch.Tensor) -> torch.Tensor:
         """Compute what the codes' scores are computed from: the scores themselves with a projection, else tokens."""
         tokens = self.graph_encoder(self.patch_encoder(patches.neighborhoods), neighbors)
-        tokens = tokens if self.code_in is None else self.code_in(tokens)  # (batch, groups, hidden_size or codes)
+        tokens = tokens if self.code_in is None else self.code_in(tokens)  # (B, G, H or codes)
         return tokens if self.code_norm is None else self.code_norm(tokens.flatten(0, 1)).view_as(tokens)
 
     def _score(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,7 @@
-"""Point-BERT's pretraining of ACT's point transformer, and its part segmentation (arXiv 2111.14819)."""
+"""Point-BERT's pretraining of ACT's point transformer, and its part segmentation (arXiv 2111.14819).
+
+Shapes: B clouds, N points of each, G tokens, H width of a token.
+"""
 
 from __future__ import annotations
 
@@ -179,9 +182,9 @@ class PointBERTForPreTraining(FrozenAutoencoderMixin, _MaskedTokens, ActPreTrain
         if mask is None:
             mask = self.draw_mask(patches.centers)
         with torch.no_grad():
-            codes = self.autoencoder.score_codes(patches).argmax(dim=-1)  # (batch, groups)
+            codes = self.autoencoder.score_codes(patches).argmax(dim=-1)  # (B, G)
         encoded, class_features = self.read(patches, mask, output_hidden_states, output_attentions)
-        code_scores = self.code_head(encoded.last_hidden_state[:, 1:])  # (batch, groups, codes)
+        code_scores = self.code_head(encoded.last_hidden_state[:, 1:])  # (B, G, codes)
         output = PointBERTForPreTrainingOutput(
             code_scores=code_scores,
             codes=codes,
@@ -390,7 +393,7 @@ class PointBERTForPartSegmentation(ActPreTrainedModel):
         fine_features = self.fine_graph(fine, fine_features, coarse, coarse_features)
         one_hot = nn.functional.one_hot(category, config.num_categories).to(xyz.dtype)
         own = torch.cat([one_hot.unsqueeze(1).expand(-1, xyz.shape[1], -1), xyz], dim=-1)
-        features = self.propagation(xyz, fine, fine_features, own)  # (batch, points, hidden)
+        features = self.propagation(xyz, fine, fine_features, own)  # (B, N, H)
         logits = self.segmenter(in_precision_of(self.segmenter, features).flatten(0, 1)).unflatten(0, xyz.shape[:2])
         if config.restrict_to_category_parts:
             logits = restrict_to_parts(logits, config.category_parts, category)

@@ -1,4 +1,7 @@
-"""Point-MAE's pretraining of ACT's point transformer: predict the points of hidden patches (arXiv 2203.06604)."""
+"""Point-MAE's pretraining of ACT's point transformer: predict the points of hidden patches (arXiv 2203.06604).
+
+Shapes: B clouds, M points of a patch.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,7 @@ class PointMAEForPreTraining(MaskedPatchesModel):
         else:
             # Nothing is hidden, so there is nothing to decode.
             predictions = self.prediction_head(encoded.last_hidden_state)
-        predictions = predictions.unflatten(-1, (-1, 3))  # (batch, masked, group_size, 3)
+        predictions = predictions.unflatten(-1, (-1, 3))  # (B, masked, M, 3)
         loss = None
         if return_loss:
             norm = self.config.reconstruction_loss.removeprefix("chamfer_")

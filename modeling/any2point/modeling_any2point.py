@@ -1,17 +1,19 @@
 """Any2Point: point clouds as input of a frozen pretrained transformer of any modality, with heads for each task.
 
-points (batch, N, 3 + C)
+points (B, N, 3 + C)
     │  PointTokenizer: sample centers, group their neighbors, pool
     ▼
-tokens (batch, G, hidden), centers (batch, G, 3) ──► virtual projection: places and cells in six views
+tokens (B, G, H), centers (B, G, 3) ──► virtual projection: places and cells in six views
     │  + the encoder's own positions at these places, mean over the views
     ▼
 frozen layer: attention ─► feed-forward ─► guided adapter, within the cells of the views ─► + residual
     │  × layers
     ▼
-output norm ─► pooling (batch, width) ─┬─► class scores
+output norm ─► pooling (B, width) ─────┬─► class scores
                                        ├─► propagation to the points ─► scores of each point
                                        └─► alignment with texts ─► similarity to class names
+
+Shapes: B clouds, N points of each, G tokens, H width of a token.
 """
 
 from __future__ import annotations
@@ -429,7 +431,7 @@ class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead
     ) -> PointCloudClassifierOutput:
         """Return `logits (batch, labels)`, and `unknown (batch,)` if `config.unknown` has rows."""
         output = self.any2point(points, point_index=point_index, **kwargs, return_dict=True)
-        logits, loss = self._classify(output.pooler_output, labels)  # (batch, labels)
+        logits, loss = self._classify(output.pooler_output, labels)  # (B, labels)
         unknown = self.score_unknown(output.pooler_output, logits)
         return PointCloudClassifierOutput(loss, logits, output.hidden_states, output.attentions, unknown)
 
@@ -472,7 +474,7 @@ class PointPropagation(nn.Module):
         # Coordinates stay in full precision in a half precision model.
         points = points.to(torch.promote_types(dtype, torch.float32))
         # Linear layers commute with the interpolation, and there are far fewer tokens than points.
-        tokens = self.from_tokens(features.last_hidden_state[:, 1:].to(dtype))  # (batch, tokens, width)
+        tokens = self.from_tokens(features.last_hidden_state[:, 1:].to(dtype))  # (B, G, width)
         centers = features.centers.to(points.dtype)
         # Features and positions of the tokens in one search.
         near = three_nearest_interpolate(points, centers, torch.cat([tokens.to(points.dtype), centers], dim=-1))
@@ -480,13 +482,13 @@ class PointPropagation(nn.Module):
         offsets = points[..., :3] - near[..., -3:]
         own = self.from_point(torch.cat([points, offsets], dim=-1).to(dtype))
         # Once for a cloud, not for each of its points.
-        whole = self.from_cloud(features.pooler_output.to(dtype))  # (batch, width)
+        whole = self.from_cloud(features.pooler_output.to(dtype))  # (B, width)
         if condition is not None:
             whole = whole + condition
-        mixed = near[..., :-3].to(dtype) + own + whole.unsqueeze(1)  # (batch, points, width)
+        mixed = near[..., :-3].to(dtype) + own + whole.unsqueeze(1)  # (B, N, width)
         # The finest levels come first.
         for linear, (level, places) in zip(self.from_levels, features.levels or (), strict=True):
-            level = linear(level.to(dtype))  # (batch, places, width)
+            level = linear(level.to(dtype))  # (B, places, width)
             if places is not None:
                 level = three_nearest_interpolate(points, places.to(points.dtype), level)
             mixed = mixed + level
@@ -589,7 +591,7 @@ class Any2PointForPartSegmentation(Any2PointSegmenter):
         With `restrict_to_category_parts` those of other categories have the lowest value of their dtype.
         """
         category = checked_category(category, points, self.config.num_categories)
-        condition = self.category_embedding(category)  # (batch, propagation_width), added to every point
+        condition = self.category_embedding(category)  # (B, propagation_width), added to every point
         logits, output = self.point_logits(points, condition, **kwargs)
         if self.config.restrict_to_category_parts:
             logits = restrict_to_parts(logits, self.config.category_parts, category)

@@ -1,8 +1,10 @@
 """Any2Point beside the text tower of its encoder's checkpoint: classes are named, and not trained.
 
-points ──► Any2PointModel ──► pooled (batch, width) ──► projection ──► unit vectors (batch, text_width) ─┐
+points ──► Any2PointModel ──► pooled (B, width) ──► projection ──► unit vectors (B, text_width) ─────────┐
                                                                                                          ├─► cosines
 texts  ──► text tower of the encoder's checkpoint ────────────────────► unit vectors (texts, text_width) ┘
+
+Shapes: B clouds, H width of a token.
 """
 
 from __future__ import annotations
@@ -100,7 +102,7 @@ class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2Poin
             kwargs |= text_tower_settings(encoder_name_or_path, revision, text_pooling)
         model = super().from_encoder_pretrained(encoder_name_or_path, config=config, revision=revision, **kwargs)
         if config is None and (weight := own_projection(model.config)) is not None:
-            # The map `(text_width, hidden)` of the mean of all poolings.
+            # The map `(text_width, H)` of the mean of all poolings.
             projection = model.alignment.projection
             pools = len(model.config.pooling)
             with torch.no_grad():

@@ -1,6 +1,8 @@
 """An Any2Point model without its encoder: what tokenizer and head can do alone.
 
-points (batch, N, 3 + C) ─► tokenizer: tokens (batch, G, hidden) ─► pooling ─► class scores
+points (B, N, 3 + C) ─► tokenizer: tokens (B, G, H) ─► pooling ─► class scores
+
+Shapes: B clouds, N points of each, G tokens, H width of a token.
 """
 
 from __future__ import annotations
@@ -110,6 +112,6 @@ class PointTokenizerForPointCloudClassification(PointTokenizerPreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Classify point clouds; returns `logits (batch, labels)`."""
         output = self.point_tokenizer_model(points, point_index=point_index, **kwargs, return_dict=True)
-        logits = self.classifier(output.pooler_output)  # (batch, labels)
+        logits = self.classifier(output.pooler_output)  # (B, labels)
         loss = classification_loss(logits, labels, self.config)
         return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)

@@ -1,15 +1,17 @@
 """3DETR, an end-to-end transformer that detects objects in point clouds (arXiv 2109.08141).
 
-points (batch, N, channels)
+points (B, N, channels)
     │  sample centers, group the points around them, a small PointNet
     ▼
-tokens (batch, tokens, width) ─► encoder: attention between all tokens, or between those nearby
+tokens (B, G, width) ─► encoder: attention between all tokens, or between those nearby
     │  a layer to the decoder's width
     ▼
-memory (batch, tokens, hidden) ─► decoder: queries at sampled places attend to each other and to the memory
+memory (B, G, H) ─► decoder: queries at sampled places attend to each other and to the memory
     │
     ▼
-queries (batch, queries, hidden) ─► heads: class, center, size and heading of a box each
+queries (B, queries, H) ─► heads: class, center, size and heading of a box each
+
+Shapes: B clouds, N points of each, G tokens, H width of a token.
 """
 
 from __future__ import annotations
@@ -293,7 +295,7 @@ class Detr3DAttention(nn.Module):
         The mask `(batch, 1, queries or 1, keys)` is added to the products of queries and keys.
         """
         query, key, value = (
-            layer(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (batch, heads, ·, width / heads)
+            layer(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, ·, width / heads)
             for layer, states in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
         )
         # transformers chooses by the config at each call, so that `set_attn_implementation` works on a built model.
@@ -472,7 +474,7 @@ class PointEncoderTokens(nn.Module):
             # Padding counts neither for the mean nor for the radius.
             xyz = points[..., :3]
             weight = torch.ones_like(points[..., :1]) if mask is None else mask.unsqueeze(2)
-            middle = (xyz * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)  # (batch, 1, 3)
+            middle = (xyz * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)  # (B, 1, 3)
             radius = ((xyz - middle).norm(dim=2, keepdim=True) * weight).amax(dim=1, keepdim=True).clamp_min(1e-6)
             points = torch.cat([(xyz - middle) / radius, points[..., 3:]], dim=2)
         if self.up_axis == "y":
@@ -493,7 +495,7 @@ class PointEncoderTokens(nn.Module):
             tokens, centers = (
                 nn.utils.rnn.pad_sequence(values.split(counts.tolist()), batch_first=True)
                 for values in (output.last_hidden_state, output.coord)
-            )  # (batch, tokens, width) and (batch, tokens, 3)
+            )  # (B, G, width) and (B, G, 3)
             valid = torch.arange(tokens.shape[1], device=counts.device) < counts.unsqueeze(1)
             valid = None if valid.all() else valid
         else:
@@ -691,14 +693,14 @@ class Detr3DModel(Detr3DPreTrainedModel):
         query_index, _ = sample_centers(
             encoded.centers, config.num_queries, encoded.mask, config.sampling_min_squared_norm
         )
-        centers = gather_points(encoded.centers, query_index)  # (batch, queries, 3)
+        centers = gather_points(encoded.centers, query_index)  # (B, queries, 3)
         # Relative to the cloud's bounds: the random frequencies are for positions from 0 to 1.
         memory_positions, query_positions = (
             self.positions((places - low) / extent).to(memory.dtype) for places in (encoded.centers, centers)
         )
         projection = self.positions.projection
         query_positions = projection(in_precision_of(projection, query_positions))
-        visible = None if encoded.mask is None else encoded.mask.unsqueeze(1)  # (batch, 1, tokens)
+        visible = None if encoded.mask is None else encoded.mask.unsqueeze(1)  # (B, 1, G)
         memory_mask = additive_mask(visible, memory.dtype)
 
         # Queries begin without content and differ by their positions alone, as in DETR (arXiv 2005.12872).
@@ -862,7 +864,7 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
         # In extents of the cloud: no box is longer than it.
         sizes = size.to(centers).sigmoid()
         bins = self.config.num_heading_bins
-        best = heading_logits.argmax(dim=-1, keepdim=True)  # (layers, batch, queries, 1)
+        best = heading_logits.argmax(dim=-1, keepdim=True)  # (layers, B, queries, 1)
         # The middle of the likeliest bin, and the rest that is predicted for it.
         chosen = best.squeeze(-1) * (2 * math.pi / bins)
         heading = wrap_heading(chosen + residuals.to(centers).gather(-1, best).squeeze(-1) * (math.pi / bins))

@@ -1,7 +1,9 @@
 """DGCNN (arXiv 1801.07829): graphs of near points, layers on their edges, and heads for clouds and for points.
 
-points (batch, N, channels) ─► edge convolutions (batch, N, width), each on a new graph ─► layers for each point that
-read all of them (batch, N, hidden) ─► maximum ─► class scores; or the maximum beside each point ─► scores of points
+points (B, N, channels) ─► edge convolutions (B, N, width), each on a new graph ─► layers for each point that
+read all of them (B, N, H) ─► maximum ─► class scores; or the maximum beside each point ─► scores of points
+
+Shapes: B clouds, N points of each, H width of a token.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def nearest_features(features: torch.Tensor, k: int) -> torch.Tensor:
     rows = features.shape[1] if torch.compiler.is_compiling() else max(1, _PAIRS // features[..., 0].numel())
     # Autocast computes distances in full precision.
     features = features.float()
-    parts = [torch.cdist(part, features) for part in features.split(rows, dim=1)]  # (batch, rows, points)
+    parts = [torch.cdist(part, features) for part in features.split(rows, dim=1)]  # (B, rows, N)
     return torch.cat([distance.topk(k, dim=-1, largest=False).indices for distance in parts], dim=1)
 
 
@@ -62,10 +64,10 @@ class EdgeConvolution(nn.Module):
 
     def forward(self, features: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Map `(batch, points, inputs)` and neighbors `(batch, points, k)` to `(batch, points, widths[-1])`."""
-        neighbors = self.from_neighbor(features)  # (batch, points, width)
+        neighbors = self.from_neighbor(features)  # (B, N, width)
         # W_n (x_j - x_i) + W_p x_i, with x_i's two products joined.
         edges = group(neighbors, index) + (self.from_point(features) - neighbors).unsqueeze(2)
-        edges = leaky_relu(self.norm(edges.flatten(0, 2)))  # (batch * points * k, width)
+        edges = leaky_relu(self.norm(edges.flatten(0, 2)))  # (B * N * k, width)
         for layer in self.layers:
             edges = layer(edges)
         return edges.view(*index.shape, -1).amax(dim=2)
@@ -147,7 +149,7 @@ class DgcnnForPointCloudClassification(DgcnnPreTrainedModel):
         output = self.dgcnn(points, **kwargs, return_dict=True)
         # Maximum and mean, as published.
         pooled = torch.cat([output.pooler_output, output.last_hidden_state.mean(dim=1)], dim=-1)
-        logits = self.classifier(pooled)  # (batch, labels)
+        logits = self.classifier(pooled)  # (B, labels)
         loss = classification_loss(logits, labels, self.config)
         return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)
 
@@ -174,7 +176,7 @@ class DgcnnPointHead(nn.Module):
         """Compute logits `(batch, points, labels)` from `(batch, points, point_width)` and `(batch, cloud_width)`."""
         points = in_precision_of(self, points)
         clouds = in_precision_of(self, clouds)
-        mixed = self.from_points(points) + self.from_cloud(clouds).unsqueeze(1)  # (batch, points, width)
+        mixed = self.from_points(points) + self.from_cloud(clouds).unsqueeze(1)  # (B, N, width)
         return self.head(leaky_relu(self.norm(mixed.flatten(0, 1)))).unflatten(0, points.shape[:2])
 
 
@@ -212,6 +214,6 @@ class DgcnnForSemanticSegmentation(DgcnnPreTrainedModel):
         with_states = self.returns_states(output_hidden_states, output_attentions)
         output = self.dgcnn(points, output_hidden_states=True, return_dict=True)
         edges = output.hidden_states[1 : 1 + len(self.config.edge_widths)]  # outputs of the edge convolutions
-        logits = self.segmenter(torch.cat(edges, dim=-1), output.pooler_output)  # (batch, points, labels)
+        logits = self.segmenter(torch.cat(edges, dim=-1), output.pooler_output)  # (B, N, labels)
         loss = point_loss(logits, labels)
         return TokenClassifierOutput(loss, logits, output.hidden_states if with_states else None)

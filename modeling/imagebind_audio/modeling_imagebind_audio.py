@@ -1,9 +1,11 @@
 """ImageBind's audio encoder as a transformers model (arXiv 2305.05665).
 
-input_values (batch, 1, mel bins, frames) ─► convolution into patches ─► class token, + learned positions
+input_values (B, 1, mel bins, frames) ─► convolution into patches ─► class token, + learned positions
     │  pre-norm layers; attention has one extra learned key and value
     ▼
-hidden states (batch, 1 + patches, hidden) ─► norm ─► class token
+hidden states (B, 1 + patches, H) ─► norm ─► class token
+
+Shapes: B recordings, G tokens, H width of a token.
 """
 
 from contextlib import nullcontext
@@ -51,8 +53,8 @@ class ImageBindAudioEmbeddings(nn.Module):
             )
         patches = self.projection(input_values.to(self.projection.weight.dtype))
         # Without positions yet; these are added to the normed patches, as in the released model.
-        patches = self.norm(patches.flatten(2).transpose(1, 2))  # (batch, patches, hidden)
-        # (batch, 1, hidden), in front, as the first row of the positions is its own.
+        patches = self.norm(patches.flatten(2).transpose(1, 2))  # (B, patches, H)
+        # (B, 1, H), in front, as the first row of the positions is its own.
         class_token = self.cls_token.expand(len(patches), -1, -1)
         return torch.cat([class_token, patches], dim=1) + self.position_embeddings
 
@@ -83,7 +85,7 @@ class ImageBindAudioAttention(nn.Module):
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
         query, key, value = (
             project(hidden_states).view(shape).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
-        )  # each (batch, heads, tokens, head width)
+        )  # each (B, heads, G, head width)
         # Every token may attend to this pair instead of to any other.
         if self.bias_k is not None:
             key, value = (

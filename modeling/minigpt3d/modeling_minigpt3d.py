@@ -1,13 +1,15 @@
 """MiniGPT-3D: a language model that takes point clouds as input (arXiv 2405.01413).
 
-points (clouds, N, 6) ─► point encoder ─► point tokens (clouds, 1 + G, width) ─► MLP ─► keys and values
+points (B, N, 6) ──────► point encoder ─► point tokens (B, 1 + G, width) ──────► MLP ─► keys and values
                                                 │                                            │
                                                 └─► router: mixture of query experts ─► Q-Former
                                                                                              │  projector
                                                                                              ▼
-input_ids with placeholders ─► word embeddings ─► placeholders filled with cloud tokens (clouds, 32, hidden)
+input_ids with placeholders ─► word embeddings ──────► placeholders filled with cloud tokens (B, 32, H)
                                                                                              │
                                                              language model with LoRA ◄──────┘ ─► next token
+
+Shapes: B clouds, N points of each, G tokens, H width of a token.
 """
 
 from __future__ import annotations
@@ -711,9 +713,9 @@ def padded_tokens(output: ModelOutput) -> tuple[torch.Tensor, torch.Tensor]:
     # The first list is one longer: offsets are where clouds end.
     counts = [end - start for start, end in zip([0, *offsets], offsets, strict=False)]
     rows = zip(output.pooler_output, output.last_hidden_state.split(counts), strict=True)
-    # (clouds, 1 + tokens, width)
+    # (B, 1 + G, width)
     tokens = nn.utils.rnn.pad_sequence([torch.cat([first[None], own]) for first, own in rows], batch_first=True)
     # One more for the feature in place of a class token.
     lengths = torch.tensor(counts, device=tokens.device) + 1
-    # (1 + tokens,) < (clouds, 1) broadcasts to (clouds, 1 + tokens).
+    # (1 + G,) < (B, 1) broadcasts to (B, 1 + G).
     return tokens, torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]

@@ -1,4 +1,7 @@
-"""OpenShape's point encoders and their heads (arXiv 2305.10764), on the base classes of `aligned_encoders`."""
+"""OpenShape's point encoders and their heads (arXiv 2305.10764), on the base classes of `aligned_encoders`.
+
+Shapes: B clouds, G tokens, M points of a patch.
+"""
 
 import torch
 from torch import nn
@@ -27,8 +30,8 @@ def ball_patches(points: torch.Tensor, num_groups: int, group_size: int, radius:
     """
     xyz = points[..., :3].contiguous()
     index = farthest_point_sample(xyz, num_groups)
-    centers = gather_points(xyz, index)  # (batch, groups, 3)
-    neighbors = group(points, ball_query(centers, xyz, radius, group_size))  # (batch, groups, group_size, channels)
+    centers = gather_points(xyz, index)  # (B, G, 3)
+    neighbors = group(points, ball_query(centers, xyz, radius, group_size))  # (B, G, M, channels)
     offsets = neighbors[..., :3] - centers.unsqueeze(2)
     # As released, absolute coordinates follow the offsets.
     return Patches(torch.cat([offsets, neighbors], dim=-1), centers, index)
@@ -48,7 +51,7 @@ class BallPatchEncoder(nn.Module):
 
     def forward(self, neighborhoods: torch.Tensor) -> torch.Tensor:
         """Encode patches; see the class."""
-        rows = in_precision_of(self, neighborhoods.flatten(0, 2))  # (batch * groups * neighbors, channels)
+        rows = in_precision_of(self, neighborhoods.flatten(0, 2))  # (B * G * neighbors, channels)
         last = len(self.layers) - 1
         for number, (linear, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
             # In eval mode the norm is part of the layer: a third of the passes over the rows. Half precision would
@@ -108,7 +111,7 @@ class OpenShapeModel(OpenShapePreTrainedModel, AlignedEncoder):
 
     def embed(self, patches: Patches) -> Tokens:
         """Turn patches, all or some of each cloud, into the input of the first block."""
-        features = self.patch_encoder(patches.neighborhoods)  # (batch, groups, width)
+        features = self.patch_encoder(patches.neighborhoods)  # (B, G, width)
         # There are no positions besides the centers' coordinates.
         tokens = self.lift_norm(self.lift(torch.cat([patches.centers.to(features.dtype), features], dim=-1)))
         class_token = self.class_token.to(tokens.dtype).expand(len(tokens), 1, -1)

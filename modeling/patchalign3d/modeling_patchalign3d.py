@@ -1,4 +1,7 @@
-"""PatchAlign3D's point encoder, its heads, and its two training stages (arXiv 2601.02457)."""
+"""PatchAlign3D's point encoder, its heads, and its two training stages (arXiv 2601.02457).
+
+Shapes: B clouds, N points of each, G tokens, M points of a patch, H width of a token.
+"""
 
 from __future__ import annotations
 
@@ -142,9 +145,9 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
 
     def embed(self, patches: Patches) -> Tokens:
         """Turn patches, all or some of each cloud, into the input of the first block."""
-        tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
+        tokens = self.patch_encoder(patches.neighborhoods)  # (B, G, H)
         positions = self.position_embed(in_precision_of(self.position_embed, patches.centers))
-        tokens, positions = self.class_token(tokens, positions)  # (batch, 1 + groups, hidden) each
+        tokens, positions = self.class_token(tokens, positions)  # (B, 1 + G, H) each
         # Back to the axes of the input, in which points look for their nearest centers.
         centers = self._exchange(patches.centers)
         return Tokens(tokens, centers, patches.center_index, positions, patches.neighbor_index)
@@ -325,7 +328,7 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(PartTextsMixin, PatchAlign3D
         # Given features may come from another program, which does not normalize them.
         text_embeds = unit_texts(text_embeds, patch_embeds)
         with autocast_disabled(patch_embeds.device):
-            cosines = patch_embeds @ text_embeds.mT  # (batch, groups, texts)
+            cosines = patch_embeds @ text_embeds.mT  # (B, G, texts)
             # A fixed temperature, as in the released evaluation; the learned scale is part of the loss alone.
             patch_logits = cosines / self.config.temperature
             logits = carry_to_points(patch_logits, points, output.centers, output.patch_index, how)
@@ -352,9 +355,9 @@ def carry_to_points(
     in, 0 if in none.
     """
     if how == "nearest":
-        nearest = knn(points[..., :3], centers, 1).squeeze(-1)  # (batch, points)
+        nearest = knn(points[..., :3], centers, 1).squeeze(-1)  # (B, N)
         return gather_points(scores, nearest)
-    spread = scores.unsqueeze(2).expand(-1, -1, patch_index.shape[2], -1)  # (batch, groups, group_size, channels)
+    spread = scores.unsqueeze(2).expand(-1, -1, patch_index.shape[2], -1)  # (B, G, M, channels)
     return scatter_mean(spread.flatten(1, 2), patch_index.flatten(1), points.shape[1])
 
 
@@ -364,7 +367,7 @@ def patch_shares(masks: torch.Tensor, patch_index: torch.Tensor) -> torch.Tensor
     `masks` `(batch, labels, points)` are True for points with the label, which may overlap; `patch_index` is
     `(batch, groups, group_size)`.
     """
-    # The mean over the points of a patch, of (batch, groups, group_size, labels).
+    # The mean over the points of a patch, of (B, G, M, labels).
     return group(masks.transpose(1, 2).float(), patch_index).mean(dim=2)
 
 
@@ -377,9 +380,9 @@ def patch_majorities(masks: torch.Tensor, patch_index: torch.Tensor) -> torch.Te
     count = masks.shape[1]
     numbers = torch.arange(1, count + 1, device=masks.device).view(1, -1, 1)
     # Numbers from 1, so that 0 is a point without any label.
-    last = (masks * numbers).amax(dim=1)  # (batch, points), 0 without a label
-    own = (last.unsqueeze(1) == numbers).transpose(1, 2).float()  # (batch, points, labels)
-    votes = group(own, patch_index).sum(dim=2)  # (batch, groups, labels)
+    last = (masks * numbers).amax(dim=1)  # (B, N), 0 without a label
+    own = (last.unsqueeze(1) == numbers).transpose(1, 2).float()  # (B, N, labels)
+    votes = group(own, patch_index).sum(dim=2)  # (B, G, labels)
     # argmax may return any of several maxima, on a GPU in particular.
     first = torch.where(votes == votes.amax(dim=-1, keepdim=True), numbers.view(1, 1, -1), count + 1).amin(dim=-1) - 1
     return torch.where(votes.amax(dim=-1) > 0, first, UNLABELED)
@@ -394,13 +397,13 @@ def part_loss(scores: torch.Tensor, shares: torch.Tensor, counted: torch.Tensor)
 
     Source: stage 2 of the released program; the paper describes a contrastive loss.
     """
-    number = counted.sum(dim=1)  # (batch,)
+    number = counted.sum(dim=1)  # (B,)
     # One positive weighs as much as all other labels, which outnumber it.
     weight = (number - 1).clamp(min=1).to(scores.dtype).view(-1, 1, 1)
     terms = -(
         weight * shares * nn.functional.logsigmoid(scores) + (1 - shares) * nn.functional.logsigmoid(-scores)
-    )  # (batch, groups, labels)
-    sums = terms.mean(dim=1).masked_fill(~counted, 0).sum(dim=1)  # (batch,)
+    )  # (B, G, labels)
+    sums = terms.mean(dim=1).masked_fill(~counted, 0).sum(dim=1)  # (B,)
     return (sums / number.clamp(min=1)).sum() / (number > 0).sum().clamp(min=1)
 
 
@@ -410,7 +413,7 @@ def patch_accuracy(scores: torch.Tensor, majorities: torch.Tensor, counted: torc
     Patches without a label, or with one that does not count for the cloud (`counted` `(batch, labels)`), are left out
     of `majorities` `(batch, groups)`; NaN if no patch is left.
     """
-    best = scores.masked_fill(~counted.unsqueeze(1), -torch.inf).argmax(dim=-1)  # (batch, groups)
+    best = scores.masked_fill(~counted.unsqueeze(1), -torch.inf).argmax(dim=-1)  # (B, G)
     # Patches without a label have -1, which is no index; the first condition leaves them out.
     valid = (majorities >= 0) & counted.gather(1, majorities.clamp(min=0))
     return ((best == majorities) & valid).sum() / valid.sum()

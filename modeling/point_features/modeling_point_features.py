@@ -1,15 +1,17 @@
 """Features of point clouds that need no training, and a linear head on them.
 
-points (batch, N, channels)
+points (B, N, channels)
     │  copies, slightly turned, scaled and jittered; the first is the cloud itself
     ▼
-copies (batch, copies, N, channels) ─┬─► descriptors of the whole shape
+copies (B, copies, N, channels) ─────┬─► descriptors of the whole shape
                                      ├─► turned to its up axis ─► frozen point encoder, trained wrap: pooled
                                      └─► depth views of the first copy ─► frozen vision model, mean
     │  concatenated ─► mean over the copies ─► standardized (─► the encoder's in a stored metric)
     ▼
-features (batch, width) ─┬─► linear head ─► class scores
+features (B, width) ─────┬─► linear head ─► class scores
                          └─► distance to the nearest training cloud ─► unknown score
+
+Shapes: B clouds, N points of each.
 """
 
 from __future__ import annotations
@@ -299,7 +301,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         check_channels(points, config.in_channels, config.min_points)
         points = self.input_tokens(in_full_precision(points, self.dtype))
         # Copies of one cloud follow each other, the cloud itself first.
-        copies = make_copies(points, config).flatten(0, 1)  # (batch * copies, points, channels)
+        copies = make_copies(points, config).flatten(0, 1)  # (B * copies, N, channels)
         sets = []
         encoded = {}
         for name in config.features:
@@ -314,7 +316,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
             else:
                 features, _ = self._frozen_features(name, copies, {})
             sets.append(features.float())
-        features = torch.cat(sets, dim=-1).unflatten(0, (-1, config.copies)).mean(dim=1)  # (batch, width)
+        features = torch.cat(sets, dim=-1).unflatten(0, (-1, config.copies)).mean(dim=1)  # (B, width)
         features = (features - self.mean.float()) / self.scale.float()
         if self.metric is not None:
             # The encoder's features come first, see `set_metric`.
@@ -418,7 +420,7 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
         """Return `logits (batch, labels)`; by the config also `unknown (batch,)` and `one_sided (batch,)`."""
         output = self.point_features(points, **kwargs, return_dict=True)
         features = in_precision_of(self.classifier, output.pooler_output)
-        logits = self.classifier(features) / self.config.temperature  # (batch, labels)
+        logits = self.classifier(features) / self.config.temperature  # (B, labels)
         one_sided = None
         # With adapters, one may tell what the others do not.
         if self.side_head is not None and self.config.one_sided:
@@ -539,7 +541,7 @@ def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:
     sine = turn.sin().to(kind)[:, None]
 
     def turned(vectors: Tensor) -> Tensor:
-        # (batch, points, 3) to (batch, copies - 1, points, 3)
+        # (B, N, 3) to (B, copies - 1, N, 3)
         x = vectors[:, None, :, first]
         y = vectors[:, None, :, second]
         axes: list[Tensor] = [vectors] * 3
@@ -551,9 +553,9 @@ def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:
     changed = turned(xyz) * factors.to(kind)[:, None, :]
     if config.copy_jitter:
         place = torch.arange(xyz.shape[1], device=device) + 1
-        noise = [_spread(place, 4 + axis, number[:, None]) for axis in range(3)]  # (copies - 1, points) each
+        noise = [_spread(place, 4 + axis, number[:, None]) for axis in range(3)]  # (copies - 1, N) each
         # In radii, as files have any unit.
-        radius = (xyz - xyz.mean(dim=1, keepdim=True)).square().sum(-1).amax(dim=1).sqrt()  # (batch,)
+        radius = (xyz - xyz.mean(dim=1, keepdim=True)).square().sum(-1).amax(dim=1).sqrt()  # (B,)
         moved = (2 * torch.stack(noise, dim=-1) - 1).to(kind) * config.copy_jitter
         changed = changed + moved * radius[:, None, None, None]
     # Further channels, such as colors, do not change with the pose.

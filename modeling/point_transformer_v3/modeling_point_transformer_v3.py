@@ -8,6 +8,8 @@ voxels (voxels, hidden_sizes[0]), flat: those of all clouds in one tensor
     ▼
 voxels of the last stage (voxels, hidden_sizes[-1]) ─┬─► mean over a cloud ─► classification
                                                      └─► features of all stages, carried up to the points
+
+Shapes: B clouds; points and voxels are those of all clouds, one after the other.
 """
 
 from __future__ import annotations
@@ -775,7 +777,7 @@ class PointTransformerV3ForPointCloudClassification(PointTransformerV3PreTrained
     ) -> SequenceClassifierOutput:
         """Classify point clouds; returns `logits (batch, labels)`."""
         encoded = self.point_transformer_v3.encode(points, point_mask, grid_coord, **kwargs)
-        logits = self.classifier(encoded.pooled())  # (batch, labels)
+        logits = self.classifier(encoded.pooled())  # (B, labels)
         loss = classification_loss(logits, labels, self.config)
         return SequenceClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
 

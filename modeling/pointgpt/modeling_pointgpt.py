@@ -1,15 +1,17 @@
 """PointGPT (arXiv 2305.11487): its causal point transformer, generator and heads.
 
-points (batch, N, 3)
+points (B, N, 3)
     │  sample centers, group their neighbors, order the patches as a chain of near ones
     ▼
-patches (batch, G, M, 3) ─► patch encoder ─► tokens (batch, G, hidden), start and class token first, + sines of centers
+patches (B, G, M, 3) ─► patch encoder ─► tokens (B, G, H), start and class token first, + sines of centers
     │  transformer in which a token sees those before it
     ▼
-features (batch, 1 + G, hidden) ─┬─► class token and maximum ─► class scores
+features (B, 1 + G, H) ──────────┬─► class token and maximum ─► class scores
                                  ├─► propagation to the points ─► scores of each point
                                  └─► generator, told the direction to the next patch ─► points of each patch, compared
                                      with those that it has: pretraining, and a second loss of classification
+
+Shapes: B clouds, N points of each, G tokens, M points of a patch, H width of a token.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ def chain_of(centers: torch.Tensor) -> torch.Tensor:
     It starts with the first one, and goes on to the nearest of those that are left, of equally near ones the first.
     """
     # Not by products, whose rounding would decide between near ones.
-    distances = torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist")  # (batch, groups, groups)
+    distances = torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist")  # (B, G, G)
     rows = torch.arange(len(centers), device=centers.device)
     current = torch.zeros_like(rows)
     chain = [current]
@@ -284,11 +286,11 @@ class PointGPTModel(PointGPTPreTrainedModel, ActModel):
             return_generation_loss: Whether to generate the patches too, and to return their loss.
         """
         patches = self.cut(points)
-        tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
+        tokens = self.patch_encoder(patches.neighborhoods)  # (B, G, H)
         returned = (output_layers, output_hidden_states, output_attentions)
         embed = partial(self.embed_patches, points)
         encoded = self.encode(tokens, patches.centers, *returned, embed_patches=embed)
-        states = encoded.last_hidden_state  # (batch, 2 + groups, hidden)
+        states = encoded.last_hidden_state  # (B, 2 + G, H)
         # The start token is of no use behind the blocks, but for the generator.
         hidden_states = states[:, 1:] if self.class_norm is None else self.class_norm(states[:, 1:])
         loss = None
@@ -312,7 +314,7 @@ class PointGPTModel(PointGPTPreTrainedModel, ActModel):
         if self.generator is None:
             raise ValueError("return_generation_loss=True with use_class_token=False: there is no generator")
         # Each patch from those before it: the class token knows none, and the last patch is before no other.
-        states = torch.cat([states[:, :1], states[:, 2:-1]], dim=1)  # (batch, groups, hidden)
+        states = torch.cat([states[:, :1], states[:, 2:-1]], dim=1)  # (B, G, H)
         generated = self.generator(states, patches.centers, causal_mask(states.shape[1], states))
         points = patches.points if self.config.absolute_targets else patches.neighborhoods[..., :3]
         return generation_loss(generated, points)
@@ -348,7 +350,7 @@ class PointGPTForPointCloudClassification(PointGPTPreTrainedModel, ActForPointCl
         # In training also without labels, which a Trainer keeps to itself to smooth them.
         generates = weight > 0 and (labels is not None or self.training)
         output = self.base_model(points, return_generation_loss=generates, **kwargs, return_dict=True)
-        logits = self.classifier(output.pooler_output)  # (batch, labels)
+        logits = self.classifier(output.pooler_output)  # (B, labels)
         loss = classification_loss(logits, labels, self.config)
         added = weight * output.generation_loss if generates else None
         if loss is not None and added is not None:

@@ -1,7 +1,9 @@
 """PointNet (arXiv 1612.00593) and PointNet++ (arXiv 1706.02413), baselines without pretrained weights.
 
-PointNet: points (batch, N, channels) ─► layers for each point (batch, N, hidden) ─► maximum ─► class scores
+PointNet: points (B, N, channels) ─► layers for each point (B, N, H) ─► maximum ─► class scores
 PointNet++: points ─► levels: centers, the points in a ball around each, layers, maximum ─► a PointNet on the centers
+
+Shapes: B clouds, N points of each, H width of a token.
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ class PointNetForPointCloudClassification(PointNetPreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Classify point clouds; returns `logits (batch, labels)`."""
         output = self.base_model(points, **kwargs, return_dict=True)
-        logits = self.classifier(output.pooler_output)  # (batch, labels)
+        logits = self.classifier(output.pooler_output)  # (B, labels)
         loss = classification_loss(logits, labels, self.config)
         return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)
 
@@ -140,7 +142,7 @@ class PointNet2Model(PointCloudModel, PointNet2PreTrainedModel):
         for level in self.levels:
             xyz, features, _, _ = level(xyz, features)
             states.append(features)
-        hidden_states = torch.cat([xyz.to(features.dtype), features], dim=-1)  # (batch, centers, 3 + width)
+        hidden_states = torch.cat([xyz.to(features.dtype), features], dim=-1)  # (B, centers, 3 + width)
         for layer in self.layers:
             hidden_states = layer(hidden_states)
         return [*states, hidden_states], xyz

@@ -1,17 +1,19 @@
 """ReCon: a point transformer whose patches learn to reconstruct, and queries to predict images and texts.
 
-points (batch, N, 3)
+points (B, N, 3)
     │  sample centers, group their neighbors, encode the patches
     ▼
-queries (batch, 3, hidden), of class, image and text, and patches (batch, G, hidden)
+queries (B, 3, H), of class, image and text, and patches (B, G, H)
     │  blocks: patches attend to each other, queries to the patches
     ▼
-features (batch, 3 + G, hidden) ─┬─► queries and maximum ─► class scores
+features (B, 3 + G, H) ──────────┬─► queries and maximum ─► class scores
                                  ├─► propagation to the points, and the queries ─► scores of each point
                                  ├─► image and text query ─► feature in the space of texts
                                  └─► pretraining: points of masked patches; features of an image and a text
 
 Source: ReCon (arXiv 2302.02318).
+
+Shapes: B clouds, N points of each, G tokens, H width of a token.
 """
 
 from __future__ import annotations
@@ -432,7 +434,7 @@ def same_text_loss(vectors: torch.Tensor, labels: torch.Tensor, temperature: flo
     equal `labels (batch,)`, itself among them; the others are the cosines with the rest.
     """
     vectors = nn.functional.normalize(vectors, dim=-1)
-    cosines = vectors @ vectors.T  # (batch, batch)
+    cosines = vectors @ vectors.T  # (B, B)
     is_same = labels.unsqueeze(0) == labels.unsqueeze(1)
     positive = (cosines * is_same).sum(dim=1, keepdim=True) / is_same.sum(dim=1, keepdim=True)
     logits = torch.cat([positive, cosines.masked_fill(is_same, -torch.inf)], dim=1) / temperature

@@ -1,4 +1,7 @@
-"""Uni3D's point encoders and their heads (arXiv 2310.06773), on the base classes of `aligned_encoders`."""
+"""Uni3D's point encoders and their heads (arXiv 2310.06773), on the base classes of `aligned_encoders`.
+
+Shapes: B clouds, G tokens, H width of a token.
+"""
 
 import torch
 from torch import nn
@@ -56,10 +59,10 @@ class Uni3DModel(Uni3DPreTrainedModel, AlignedEncoder):
 
     def embed(self, patches: Patches) -> Tokens:
         """Turn patches, all or some of each cloud, into the input of the first block."""
-        tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
+        tokens = self.patch_encoder(patches.neighborhoods)  # (B, G, H)
         # Centers are float32 up to here: in half precision, near ones would coincide.
         positions = self.position_embed(in_precision_of(self.position_embed, patches.centers))
-        tokens, positions = self.class_token(tokens, positions)  # (batch, 1 + groups, hidden) each
+        tokens, positions = self.class_token(tokens, positions)  # (B, 1 + G, H) each
         # Positions are added once, before the first block, as in image transformers.
         return Tokens(tokens + positions, patches.centers, patches.center_index)
 
