@@ -29,7 +29,6 @@ from hf_any3d.modeling.recon import (
 )
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 
-_ENCODER = "MAE_encoder."
 # By the kinds of `hf_any3d.conversions.point_starts`.
 _CLASSES = {
     "pretrain": ReconForPreTraining,
@@ -58,8 +57,6 @@ _DECODER: Names = {
 }
 # A file without it lacks a tensor.
 _CLASS_TOKEN = {"use_class_token": True}
-# Frozen encoders of images and texts, which the program saves too.
-_TOWERS: Names = {r"img_encoder\.": None, r"text_encoder\.": None}
 # The model whose texts clouds are compared with, by the width of its features.
 _CLIP, _CLIP_WIDTH = "openai/clip-vit-base-patch32", 512
 _LEFT_OUT = {
@@ -198,6 +195,11 @@ def _left_out_parts(original: Collection[str], names: Names) -> list[str]:
     """Return the parts of a file some of whose tensors a table leaves out."""
     left_out = [name for name in original if is_left_out(name, names)]
     return [part for part, pattern in _LEFT_OUT.items() if matches_some(pattern, left_out)]
+
+
+_ENCODER = "MAE_encoder."
+# Frozen encoders of images and texts, which the program saves too.
+_TOWERS: Names = {r"img_encoder\.": None, r"text_encoder\.": None}
 
 
 def _names(kind: str, plain_blocks: bool, original: Collection[str]) -> Names:

@@ -20,14 +20,8 @@ from hf_any3d.utils.messages import cut, one_line
 
 UPLOAD = "upload:"
 """Scheme of URLs that name a file of the same request."""
-_MEDIA_TYPES = {"gltf-binary": "glb", "gltf+json": "gltf", "plain": "txt"}
-_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII)
-_HOW_TO_RAISE = re.compile(r" \(pass limits=.*?\)$")
-_HOW_TO_TELL = re.compile(r'pass file_type="(\w+)"')
 
 
-_Model = TypeVar("_Model", bound=BaseModel)
-_ARRAYS = ("points", "colors", "normals")
 _Rows = Annotated[list[tuple[float, float, float]], Field(min_length=1)]
 
 
@@ -41,6 +35,10 @@ class CloudInput(BaseModel):
     points: _Rows | None = None
     colors: _Rows | None = None
     normals: _Rows | None = None
+
+
+_HOW_TO_RAISE = re.compile(r" \(pass limits=.*?\)$")
+_HOW_TO_TELL = re.compile(r'pass file_type="(\w+)"')
 
 
 class Upload:
@@ -84,6 +82,9 @@ class Upload:
         return self.name.rpartition(".")[2].lower() if "." in self.name else ""
 
 
+_ARRAYS = ("points", "colors", "normals")
+
+
 def upload_of(value: Any, name: str, files: Mapping[str, Upload]) -> Upload:
     """Return the upload of a mapping with the fields of `CloudInput`; `name` is its field, `files` are by name."""
     entry = validated(CloudInput, value, name)
@@ -99,6 +100,10 @@ def upload_of(value: Any, name: str, files: Mapping[str, Upload]) -> Upload:
         if (rows := getattr(entry, key)) is not None:
             arrays[key] = np.array(rows, dtype=np.float64 if key == "points" else np.float32)
     return Upload(name, arrays)
+
+
+_MEDIA_TYPES = {"gltf-binary": "glb", "gltf+json": "gltf", "plain": "txt"}
+_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII)
 
 
 def _upload_of_url(url: str, file_type: str | None, name: str, files: Mapping[str, Upload]) -> Upload:
@@ -126,6 +131,9 @@ def _upload_of_url(url: str, file_type: str | None, name: str, files: Mapping[st
         kind = _MEDIA_TYPES.get(kind, kind)
         file_type = kind if kind in supported_file_types() else None
     return Upload(name, data, file_type)
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 def validated(model: type[_Model], value: Any, prefix: str = "") -> _Model:

@@ -21,26 +21,12 @@ from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.splats import SPLAT_COLORS, splat_colors
 from hf_any3d.data.files.text_numbers import listed
 
+_LONG_COUNT = 20  # points after which whole numbers that count are not taken for coordinates
+
+
 # A number of the point, which says nothing about it.
 _COUNTERS = ("", "unnamed_0")
 _ALPHA = ("a", "alpha")
-# A column of whole numbers with more different ones than this, in some of its rows, may be intensities.
-_MOST_CLASSES, _ROWS_LOOKED_AT = 64, 65536
-_WIDTHS = (3, 4, 6, 7, 9)  # of tables without names
-_TINY = 1e-30  # whole numbers up to 0xFFFFFF have less as the bits of a float32
-_SHORT = ("i", "line", "channel", "beam", "laser")  # names of fields and of counts alike
-_LONG_COUNT = 20  # points after which whole numbers that count are not taken for coordinates
-# No coordinate in meters is as large, and seconds since 1970 or 1980 are; so many times larger than others are times.
-_BEYOND_EARTH, _OTHER_SIZE = 1e8, 1000.0
-# Numbers of returns and of most classes are below; a channel of real colors has brighter values.
-_MOST_COUNTED = 31
-# Floats are colors from 0 to 1 if none is brighter, or if so many are not above 1: renderers write highlights above 1,
-# while of colors from 0 to 255 nearly all are above 1. Up to 1.001 is rounding.
-_BRIGHTEST, _SHARE_WITHIN, _ROUNDED = 2.0, 0.95, 1.001
-# Meters from a scanner that no laser reaches.
-_FARTHEST = 1e4
-# Largest intensities of scans that differ by a larger factor are hardly of one scale.
-_OTHER_SCALE = 4.0
 
 
 def unused_names(columns: Mapping[str, np.ndarray], fields: Mapping[str, list[str]]) -> list[str]:
@@ -113,6 +99,9 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
     return cloud
 
 
+_TINY = 1e-30  # whole numbers up to 0xFFFFFF have less as the bits of a float32
+
+
 def _with_unpacked_colors(columns: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     """Return columns with the channels of colors of one number, 0xRRGGBB, as the Point Cloud Library packs them."""
     name = next((name for name in columns if plain_name(name) in ("rgb", "rgba")), None)
@@ -130,6 +119,9 @@ def _with_unpacked_colors(columns: Mapping[str, np.ndarray]) -> Mapping[str, np.
     channels = {"red": 16, "green": 8, "blue": 0}
     unpacked = {channel: (packed >> shift & 255).astype(np.uint8) for channel, shift in channels.items()}
     return {**{other: column for other, column in columns.items() if other != name}, **unpacked}
+
+
+_SHORT = ("i", "line", "channel", "beam", "laser")  # names of fields and of counts alike
 
 
 def _counts(values: np.ndarray, name: str) -> bool:
@@ -192,6 +184,10 @@ def with_stand_ins(values: np.ndarray, are_missing: np.ndarray) -> np.ndarray:
     return values
 
 
+# Meters from a scanner that no laser reaches.
+_FARTHEST = 1e4
+
+
 def join_scans(scans: list[dict[str, Any]], source: Source, others: Iterable[str] = ()) -> dict[str, Any]:
     """Join the points of scans in one frame, with colors, intensities and other values where all scans have them.
 
@@ -223,6 +219,10 @@ def join_scans(scans: list[dict[str, Any]], source: Source, others: Iterable[str
             counts = [len(scan["points"]) for scan in scans]
             joined["scanner"] = places.astype(np.float32).repeat(counts, axis=0)
     return joined
+
+
+# Largest intensities of scans that differ by a larger factor are hardly of one scale.
+_OTHER_SCALE = 4.0
 
 
 def _with_one_scale(scans: list[dict[str, Any]], source: Source) -> list[dict[str, Any]]:
@@ -275,6 +275,9 @@ def by_number(table: np.ndarray, source: Source, *, is_counted: bool = False) ->
     if source.label_field is not None:
         return _with_chosen_column(table, source)
     return _by_width(table, source, is_counted)
+
+
+_WIDTHS = (3, 4, 6, 7, 9)  # of tables without names
 
 
 def _by_width(table: np.ndarray, source: Source, is_counted: bool) -> dict[str, Any]:
@@ -345,6 +348,10 @@ def as_bytes(values: np.ndarray) -> np.ndarray:
     if not ((present >= 0) & (present <= 255) & (present == np.floor(present))).all():
         return values
     return values if len(present) < len(values) else values.astype(np.uint8)
+
+
+# Numbers of returns and of most classes are below; a channel of real colors has brighter values.
+_MOST_COUNTED = 31
 
 
 def _has_colors_of_pts(table: np.ndarray, is_counted: bool) -> bool:
@@ -418,6 +425,10 @@ def _rises(table: np.ndarray) -> bool:
     return bool((np.diff(first) >= 0).all() and first[-1] > first[0])
 
 
+# No coordinate in meters is as large, and seconds since 1970 or 1980 are; so many times larger than others are times.
+_BEYOND_EARTH, _OTHER_SIZE = 1e8, 1000.0
+
+
 def _is_of_other_scale(table: np.ndarray) -> bool:
     """Return whether the first column is no coordinate by its size: beyond the Earth, or far from y and z."""
     low = float(table[0, 0])
@@ -458,11 +469,20 @@ def _likely_labels(table: np.ndarray, source: Source) -> np.ndarray | None:
     return usable_labels(values, source, first=0)
 
 
+# A column of whole numbers with more different ones than this, in some of its rows, may be intensities.
+_MOST_CLASSES, _ROWS_LOOKED_AT = 64, 65536
+
+
 def _is_like_classes(values: np.ndarray) -> bool:
     """Return whether values are whole numbers from 0, with few different ones."""
     values = with_stand_ins(values, missing_rows(values))
     sample = values[:: max(1, len(values) // _ROWS_LOOKED_AT)]
     return bool((sample >= 0).all() and (sample == np.floor(sample)).all() and len(np.unique(sample)) <= _MOST_CLASSES)
+
+
+# Floats are colors from 0 to 1 if none is brighter, or if so many are not above 1: renderers write highlights above 1,
+# while of colors from 0 to 255 nearly all are above 1. Up to 1.001 is rounding.
+_BRIGHTEST, _SHARE_WITHIN, _ROUNDED = 2.0, 0.95, 1.001
 
 
 def unit_colors(values: np.ndarray) -> np.ndarray:

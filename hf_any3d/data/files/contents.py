@@ -11,34 +11,6 @@ from hf_any3d.registry import FORMATS, TYPES_BY_OPTION
 
 PEEK = 1 << 16
 """Bytes at each end of a file that tell what it is."""
-_LONGEST_START, _TEXT = 4096, 256
-_SIGNATURES = tuple(
-    (re.compile(start, re.IGNORECASE), file_type)
-    for start, file_type in (
-        (rb"ply[ \t]*[\r\n]", "ply"),
-        (rb"\x93NUMPY", "npy"),
-        (rb"PK\x03\x04", "npz"),
-        (rb"glTF", "glb"),
-        (rb"pnts", "pnts"),
-        (rb"LASF", "las"),
-        (rb"ASTM-E57", "e57"),
-        (rb"#\s*\.PCD|(VERSION|FIELDS)\s", "pcd"),
-        (rb"\s*(#[^\n]*\n\s*){0,99}(?:ST|[CN4])*OFF(?:\s+BINARY\b|[\s\d])", "off"),
-        (rb"\s*solid\s", "stl"),
-        (rb"#[^\n]*\n#[^\n]*\bPOINT3D_ID\b", "colmap"),
-        # The numbers of columns and rows, and rows of three and of four numbers.
-        (
-            rb"\s*\d+[ \t\r]*\n[ \t]*\d+[ \t\r]*\n(?:[ \t]*(?:[-+.\deE]+[ \t\r]+){2}[-+.\deE]+[ \t\r]*\n){4}"
-            rb"(?:[ \t]*(?:[-+.\deE]+[ \t\r]+){3}[-+.\deE]+[ \t\r]*\n){4}",
-            "ptx",
-        ),
-    )
-)
-# Names of the files in a ZIP, in its headers and in its directory.
-_MEMBER = re.compile(rb"PK\x03\x04.{22}(?=(..))..|PK\x01\x02.{24}(?=(..)).{16}", re.DOTALL)
-# Text of formats that have no signature, under an ending of none.
-_OBJ = re.compile(rb"(?m)^v[ \t]+[-+.\d]\S*[ \t]+[-+.\d]")
-_GLTF = re.compile(rb'\s*\{(?s:.)*"asset"(?s:.)*"(?:accessors|meshes|scenes|buffers|nodes)"\s*:')
 
 _MESH = "export it as .glb, .obj or .ply"
 _CAD = "export it as .stl, .obj or .3mf"
@@ -50,7 +22,6 @@ _CLOUDS = 'open a data set of clouds with load_point_dataset("hdf5", data_dir=â€
 _TABLE = "save its rows as .csv"
 _RASTER = "convert it to points first"
 _SCANS = "expected a file of points, such as .las, .laz or .ply"
-_EXPORT = "export it as .ply, .las, .obj or .glb"
 _NO_POINTS = "expected a file of points or a mesh"
 
 
@@ -264,6 +235,10 @@ _ENDINGS: dict[str, Foreign] = {
 }  # fmt: skip
 
 
+# Names of the files in a ZIP, in its headers and in its directory.
+_MEMBER = re.compile(rb"PK\x03\x04.{22}(?=(..))..|PK\x01\x02.{24}(?=(..)).{16}", re.DOTALL)
+
+
 class Look(NamedTuple):
     """Both ends of a file, and its size."""
 
@@ -297,6 +272,30 @@ class Look(NamedTuple):
         return names
 
 
+_SIGNATURES = tuple(
+    (re.compile(start, re.IGNORECASE), file_type)
+    for start, file_type in (
+        (rb"ply[ \t]*[\r\n]", "ply"),
+        (rb"\x93NUMPY", "npy"),
+        (rb"PK\x03\x04", "npz"),
+        (rb"glTF", "glb"),
+        (rb"pnts", "pnts"),
+        (rb"LASF", "las"),
+        (rb"ASTM-E57", "e57"),
+        (rb"#\s*\.PCD|(VERSION|FIELDS)\s", "pcd"),
+        (rb"\s*(#[^\n]*\n\s*){0,99}(?:ST|[CN4])*OFF(?:\s+BINARY\b|[\s\d])", "off"),
+        (rb"\s*solid\s", "stl"),
+        (rb"#[^\n]*\n#[^\n]*\bPOINT3D_ID\b", "colmap"),
+        # The numbers of columns and rows, and rows of three and of four numbers.
+        (
+            rb"\s*\d+[ \t\r]*\n[ \t]*\d+[ \t\r]*\n(?:[ \t]*(?:[-+.\deE]+[ \t\r]+){2}[-+.\deE]+[ \t\r]*\n){4}"
+            rb"(?:[ \t]*(?:[-+.\deE]+[ \t\r]+){3}[-+.\deE]+[ \t\r]*\n){4}",
+            "ptx",
+        ),
+    )
+)
+
+
 def known_type(look: Look) -> str | None:
     """Return the file type that content has by its signature; None for text and bare numbers without one."""
     for signature, file_type in _SIGNATURES:
@@ -318,6 +317,9 @@ def known_type(look: Look) -> str | None:
     if look.size >= 84 and look.size == 84 + 50 * int.from_bytes(look.start[80:84], "little"):
         return "stl"
     return None
+
+
+_LONGEST_START, _TEXT = 4096, 256
 
 
 def foreign_content(look: Look, name: str = "") -> Foreign | None:
@@ -344,6 +346,11 @@ def foreign_ending(name: str) -> Foreign | None:
     """Return what a file of another program is by the ending of its name, None for unknown ones and our own."""
     ending = _ending(name)
     return None if ending in FORMATS else _ENDINGS.get(ending)
+
+
+# Text of formats that have no signature, under an ending of none.
+_OBJ = re.compile(rb"(?m)^v[ \t]+[-+.\d]\S*[ \t]+[-+.\d]")
+_GLTF = re.compile(rb'\s*\{(?s:.)*"asset"(?s:.)*"(?:accessors|meshes|scenes|buffers|nodes)"\s*:')
 
 
 def text_type(look: Look) -> str | None:
@@ -385,6 +392,9 @@ def type_under_other_ending(look: Look, name: str) -> tuple[str | None, str]:
             return None, _as(other)
         foreign = foreign_ending(name)
     return None, refusal_of_ending(name) if foreign is None else str(foreign)
+
+
+_EXPORT = "export it as .ply, .las, .obj or .glb"
 
 
 def refusal_of_ending(name: str) -> str:

@@ -19,27 +19,9 @@ from hf_any3d.data.options import package
 
 FOOT, US_SURVEY_FOOT = 0.3048, 1200 / 3937
 """Lengths of the two feet in meters. They differ by two millionths: 1.3 m in the coordinates of a state."""
-# Texts and EPSG round the US survey foot to seven digits or more, which is finer than what tells the two feet apart.
-_ROUNDED = 2e-7
 # A text has a few thousand characters. More is a damaged file.
 _LONGEST = 1 << 20
 _EPSG = "EPSG:"
-
-# Keys of GeoTIFF 1.1 (OGC 19-008r4), the records that hold them, and what their numbers mean.
-_MODEL, _GEOGRAPHIC_SYSTEM, _PROJECTED_SYSTEM, _UNIT, _UNIT_SIZE = 1024, 2048, 3072, 3076, 3077
-_VERTICAL_SYSTEM, _VERTICAL_UNIT = 4096, 4099
-_IS_PROJECTED, _IS_GEOGRAPHIC, _IS_GEOCENTRIC = 1, 2, 3
-_USER_DEFINED = 32767  # in place of the number of a system
-_KEYS, _DOUBLES = 34735, 34736
-
-# Share by which lengths on a map may differ from those on the ground before they are measured on the ground, and by
-# which they may differ between two directions before x and y can have no common scale.
-_TRUE, _ALIKE = 0.01, 0.05
-# Degrees of longitude and latitude beyond the area of a system up to which coordinates are taken for places of it.
-# Further away are those of a local frame, whose scale no system knows.
-_BEYOND = (12.0, 2.0)
-_STEP = 50.0  # units of the map over which its scale is measured
-_KEPT = 64  # systems
 
 
 @dataclass(frozen=True)
@@ -136,6 +118,11 @@ def name_of_system(text: str) -> str:
     return system.name if number is None else f"{_EPSG}{number} ({system.name})"
 
 
+# Share by which lengths on a map may differ from those on the ground before they are measured on the ground, and by
+# which they may differ between two directions before x and y can have no common scale.
+_TRUE, _ALIKE = 0.01, 0.05
+
+
 @dataclass(frozen=True)
 class GroundScale:
     """Scale of a map at a place: lengths on the ground by those on the map.
@@ -157,6 +144,9 @@ class GroundScale:
     def is_alike(self) -> bool:
         """True if lengths in all directions have one scale, within five percent."""
         return self.ratio <= 1 + _ALIKE
+
+
+_STEP = 50.0  # units of the map over which its scale is measured
 
 
 def ground_scale_at(text: str, place: Sequence[float]) -> GroundScale | None:
@@ -199,6 +189,11 @@ def ground_scale_at(text: str, place: Sequence[float]) -> GroundScale | None:
     return found
 
 
+# Degrees of longitude and latitude beyond the area of a system up to which coordinates are taken for places of it.
+# Further away are those of a local frame, whose scale no system knows.
+_BEYOND = (12.0, 2.0)
+
+
 def _is_near_area(system: Any, longitude: float, latitude: float) -> bool:
     """Return whether a place is near the area that a system is made for; True where no area is known."""
     area = system.area_of_use
@@ -213,6 +208,9 @@ def _is_near_area(system: Any, longitude: float, latitude: float) -> bool:
     from_middle = abs((longitude - area.west - width / 2 + 180) % 360 - 180)
     is_in_latitude = area.south - _BEYOND[1] <= latitude <= area.north + _BEYOND[1]
     return from_middle <= width / 2 + _BEYOND[0] and is_in_latitude
+
+
+_KEPT = 64  # systems
 
 
 @lru_cache(_KEPT)
@@ -276,6 +274,10 @@ def _units_of(system: Any) -> Units:
     return Units(flat[0] if is_one else None, height, has_heights=bool(upward))
 
 
+# Texts and EPSG round the US survey foot to seven digits or more, which is finer than what tells the two feet apart.
+_ROUNDED = 2e-7
+
+
 def _exact(length: float) -> float:
     """Return the US survey foot in full for one that is rounded."""
     return US_SURVEY_FOOT if abs(length / US_SURVEY_FOOT - 1) < _ROUNDED else length
@@ -317,6 +319,12 @@ def _facts_of(system: Any) -> list[float] | None:
     return sorted([*facts, flat.get_geod().a, _units_of(flat).length or 1.0])
 
 
+# Keys of GeoTIFF 1.1 (OGC 19-008r4), the records that hold them, and what their numbers mean.
+_MODEL, _GEOGRAPHIC_SYSTEM, _PROJECTED_SYSTEM, _UNIT, _UNIT_SIZE = 1024, 2048, 3072, 3076, 3077
+_VERTICAL_SYSTEM, _VERTICAL_UNIT = 4096, 4099
+_IS_PROJECTED, _IS_GEOGRAPHIC, _IS_GEOCENTRIC = 1, 2, 3
+
+
 def name_of_keys(records: dict[int, bytes]) -> str | None:
     """Return the name of the system of x and y that the GeoTIFF keys name, such as "EPSG:2154".
 
@@ -332,6 +340,9 @@ def name_of_keys(records: dict[int, bytes]) -> str | None:
 def heights_of_keys(records: dict[int, bytes]) -> str | None:
     """Return the name of the system of heights that the GeoTIFF keys name, such as "EPSG:5720"; None without one."""
     return _epsg_name(_values_of_keys(records).get(_VERTICAL_SYSTEM))
+
+
+_USER_DEFINED = 32767  # in place of the number of a system
 
 
 def _epsg_name(number: float | None) -> str | None:
@@ -381,6 +392,9 @@ def _lengths() -> dict[int, float]:
         auth_name="EPSG", category="linear", allow_deprecated=True
     )
     return {int(unit.code): _exact(unit.conv_factor) for unit in units.values()}
+
+
+_KEYS, _DOUBLES = 34735, 34736
 
 
 def _values_of_keys(records: dict[int, bytes]) -> dict[int, float]:

@@ -21,22 +21,9 @@ from hf_any3d.data.files.poses import finite, rotations
 from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed, shorten
 
-# Mark, major and minor version, length of the file, place and length of the XML section, and size of a page.
-_HEADER = struct.Struct("<8sIIQQQQ")
-# Bytes of a page, with those of the checksum at its end.
-_PAGE, _CHECKSUM = 1024, 4
-# Length of the section of a scan's points, and place of its first packet.
-_SECTION = struct.Struct("<8xQQ")
-_DATA_PACKET = 1
-_POLYNOMIAL = np.uint32(0x82F63B78)  # of CRC-32C, bits reversed
-_CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
-_SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
-_COLORS = ("colorRed", "colorGreen", "colorBlue")
 # Marks of points, and of their values, that must not be used.
 _INVALID = ("cartesianInvalidState", "sphericalInvalidState")
 _INVALID_VALUES = ("isIntensityInvalid", "isColorInvalid")
-_NORMALS = ("normalX", "normalY", "normalZ")  # of the extension for surface normals
-_OF_EXTENSIONS = ("labels", "ring")
 # Fields of the standard that say how a point was measured.
 _HOW_MEASURED = (
     "rowIndex",
@@ -48,9 +35,6 @@ _HOW_MEASURED = (
     *_INVALID_VALUES,
 )
 NOT_READ = "row and column in the scan grid, return numbers, time stamps; names, dates and devices of scans"
-# Ranges beyond are those of the type, not of colors.
-_WIDEST, _FARTHEST = 65535.0, 1e308
-_AT_ONCE = 1 << 16  # numbers whose bits are unpacked together, one byte for each bit
 
 
 @dataclass(frozen=True)
@@ -63,6 +47,9 @@ class Field:
     scale: float = 1.0
     offset: float = 0.0
     ends: tuple[float, float] = (-np.inf, np.inf)  # least and largest number
+
+
+_OF_EXTENSIONS = ("labels", "ring")
 
 
 def read(source: Source) -> PointCloudData:
@@ -99,6 +86,12 @@ def read(source: Source) -> PointCloudData:
     return PointCloudData(**joined, step=step, up_axis="z", meters_per_unit=1.0)
 
 
+# Mark, major and minor version, length of the file, place and length of the XML section, and size of a page.
+_HEADER = struct.Struct("<8sIIQQQQ")
+# Bytes of a page, with those of the checksum at its end.
+_PAGE, _CHECKSUM = 1024, 4
+
+
 def _content(source: Source) -> tuple[bytes, Any]:
     """Return the bytes of the file without checksums, which are compared, and its XML section."""
     mark, major, minor, length, start, size, page_size = _HEADER.unpack_from(source.data)
@@ -128,6 +121,9 @@ def _place(physical: int) -> int:
     return page * (_PAGE - _CHECKSUM) + rest
 
 
+_POLYNOMIAL = np.uint32(0x82F63B78)  # of CRC-32C, bits reversed
+
+
 def _checksums(pages: np.ndarray) -> np.ndarray:
     """Return the CRC-32C of each page (pages, bytes), as ASTM E2807 prescribes."""
     table = np.arange(256, dtype=np.uint32)
@@ -148,6 +144,10 @@ def _name(element: Any) -> str:
 def _child(element: Any, name: str) -> Any:
     """Return the first child of a name, None without one."""
     return next((child for child in element if _name(child) == name), None)
+
+
+_CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
+_SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
 
 
 def _scan(data: bytes, scan: Any, name: str, source: Source) -> dict[str, Any] | None:
@@ -187,6 +187,10 @@ def _scan(data: bytes, scan: Any, name: str, source: Source) -> dict[str, Any] |
     are_scaled = kind is _CARTESIAN and all(fields[name].dtype is None for name in kind)
     cloud["step"] = min(abs(fields[name].scale) for name in kind) if are_scaled else None
     return cloud
+
+
+_COLORS = ("colorRed", "colorGreen", "colorBlue")
+_NORMALS = ("normalX", "normalY", "normalZ")  # of the extension for surface normals
 
 
 def _attributes(
@@ -314,6 +318,10 @@ def _limits(scan: Any, name: str) -> dict[str, float]:
     return limits
 
 
+# Ranges beyond are those of the type, not of colors.
+_WIDEST, _FARTHEST = 65535.0, 1e308
+
+
 def _field(element: Any) -> Field:
     """Return the form of a field's numbers from its element in the prototype."""
     kind = element.get("type")
@@ -331,6 +339,11 @@ def _field(element: Any) -> Field:
     ends = least * scale + offset, most * scale + offset
     # Integers are stored as their distance from the least one, in as few bits as the largest distance needs.
     return Field((most - least).bit_length(), None, least, scale, offset, ends)
+
+
+# Length of the section of a scan's points, and place of its first packet.
+_SECTION = struct.Struct("<8xQQ")
+_DATA_PACKET = 1
 
 
 def _streams(data: bytes, offset: int, count: int) -> list[bytes]:
@@ -353,6 +366,9 @@ def _streams(data: bytes, offset: int, count: int) -> list[bytes]:
                 place += size
         at += int.from_bytes(data[at + 2 : at + 4], "little") + 1
     return [b"".join(field_pieces) for field_pieces in pieces]
+
+
+_AT_ONCE = 1 << 16  # numbers whose bits are unpacked together, one byte for each bit
 
 
 def _numbers(stream: bytes, field: Field, count: int) -> np.ndarray:

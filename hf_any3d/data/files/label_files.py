@@ -21,15 +21,6 @@ from hf_any3d.data.files.text_numbers import listed, shorten, unix_lines
 
 # Endings that only files of labels have, beside a cloud of the same name: SemanticKITTI, Semantic3D, ShapeNet.
 _CONVENTIONS = (".label", ".labels", ".seg")
-_MARKS = (".", "_", "-")  # with which an ending begins, and no path of a file in a folder
-_OF_CLASS = 0xFFFF  # bits of the class in SemanticKITTI; the upper ones number objects
-_COMMENTS = (b"#", b"//")
-_OF_TEXT = ("txt", "csv", "labels", "seg", "tsv", "asc", "xyz", "pts")
-_NO_TEXT = re.compile(rb"[\0-\x08\x0b\x0e-\x1f\x7f]")
-# Bytes of a number -> its types. Floats are told from whole numbers by their size.
-_TYPES = {1: ("<u1",), 2: ("<u2",), 4: ("<i4", "<f4"), 8: ("<i8", "<f8")}
-_LARGEST = 1 << 24
-_FORMS = "expected a number of 1, 2, 4 or 8 bytes for each, .npy, .npz of one array, or text with a label in each line"
 
 
 def file_beside(path: Path) -> Path | None:
@@ -43,6 +34,9 @@ def file_beside(path: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+_MARKS = (".", "_", "-")  # with which an ending begins, and no path of a file in a folder
+
+
 def chosen_file(path: Path | None, label_file: str | os.PathLike) -> Path:
     """Return the file of labels that was asked for: a path, or an ending after a cloud's name, as `_labels.npy`."""
     text = os.fspath(label_file)
@@ -52,6 +46,12 @@ def chosen_file(path: Path | None, label_file: str | os.PathLike) -> Path:
     if path is None:
         raise ValueError(f"label_file is {text!r}, an ending; expected a path for a cloud that is no file")
     return path.with_name(path.stem + text)
+
+
+# Bytes of a number -> its types. Floats are told from whole numbers by their size.
+_TYPES = {1: ("<u1",), 2: ("<u2",), 4: ("<i4", "<f4"), 8: ("<i8", "<f8")}
+_LARGEST = 1 << 24
+_FORMS = "expected a number of 1, 2, 4 or 8 bytes for each, .npy, .npz of one array, or text with a label in each line"
 
 
 def with_label_file(
@@ -93,6 +93,10 @@ def with_label_file(
     return replace(cloud, labels=labels, face_labels=None, label_names=names, label_codes=None)
 
 
+_OF_TEXT = ("txt", "csv", "labels", "seg", "tsv", "asc", "xyz", "pts")
+_NO_TEXT = re.compile(rb"[\0-\x08\x0b\x0e-\x1f\x7f]")
+
+
 def _read(place: Path, counts: Mapping[int, str]) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """Return labels (values,) of a file, and the names of classes that are words.
 
@@ -126,6 +130,9 @@ def _only_array(source: Source) -> np.ndarray:
     return values
 
 
+_OF_CLASS = 0xFFFF  # bits of the class in SemanticKITTI; the upper ones number objects
+
+
 def _of_bytes(source: Source, counts: Mapping[int, str]) -> np.ndarray:
     """Return labels (values,) of numbers without a header, whose size is that of the file over how many there are."""
     size = len(source.data)
@@ -157,6 +164,9 @@ def _of_array(values: np.ndarray, source: Source) -> tuple[np.ndarray, tuple[str
     if values.dtype.kind in "US":
         return numbered(values.tolist())
     return _whole(values, source), None
+
+
+_COMMENTS = (b"#", b"//")
 
 
 def _of_text(source: Source) -> tuple[np.ndarray, tuple[str, ...] | None]:

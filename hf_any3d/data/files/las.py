@@ -31,9 +31,6 @@ from hf_any3d.data.files.text_numbers import shorten
 from hf_any3d.data.options import package
 from hf_any3d.utils.messages import cut
 
-# Offset of the colors by point format, or None.
-_COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
-_WITH_INFRARED = (8, 10)
 WITH_WAVEFORMS = (4, 5, 9, 10)
 """Point formats with packets of waveforms."""
 HEADER_SIZE = 227
@@ -44,34 +41,14 @@ LASZIP_RECORD = (b"laszip encoded", 22204)
 """User and number of the record that says how points are compressed."""
 LASZIP_ITEMS = 34
 """Where the items of a record 'laszip encoded' start, after their number."""
-_CHUNKS_VARY = 0xFFFFFFFF  # instead of the number of points in a chunk
-_EMPTY_CHUNKS = 1 << 20  # bytes that points of empty chunks would take
-_BLOCK = 1 << 15  # points: their records stay in the cache of the processor
-_BLOCK_ALIGNED = 1 << 13  # points, copied to be read
-# Compressors that lazrs reads, with the versions of their items: in chunks, and in chunks with layers, those of point
-# formats 6 to 10. Number of layers by kind of item; other items have one per byte.
-_LAYERED = 3
-_VERSIONS = {2: (1, 2), _LAYERED: (3,)}
-_LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
-# User of the records with the coordinate system, and the number of the one that has it as text.
-_PROJECTION, _WELL_KNOWN_TEXT = b"LASF_Projection", 2112
-_TEXT_BIT = 1 << 4  # of the global encoding: the text counts, not the keys of GeoTIFF
 EXTENDED_HEADER = 60
 """Bytes of the header of a record after the points."""
 REPROJECT = "reproject it to a map in meters or feet, for example with pdal's filters.reprojection"
 """Next step for coordinates that are no lengths on the ground."""
-_SAMPLED = 1000  # points of which the middle is looked for
-# Feet and US survey feet differ by two millionths, which no height tells apart.
-_SAME_UNIT = 1e-5
 SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
 """Bytes of a record by point format, before extra bytes."""
 EXTRA_TYPES = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8")
 """Numpy types of extra bytes, of the code 1 and those after it."""
-# Bits among the options of an extra dimension, and where the numbers that they announce are in its description.
-_HAS_NO_DATA, _HAS_SCALE, _HAS_OFFSET = 1, 8, 16
-_NO_DATA_AT, _SCALE_AT, _OFFSET_AT = 40, 112, 136
-_NEWEST_MINOR = 5  # version of LAS, 1.5
-_MOST_PER_BYTE = 10_000  # points that are declared for each byte of a compressed file
 EXTRA_BYTES = (b"LASF_Spec", 4)
 """User and number of the record that describes extra bytes."""
 EXTRA_SIZE = 192
@@ -180,6 +157,10 @@ class _Dimension:
         if self.no_data is not None:
             values[stored == self.no_data] = np.nan
         return values
+
+
+_NEWEST_MINOR = 5  # version of LAS, 1.5
+_MOST_PER_BYTE = 10_000  # points that are declared for each byte of a compressed file
 
 
 def _read_header(source: Source) -> _Header:
@@ -300,6 +281,9 @@ def _read_columns(source: Source, header: _Header) -> _Columns:
     return columns
 
 
+_BLOCK_ALIGNED = 1 << 13  # points, copied to be read
+
+
 def _records_of(data: bytes, start: int, row: np.dtype, count: int) -> Iterator[np.ndarray]:
     """Yield the records of points that are not compressed, block by block, in memory that the next block reuses.
 
@@ -315,6 +299,11 @@ def _records_of(data: bytes, start: int, row: np.dtype, count: int) -> Iterator[
         block = memory[: count - first]
         block[:, :size] = records[first : first + len(block)]
         yield block.view(wider)[:, 0]
+
+
+# Offset of the colors by point format, or None.
+_COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
+_WITH_INFRARED = (8, 10)
 
 
 def _row_type(source: Source, point_format: int, size: int) -> np.dtype:
@@ -425,6 +414,11 @@ def _with_field(row: np.dtype, field_name: str, place: tuple[str, int], dimensio
     return _row_of({**fields, field_name: (kind, at)}, row.itemsize)
 
 
+# Bits among the options of an extra dimension, and where the numbers that they announce are in its description.
+_HAS_NO_DATA, _HAS_SCALE, _HAS_OFFSET = 1, 8, 16
+_NO_DATA_AT, _SCALE_AT, _OFFSET_AT = 40, 112, 136
+
+
 def _described(data: bytes | mmap, start: int, first: int) -> Iterator[tuple[str, _Dimension]]:
     """Yield name and place of each extra dimension that is one number."""
     at = first
@@ -482,6 +476,16 @@ def _records_after(data: bytes, end: int, size: int) -> int:
 
 def _warn_of_more(source: Source, count: int, more: str) -> None:
     source.warn(f"the header declares {count:,} points; {more} more follow and are ignored")
+
+
+_CHUNKS_VARY = 0xFFFFFFFF  # instead of the number of points in a chunk
+_EMPTY_CHUNKS = 1 << 20  # bytes that points of empty chunks would take
+_BLOCK = 1 << 15  # points: their records stay in the cache of the processor
+# Compressors that lazrs reads, with the versions of their items: in chunks, and in chunks with layers, those of point
+# formats 6 to 10. Number of layers by kind of item; other items have one per byte.
+_LAYERED = 3
+_VERSIONS = {2: (1, 2), _LAYERED: (3,)}
+_LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
 
 
 def decompressed(
@@ -628,6 +632,10 @@ def _check_layers(data: bytes | mmap, start: int, items: list[Any], chunks: list
     return total
 
 
+# User of the records with the coordinate system, and the number of the one that has it as text.
+_PROJECTION, _WELL_KNOWN_TEXT = b"LASF_Projection", 2112
+
+
 def system_of(path: str | os.PathLike) -> CoordinateSystem:
     """Return the coordinate system of a LAS or LAZ file; reads its header and records alone.
 
@@ -689,11 +697,19 @@ def _projection_records(data: bytes | mmap, start: int) -> dict[int, bytes]:
     return {number: body for user, number, body in records if user == _PROJECTION}
 
 
+_TEXT_BIT = 1 << 4  # of the global encoding: the text counts, not the keys of GeoTIFF
+
+
 def _prefers_text(data: bytes | mmap, point_format: int) -> bool:
     """Return whether well-known text counts where a file has GeoTIFF keys, too."""
     # A bit says so; point formats from 6 on allow nothing else.
     (encoding,) = struct.unpack_from("<H", data, 6)
     return bool(encoding & _TEXT_BIT) or point_format >= 6
+
+
+_SAMPLED = 1000  # points of which the middle is looked for
+# Feet and US survey feet differ by two millionths, which no height tells apart.
+_SAME_UNIT = 1e-5
 
 
 def _stated(source: Source, header: _Header, points: np.ndarray, shift: np.ndarray | None) -> dict[str, Any]:

@@ -16,23 +16,11 @@ from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source, f
 from hf_any3d.data.files.stated_units import unit_of_comments
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, positive_number, shorten, unix_lines
 
-# Bytes of faces that are split at a time; some 40 bytes are needed for each. A longer face is cut between corners.
-_AT_A_TIME = 2**18
-_NONE, _BLANK = -1, re.compile(rb"\s")
-_WIDTHS = {3, 4, 6, 7}  # numbers of a vertex
-_LIBRARIES = re.compile(rb"mtllib[ \t]+((?:\\\r?\n|[^\r\n])+)")  # lines go on after a backslash
-_CONTINUED = re.compile(rb"(?m)^(?:[^\n]*\\\n)+[^\n]*")
-_LONGEST_LINE = 4096  # of names of material files
-_POLYPAINT, _PAINTED = re.compile(rb"(?:[0-9a-fA-F]{8})+"), 8  # of ZBrush: mask, red, green, blue of each vertex
-_UP_AXIS, _UNIT = re.compile(rb"up_axis\s+([xyz])"), re.compile(rb"meters_per_unit\s+(\S+)")
-# Statements that change neither points nor triangles; `p` draws points that are there already.
-_WITHOUT_LOSS = frozenset(b"vt vp s p mg usemap maplib shadow_obj trace_obj lod bevel c_interp d_interp".split())
 # Statements after which faces belong to another part.
 _NAMES_A_PART = {b"g": "group", b"o": "object", b"usemtl": "material"}
 _MOST_STATEMENTS = 1000
 _ON_UNITS = re.compile(rb"(?i)\bunits?\b|_units?\b|\bcoordinates?\b")
 NOT_READ = "texture coordinates; groups; all normals, if a vertex has different ones in different faces"
-_GRAY = [0.8, 0.8, 0.8]  # the format's default diffuse color, for unknown materials
 
 
 class Part(NamedTuple):
@@ -64,6 +52,10 @@ def read_parts(path: Path) -> tuple[PointCloudData, list[Part]]:
     return cloud, [parts[number] for number in polygon]
 
 
+_WIDTHS = {3, 4, 6, 7}  # numbers of a vertex
+_CONTINUED = re.compile(rb"(?m)^(?:[^\n]*\\\n)+[^\n]*")
+
+
 def _read(source: Source) -> tuple[PointCloudData, list[Part], np.ndarray]:
     """Return the cloud, the part of each polygon, and the polygon of each triangle (faces,)."""
     text = unix_lines(source.data)
@@ -93,6 +85,12 @@ def _read(source: Source) -> tuple[PointCloudData, list[Part], np.ndarray]:
     frame = {**unit_of_comments(statements.units, source), **statements.frame}
     cloud = PointCloudData(table[:, :3], colors, vertex_normals, **faces, **frame)
     return cloud, polygons.parts, polygon
+
+
+_LONGEST_LINE = 4096  # of names of material files
+_UP_AXIS, _UNIT = re.compile(rb"up_axis\s+([xyz])"), re.compile(rb"meters_per_unit\s+(\S+)")
+# Statements that change neither points nor triangles; `p` draws points that are there already.
+_WITHOUT_LOSS = frozenset(b"vt vp s p mg usemap maplib shadow_obj trace_obj lod bevel c_interp d_interp".split())
 
 
 class _Statements:
@@ -139,6 +137,9 @@ class _Statements:
             self.others[shorten(key)] = None
 
 
+_POLYPAINT, _PAINTED = re.compile(rb"(?:[0-9a-fA-F]{8})+"), 8  # of ZBrush: mask, red, green, blue of each vertex
+
+
 def _colors(table: np.ndarray, paint: bytes, source: Source) -> np.ndarray | None:
     """Return the colors of vertices, from their rows or from ZBrush's comments."""
     if table.shape[1] == 7 and (table[:, 6] != table[0, 6]).any():
@@ -155,6 +156,9 @@ def _colors(table: np.ndarray, paint: bytes, source: Source) -> np.ndarray | Non
         return None
     painted = np.frombuffer(bytes.fromhex(paint.decode("ascii")), np.uint8).reshape(-1, 4)
     return usable_colors(painted[:, 1:], source)
+
+
+_LIBRARIES = re.compile(rb"mtllib[ \t]+((?:\\\r?\n|[^\r\n])+)")  # lines go on after a backslash
 
 
 def references(file: Path) -> list[str]:
@@ -177,6 +181,12 @@ def _vertices(text: bytes, source: Source) -> np.ndarray:
         if colored:
             source.warn(f"{colored} of {sum(map(bool, rows))} vertices have colors, so colors are ignored")
         return numbers(normalized_lines(b"\n".join(b" ".join(row[:3]) for row in rows)))
+
+
+# Bytes of faces that are split at a time; some 40 bytes are needed for each. A longer face is cut between corners.
+_AT_A_TIME = 2**18
+_NONE, _BLANK = -1, re.compile(rb"\s")
+_GRAY = [0.8, 0.8, 0.8]  # the format's default diffuse color, for unknown materials
 
 
 class _Polygons:

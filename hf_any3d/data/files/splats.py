@@ -16,25 +16,16 @@ from hf_any3d.data.files.text_numbers import listed, shorten
 
 PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
 """Properties of splats in a compressed .ply of SuperSplat, 32 bits each."""
-_CHUNK = 256  # splats that share the limits of their coordinates and colors
 SPLAT_COLORS = ("f_dc_0", "f_dc_1", "f_dc_2")
 LEAST_OPACITY = 0.1
 """Opacity below which a Gaussian splat is no point of a surface."""
-_SHAPE = ("opacity", "scale_0", "scale_1", "scale_2")
-_TURN = ("rot_0", "rot_1", "rot_2", "rot_3")
-_CONSTANT_HARMONIC = np.float32(0.28209479)  # the spherical harmonic of degree 0, 1 / (2 sqrt(pi))
-_NO_TURN = 0x80808080
-_SPLAT = np.dtype([("points", "<f4", 3), ("scales", "<f4", 3), ("colors", "u1", 3), ("opacity", "u1"), ("turn", "u4")])
 # Mark, version, number of points, degree of harmonics, bits of fractions, flags, and streams from version 4 on.
 _HEADER = struct.Struct("<4sIIBBBB")
 _MARK, _VERSIONS = b"NGSP", (1, 2, 3, 4)
-# From version 4 on: place of the table of streams, whose rows have the packed and the plain size.
-_TABLE_AT, _LONG_HEADER, _STREAM = struct.Struct("<I"), 32, struct.Struct("<QQ")
-_HARMONICS = {0: 0, 1: 9, 2: 24, 3: 45, 4: 72}  # numbers of a splat, by degree
-_MOST_FRACTION_BITS = 24
-_HAS_EXTENSIONS, _MOST_EXTENSIONS = 2, 1 << 20
-_COLOR_SCALE = np.float32(0.15)
-_GZIP = 31  # zlib's sign for a header of gzip
+
+
+_NO_TURN = 0x80808080
+_SPLAT = np.dtype([("points", "<f4", 3), ("scales", "<f4", 3), ("colors", "u1", 3), ("opacity", "u1"), ("turn", "u4")])
 
 
 def read(source: Source) -> PointCloudData:
@@ -55,12 +46,18 @@ def read(source: Source) -> PointCloudData:
     return PointCloudData(rows["points"][kept], colors=rows["colors"][kept] / np.float32(255))
 
 
+_CONSTANT_HARMONIC = np.float32(0.28209479)  # the spherical harmonic of degree 0, 1 / (2 sqrt(pi))
+
+
 def splat_colors(harmonics: np.ndarray) -> np.ndarray:
     """Return the colors (splats, 3) in [0, 1] that splats have from all sides.
 
     Splats store (color - 0.5) / harmonic of degree 0, and may be brighter than white.
     """
     return (_CONSTANT_HARMONIC * harmonics.astype(np.float32) + np.float32(0.5)).clip(0, 1)
+
+
+_CHUNK = 256  # splats that share the limits of their coordinates and colors
 
 
 def unpacked_splats(packed: dict[str, np.ndarray], chunks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -114,6 +111,10 @@ def _share(packed: np.ndarray, shift: int, bits: int) -> np.ndarray:
     return (packed >> shift & most) / most
 
 
+_SHAPE = ("opacity", "scale_0", "scale_1", "scale_2")
+_TURN = ("rot_0", "rot_1", "rot_2", "rot_3")
+
+
 def are_splats(names: Collection[str]) -> bool:
     """Return whether properties of vertices are those of Gaussian splats, whose colors may be harmonics or plain."""
     return {*names} >= {*SPLAT_COLORS, "opacity"} or {*names} >= {*_SHAPE, *_TURN}
@@ -154,6 +155,9 @@ def opaque_splats(opacities: np.ndarray, is_splat: np.ndarray | None, source: So
     return kept
 
 
+_GZIP = 31  # zlib's sign for a header of gzip
+
+
 def is_spz(data: bytes) -> bool:
     """Return whether a file is SPZ: packed as a whole up to version 3, in parts from version 4 on."""
     if data.startswith(_MARK):
@@ -162,6 +166,12 @@ def is_spz(data: bytes) -> bool:
         return data.startswith(b"\x1f\x8b") and zlib.decompressobj(_GZIP).decompress(data[:256], 4) == _MARK
     except zlib.error:
         return False
+
+
+_HARMONICS = {0: 0, 1: 9, 2: 24, 3: 45, 4: 72}  # numbers of a splat, by degree
+_MOST_FRACTION_BITS = 24
+_HAS_EXTENSIONS, _MOST_EXTENSIONS = 2, 1 << 20
+_COLOR_SCALE = np.float32(0.15)
 
 
 def _read_spz(source: Source) -> PointCloudData:
@@ -218,6 +228,10 @@ def _parts_of_one(source: Source, totals: list[int], has_more: bool) -> list[byt
         raise PointCloudError(f"{where} the {whole} bytes that the header declares; the file is damaged or cut off")
     ends = _HEADER.size + np.cumsum([0, *totals[:3]])
     return [data[start:stop] for start, stop in zip(ends, ends[1:], strict=False)]
+
+
+# From version 4 on: place of the table of streams, whose rows have the packed and the plain size.
+_TABLE_AT, _LONG_HEADER, _STREAM = struct.Struct("<I"), 32, struct.Struct("<QQ")
 
 
 def _parts_of_streams(data: bytes, totals: list[int], number: int) -> list[bytes]:

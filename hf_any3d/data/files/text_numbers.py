@@ -10,19 +10,10 @@ import numpy as np
 from hf_any3d.data.files.source import PointCloudError
 from hf_any3d.utils.messages import counted, cut
 
-_DELIMITERS = bytes.maketrans(b",;\t", b"   ")
-# A comma that is not the only one within the digits of a number.
-_LIST_COMMA = re.compile(rb",[^;\s]*,|,(?!\d)|(?<!\d),")
 # NaN and infinity of programs that Visual C++ before 2015 built, whole or rounded: -1.#IND, 1.#QNAN, 1.#INF00, 1.#J;
 # and of later ones: -nan(ind). In text formats # begins a comment, which would leave -1 or 1.
 _INFINITE = re.compile(rb"(?<![\w.])([-+]?)\d[.,]#INF\d*(?!\w)")
 _NOT_A_NUMBER = re.compile(rb"(?<![\w.])[-+]?(?:\d[.,]#(?:[IQSN][A-Z]{0,3}|[JR])\d*(?!\w)|(?i:nan)\(\w*\))")
-# 5,432,109.10 or 5.432.109,10, and what may as well be a number with three decimals.
-_THOUSANDS = re.compile(rb"[-+]?\d{1,3}(?:(?:,\d{3})+\.\d*|(?:,\d{3}){2,}|(?:\.\d{3})+,\d*|(?:\.\d{3}){2,})")
-_SPACED = re.compile(rb"(?m)(?:^|[;\t])[ ]*([-+]?\d{1,3}(?: \d{3})+(?:[.,]\d*)?)[ ]*(?:[;\t]|$)")
-_QUOTED_SPACES = re.compile(rb'"[ ]*([-+]?\d+(?: \d+)+[.,\d]*)[ ]*"')
-_STARTS = 1 << 20
-_QUOTED_COMMA = re.compile(rb'"[ ]*([-+]?\d[\d.]*,[\d.,]*(?:[eE][-+]?\d+)?)[ ]*"')
 
 
 def unix_lines(data: bytes) -> bytes:
@@ -35,6 +26,14 @@ def unix_lines(data: bytes) -> bytes:
     if b"#" in data and (b".#" in data or b",#" in data) or b"(" in data and b"nan(" in data.lower():
         data = _NOT_A_NUMBER.sub(b"nan", _INFINITE.sub(rb"\1inf", data))
     return data.removeprefix(b"\xef\xbb\xbf")
+
+
+# 5,432,109.10 or 5.432.109,10, and what may as well be a number with three decimals.
+_THOUSANDS = re.compile(rb"[-+]?\d{1,3}(?:(?:,\d{3})+\.\d*|(?:,\d{3}){2,}|(?:\.\d{3})+,\d*|(?:\.\d{3}){2,})")
+_SPACED = re.compile(rb"(?m)(?:^|[;\t])[ ]*([-+]?\d{1,3}(?: \d{3})+(?:[.,]\d*)?)[ ]*(?:[;\t]|$)")
+_QUOTED_SPACES = re.compile(rb'"[ ]*([-+]?\d+(?: \d+)+[.,\d]*)[ ]*"')
+_STARTS = 1 << 20
+_QUOTED_COMMA = re.compile(rb'"[ ]*([-+]?\d[\d.]*,[\d.,]*(?:[eE][-+]?\d+)?)[ ]*"')
 
 
 def without_quotes(text: bytes) -> bytes:
@@ -62,6 +61,11 @@ def without_quotes(text: bytes) -> bytes:
         else:
             text = _QUOTED_COMMA.sub(lambda match: match[0].replace(b".", b"").replace(b",", b"."), text)
     return text.replace(b'"', b"")
+
+
+_DELIMITERS = bytes.maketrans(b",;\t", b"   ")
+# A comma that is not the only one within the digits of a number.
+_LIST_COMMA = re.compile(rb",[^;\s]*,|,(?!\d)|(?<!\d),")
 
 
 def normalized_lines(text: bytes) -> bytes:

@@ -12,25 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 GROUND, LOW_VEGETATION, HIGH_VEGETATION, BUILDING = 2, 3, 5, 6  # codes of ASPRS
-_PER_SQUARE_METER = 4
-_NOISE = 0.03  # meters, of the scanner
-_HEADER = "<4sHHIHH8sBB32s32sHHHIIBHI5I12d"  # LAS 1.2, section 2.3
-_POINT = np.dtype(
-    [
-        ("xyz", "<i4", 3),
-        ("intensity", "<u2"),
-        ("returns", "u1"),
-        ("classification", "u1"),
-        ("angle", "i1"),
-        ("user", "u1"),
-        ("source", "<u2"),
-        ("time", "<f8"),
-    ]
-)  # point format 1
-_SCALE = 0.001  # meters
-# Keys of GeoTIFF: a projected system of its own (1024, 3072) in meters (3076)
-_KEYS = struct.pack("<16H", 1, 1, 0, 3, 1024, 0, 1, 1, 3072, 0, 1, 32767, 3076, 0, 1, 9001)
-_RECORD = struct.pack("<2x16sHH32x", b"LASF_Projection", 34735, len(_KEYS)) + _KEYS
 
 
 class Tile(NamedTuple):
@@ -49,6 +30,10 @@ class Tile(NamedTuple):
     return_numbers: np.ndarray
     return_counts: np.ndarray
     intensities: np.ndarray
+
+
+_PER_SQUARE_METER = 4
+_NOISE = 0.03  # meters, of the scanner
 
 
 def draw_tile(seed: int, size: float = 36.0, houses: int = 3, trees: int = 6, bushes: int = 8) -> Tile:
@@ -121,6 +106,25 @@ def _crown(generator: np.random.Generator, center: np.ndarray, radius: float) ->
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     depths = 1 - 0.4 * generator.random(len(directions)) ** 2
     return center + directions * depths[:, None] * (radius, radius, 1.3 * radius)
+
+
+_HEADER = "<4sHHIHH8sBB32s32sHHHIIBHI5I12d"  # LAS 1.2, section 2.3
+_POINT = np.dtype(
+    [
+        ("xyz", "<i4", 3),
+        ("intensity", "<u2"),
+        ("returns", "u1"),
+        ("classification", "u1"),
+        ("angle", "i1"),
+        ("user", "u1"),
+        ("source", "<u2"),
+        ("time", "<f8"),
+    ]
+)  # point format 1
+_SCALE = 0.001  # meters
+# Keys of GeoTIFF: a projected system of its own (1024, 3072) in meters (3076)
+_KEYS = struct.pack("<16H", 1, 1, 0, 3, 1024, 0, 1, 1, 3072, 0, 1, 32767, 3076, 0, 1, 9001)
+_RECORD = struct.pack("<2x16sHH32x", b"LASF_Projection", 34735, len(_KEYS)) + _KEYS
 
 
 def las_bytes(tile: Tile, *, labeled: bool = True) -> bytes:

@@ -22,17 +22,6 @@ from hf_any3d.data.fingerprints import model_fingerprint
 from hf_any3d.utils.devices import check_device
 from hf_any3d.utils.messages import cut
 
-_CLASS_NAMES_VERSION = "1"
-_LOCAL_SETTINGS = {"max_new_tokens": 256, "do_sample": False}
-_PUBLISHED_SETTINGS = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 2048}
-_KEY_VARIABLE = "OPENAI_API_KEY"
-# HTTP codes of failures that may pass: timeouts, too many requests, overload
-_TEMPORARY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-_LONGEST_WAIT = 120.0
-_SHOWN = 300
-# Shorter ones are placeholders for servers without keys, such as "none".
-_SHORTEST_KEY = 8
-
 
 class JudgeError(OSError):
     """A judge does not reply, and asking again does not help."""
@@ -58,6 +47,9 @@ class Judge(Protocol):
     at_once: int
 
     def __call__(self, text: str) -> str: ...  # noqa: D102
+
+
+_CLASS_NAMES_VERSION = "1"
 
 
 class ClassNameJudge:
@@ -96,6 +88,9 @@ class ClassNameJudge:
         # Whatever separates the words in the answer, `numbers` has blanks there.
         name = re.sub(r"[\s_-]+", " ", match.group().lower())
         return f"{self.numbers[name]}#{name}#named at character {match.start()}"
+
+
+_LOCAL_SETTINGS = {"max_new_tokens": 256, "do_sample": False}
 
 
 class LanguageModelJudge:
@@ -156,6 +151,16 @@ class LanguageModelJudge:
         pad = self.tokenizer.eos_token_id if pad is None else pad
         tokens = self.model.generate(**batch, pad_token_id=pad, **self._generation)
         return self.tokenizer.decode(tokens[0, length:], skip_special_tokens=True)
+
+
+_PUBLISHED_SETTINGS = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 2048}
+_KEY_VARIABLE = "OPENAI_API_KEY"
+# HTTP codes of failures that may pass: timeouts, too many requests, overload
+_TEMPORARY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_LONGEST_WAIT = 120.0
+_SHOWN = 300
+# Shorter ones are placeholders for servers without keys, such as "none".
+_SHORTEST_KEY = 8
 
 
 class EndpointJudge:

@@ -24,23 +24,8 @@ from hf_any3d.data.files.text_numbers import shorten
 from hf_any3d.data.options import package
 from hf_any3d.utils.messages import printable
 
-_SINCE_14 = 6  # the first point format with 8 bits for the class
-_LAZ = 128  # added to the point format
-# Where the header says what follows: first record after the points, waveforms; and from which size of it on.
-_PLACES = ((235, 247), (227, 235))
-_IN_OTHER_FILE = 4  # bit of the global encoding: waveforms are in a .wdp file
-# Programs would find their parts no more.
-_COMPATIBLE, _COPC = b"lascompatible", b"copc"
 _PLAIN = (".plain.laz", ".las")
 """Endings by which a copy of a COPC is asked for that is none."""
-_MOST_RECORDS = 1000  # after the points
-# Numpy types of extra bytes by their code; arrays and scaled numbers are not written.
-_TYPES = ("", *las.EXTRA_TYPES)
-_REST = "ExtraBytes"  # as laspy calls bytes that nothing describes
-_UNDOCUMENTED, _HAS_RANGE, _IS_SCALED = 0, 0b00110, 0b11000
-_WIDE_ENOUGH = ("u1", "<u2", "<u4")
-_WAVE_PACKET = 9  # item of LAZ, of whose versions LASzip reads the first
-_BLOCK = 1 << 17
 
 
 @dataclass(eq=False)
@@ -82,6 +67,23 @@ def copy_of(
     """Return the copy of a file, which has no faces, as "las" or "laz"."""
     del faces
     return LasCopy(file, name, columns, file_type == "laz", target)
+
+
+_SINCE_14 = 6  # the first point format with 8 bits for the class
+_LAZ = 128  # added to the point format
+# Where the header says what follows: first record after the points, waveforms; and from which size of it on.
+_PLACES = ((235, 247), (227, 235))
+_IN_OTHER_FILE = 4  # bit of the global encoding: waveforms are in a .wdp file
+# Programs would find their parts no more.
+_COMPATIBLE, _COPC = b"lascompatible", b"copc"
+_MOST_RECORDS = 1000  # after the points
+# Numpy types of extra bytes by their code; arrays and scaled numbers are not written.
+_TYPES = ("", *las.EXTRA_TYPES)
+_REST = "ExtraBytes"  # as laspy calls bytes that nothing describes
+_UNDOCUMENTED, _HAS_RANGE, _IS_SCALED = 0, 0b00110, 0b11000
+_WIDE_ENOUGH = ("u1", "<u2", "<u4")
+_WAVE_PACKET = 9  # item of LAZ, of whose versions LASzip reads the first
+_BLOCK = 1 << 17
 
 
 class LasCopy:
