@@ -18,10 +18,12 @@ from hf_any3d.training.few_scans.scans import Scans
 from hf_any3d.training.frozen_features import frozen_features
 
 
-def compute_examples(model: PointFeaturesForPointCloudClassification, scans: Scans, with_views: bool) -> Examples:
+def compute_examples(
+    model: PointFeaturesForPointCloudClassification, scans: Scans, *, learns_views: bool, compares_views: bool
+) -> Examples:
     """Compute the features of all scans and of a view of each, and add those of an earlier model.
 
-    Without `with_views`, views are only computed if they are learned.
+    Views are computed if they are learned, or if scans are compared with them.
     """
     processor = scans.processor
 
@@ -40,9 +42,9 @@ def compute_examples(model: PointFeaturesForPointCloudClassification, scans: Sca
     earlier = scans.earlier
     features = _added(scans, None if earlier is None else earlier.features, of_scans)
     views = None
-    if (with_views or scans.learns_views) and scans.can_have_views:
+    if (learns_views or compares_views) and scans.can_have_views:
         views = _added(scans, None if earlier is None else earlier.views, of_views)
-    return Examples(scans.together, features, processor, views, scans.learns_views)
+    return Examples(scans.together, features, processor, views, learns_views)
 
 
 def _added(scans: Scans, stored: np.ndarray | None, compute: Callable[[Dataset], np.ndarray]) -> np.ndarray:

@@ -33,7 +33,7 @@ def open_model(plan: Plan, scans: Scans, arguments: FewScansArguments) -> PointF
     else:
         model = _open_earlier(arguments.from_model, scans.implied_up_axis)
     _check_channels(model.config, scans.processor)
-    if scans.learns_views and not scans.can_have_views:
+    if plan.learns_views and not scans.can_have_views:
         raise ValueError("--views true works with xyz features only; leave out colors and normals, or --views")
     return model
 

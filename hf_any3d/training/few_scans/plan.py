@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict
 
-from hf_any3d.training.few_scans.request import FewScans
+from hf_any3d.training.few_scans.examples import Examples
+from hf_any3d.training.few_scans.request import FewScans, FewScansArguments
 from hf_any3d.training.rows import class_names
 
 FEATURES, TRAINED, BOTH = WAYS = ("features", "trained", "both")
@@ -25,13 +26,23 @@ STATED_FROM = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """A way of learning: one of `WAYS`, sets and `copies` of `PointFeaturesConfig`, and the strength of `fit_head`."""
+    """A way of learning.
+
+    Attributes:
+        way: One of `WAYS`.
+        features: Sets of `PointFeaturesConfig`.
+        copies: Copies of `PointFeaturesConfig`.
+        strength: That of `fit_head`.
+        reason: Why so.
+        learns_views: Whether a view of each scan from one side is learned, too.
+    """
 
     way: str = FEATURES
     features: tuple[str, ...] = ("encoder",)
     copies: int = 8
     strength: float = 1.0
     reason: str = ""
+    learns_views: bool = False
 
 
 # Scans a class, at least -> the way that won in studies/few_scans.py, on three kinds of shapes.
@@ -62,14 +73,22 @@ def plan_for(counts: Mapping[str, int], **requested: Any) -> Plan:
     return replace(plan, **changes, reason="as requested") if changes else plan
 
 
-def plan_of(request: FewScans, counts: Mapping[str, int], way: str | None = None) -> Plan:
-    """Choose how a request learns so many scans of each class; its own settings win over the table."""
-    arguments = request.arguments
+def plan_of(
+    arguments: FewScansArguments,
+    counts: Mapping[str, int],
+    way: str | None = None,
+    earlier: Examples | None = None,
+) -> Plan:
+    """Choose how so many scans of each class are learned; settings win over the table.
+
+    What is added to `earlier` scans is learned as these were.
+    """
     sets = None if arguments.feature_sets is None else tuple(arguments.feature_sets)
     plan = plan_for(counts, way=way, features=sets, copies=arguments.copies, strength=arguments.strength)
-    if arguments.from_model is not None:
-        return replace(plan, reason="features and copies of the earlier model")
-    return plan
+    if earlier is None:
+        return replace(plan, learns_views=arguments.views)
+    learns_views = arguments.views or earlier.learns_views
+    return replace(plan, reason="features and copies of the earlier model", learns_views=learns_views)
 
 
 def choose_way(scans: FewScans, way: str | None = None, trains: bool = False) -> tuple[str, DatasetDict | None]:
@@ -94,4 +113,4 @@ def choose_way(scans: FewScans, way: str | None = None, trains: bool = False) ->
     rows = scans.load()
     names = class_names(rows["train"])
     counts = Counter(names[label] for label in rows["train"].with_format(None)["label"][:])
-    return plan_of(scans, counts).way, rows
+    return plan_of(scans.arguments, counts).way, rows

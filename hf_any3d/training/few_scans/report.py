@@ -93,7 +93,7 @@ def lines_of(
     if config.wrap_labels is not None:
         head += ", averaged with the predictions of a trained adapter"
     lines.append(f"method: frozen {' and '.join(config.features)} features, {mean}{head}; {plan.reason}")
-    if scans.learns_views:
+    if plan.learns_views:
         lines.append(
             "views: the model also trains on a one-sided view of each scan; predict does not warn about such views"
         )

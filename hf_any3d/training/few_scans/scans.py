@@ -39,7 +39,6 @@ class Scans:
         kept: (earlier scans,) bool, those that are not among the new ones; None without an earlier model.
         implied_up_axis: The axis that points up by the dataset or the formats of the files, if they say it.
         found_up_axis: The axis with which most scans look upright; None if somebody says it, or it is not clear.
-        learns_views: Whether a view of each scan from one side is learned, too.
     """
 
     data: DataArguments
@@ -52,7 +51,6 @@ class Scans:
     kept: np.ndarray | None
     implied_up_axis: str | None
     found_up_axis: FoundAxis | None
-    learns_views: bool
 
     @property
     def rows(self) -> Dataset:
@@ -72,19 +70,28 @@ class Scans:
         return has_points_alone and (self.earlier is None or self.earlier.views is not None)
 
 
-def read_scans(request: FewScans, rows: DatasetDict | None = None) -> Scans:
-    """Load scans, and look at them; `rows` are the scans if they are loaded.
+def read_earlier(request: FewScans) -> Examples | None:
+    """Read the scans that the model has learned to which a request adds scans; None if it is a new one."""
+    folder = request.arguments.from_model
+    if folder is None:
+        return None
+    request.check_settings_of_earlier()
+    return Examples.load(Path(folder))
+
+
+def read_scans(data: DataArguments, earlier: Examples | None = None, rows: DatasetDict | None = None) -> Scans:
+    """Load scans, and look at them.
+
+    Args:
+        data: Where they are, and how clouds are prepared.
+        earlier: Scans to which they are added.
+        rows: The scans if they are loaded.
 
     Raises:
         PointCloudFileError: No file of the folder can be read.
-        ValueError: There are settings that the earlier model has, or a column that the data lack.
+        ValueError: There is a column that the data lack.
     """
-    arguments = request.arguments
-    earlier = None
-    if arguments.from_model is not None:
-        request.check_settings_of_earlier()
-        earlier = Examples.load(Path(arguments.from_model))
-    data = _with_channels(request.data, earlier)
+    data = _with_channels(data, earlier)
     splits, _ = divide(load_rows(data) if rows is None else rows, data)
     # What the user says wins over what the files imply, and that over what the scans look like.
     implied = _implied_up_axis(data, splits["train"])
@@ -108,8 +115,6 @@ def read_scans(request: FewScans, rows: DatasetDict | None = None) -> Scans:
         kept=kept,
         implied_up_axis=implied,
         found_up_axis=found,
-        # What is added to a model that has learned views is learned with its view, too.
-        learns_views=arguments.views or (earlier is not None and earlier.learns_views),
     )
 
 

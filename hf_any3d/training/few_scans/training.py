@@ -31,7 +31,7 @@ from hf_any3d.training.few_scans.plan import FEATURES, WRAP_WEIGHT, plan_of
 from hf_any3d.training.few_scans.report import lines_of, report_of
 from hf_any3d.training.few_scans.request import BothWays, FewScans
 from hf_any3d.training.few_scans.saving import save
-from hf_any3d.training.few_scans.scans import read_scans
+from hf_any3d.training.few_scans.scans import read_earlier, read_scans
 from hf_any3d.training.few_scans.validation import validate
 from hf_any3d.training.program import figures, train
 from hf_any3d.training.tasks import Classification
@@ -63,14 +63,16 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
     # A folder that cannot be written is an error before the features are computed.
     program.claim_output(Path(arguments.output_dir))
     with stopwatch.part("data"):
-        scans = read_scans(request, rows)
+        earlier = read_earlier(request)
+        scans = read_scans(request.data, earlier, rows)
         scans.together.check(scans.origin, arguments.allow_doubts)
         # The table may want a training for so many scans; frozen features were asked for.
-        plan = plan_of(request, scans.together.counts, FEATURES)
+        plan = plan_of(arguments, scans.together.counts, FEATURES, earlier)
         model = open_model(plan, scans, arguments)
     with stopwatch.part("features"):
         # Before the model has a head, with which features are standardized, so that those in the cache stay valid.
-        examples = compute_examples(model, scans, arguments.one_sided)
+        views = {"learns_views": plan.learns_views, "compares_views": arguments.one_sided}
+        examples = compute_examples(model, scans, **views)
         judging = {}  # rows, and their features (rows, width)
         for split, judged in scans.judging.items():
             judging[split] = judged, compute_features(model, judged, scans.processor)
@@ -109,9 +111,10 @@ def _learn_both_ways(request: BothWays, rows: DatasetDict | None) -> Learned:
         rows = request.scans.load()
     # What is wrong with the scans or their folder is found before the minutes of a training.
     program.claim_output(Path(arguments.output_dir))
-    scans = read_scans(request.scans, rows)
+    earlier = read_earlier(request.scans)
+    scans = read_scans(request.scans.data, earlier, rows)
     scans.together.check(scans.origin, arguments.allow_doubts)
-    open_model(plan_of(request.scans, scans.together.counts, FEATURES), scans, arguments)
+    open_model(plan_of(arguments, scans.together.counts, FEATURES, earlier), scans, arguments)
     with temporary_folder() as folder, _without_lines_on(str(folder)):
         trained = str(folder / "wrap")
         _train_into(trained, request.classification, scans.data.up_axis, rows)
