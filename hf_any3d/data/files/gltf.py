@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -195,9 +196,15 @@ def _colors(document: Document, primitive: dict, placed: PlacedMesh, factor: np.
     attributes = primitive["attributes"]
     if "COLOR_0" not in attributes:
         return None
-    stored = document.accessor(attributes["COLOR_0"], 3, 4)
+    steps = document.steps(attributes["COLOR_0"])
+    stored = document.accessor(attributes["COLOR_0"], 3, 4, in_steps=steps is not None)
     if stored.shape[1] == 4 and len(stored) > 0 and bool((stored[:, 3] != stored[0, 3]).any()):
         source.leave_out(["alpha of COLOR_0"])
+    if steps is not None:
+        if "targets" not in primitive and (factor == 1).all():
+            # Column by column, as rows are short.
+            return np.stack([_srgb_of_steps(steps).take(column) for column in stored.T[:3]], axis=1)
+        stored = stored.astype(np.float32) / steps
     if stored.dtype.kind != "f":
         colors = usable_colors(stored[:, :3] * factor, source)
         return None if colors is None else srgb(colors)
@@ -208,6 +215,12 @@ def _colors(document: Document, primitive: dict, placed: PlacedMesh, factor: np.
         linear = linear * factor
     colors = usable_numbers(linear, "colors", source)
     return None if colors is None else srgb(colors.clip(0, 1))
+
+
+@lru_cache
+def _srgb_of_steps(steps: int) -> np.ndarray:
+    """Return `srgb` of 0, 1, … (steps + 1,) of so many steps: each is converted once, as many points share them."""
+    return srgb(np.arange(steps + 1, dtype=np.float32) / steps)
 
 
 def srgb(linear: np.ndarray) -> np.ndarray:

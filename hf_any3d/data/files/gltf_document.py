@@ -70,8 +70,15 @@ class Document:
         """Return the number of rows that an accessor declares."""
         return natural(self.item("accessors", number).get("count"), "count")
 
-    def accessor(self, number: int, *widths: int) -> np.ndarray:
-        """Read a table (count, one of `widths`); normalized integers become float32 in [-1, 1]."""
+    def steps(self, number: int) -> int | None:
+        """Return the whole number that stands for 1 in an accessor of normalized bytes or 16 bits; None for others."""
+        accessor = self.item("accessors", number)
+        kind = np.dtype(_COMPONENTS[accessor["componentType"]])
+        is_in_steps = accessor.get("normalized", False) and kind.kind == "u" and kind.itemsize <= 2
+        return int(np.iinfo(kind).max) if is_in_steps else None
+
+    def accessor(self, number: int, *widths: int, in_steps: bool = False) -> np.ndarray:
+        """Read a table (count, one of `widths`); normalized integers become float32 in [-1, 1] if not `in_steps`."""
         accessor = self.item("accessors", number)
         dtype = _COMPONENTS[accessor["componentType"]]
         width = _WIDTHS[accessor["type"]]
@@ -93,7 +100,7 @@ class Document:
             # Views of the file's bytes are read-only.
             values = values.copy()
             values[rows] = self._view(sparse["values"], dtype, changed, width)
-        if accessor.get("normalized", False) and values.dtype.kind in "iu":
+        if accessor.get("normalized", False) and values.dtype.kind in "iu" and not in_steps:
             # Signed integers have one more negative value, which would become slightly less than -1.
             values = np.maximum(values.astype(np.float32) / np.iinfo(values.dtype).max, -1)
         return values
