@@ -1,4 +1,4 @@
-"""What is known of all tiles of a place before heights are measured: two looks at each tile, one after the other.
+"""Knowledge of all tiles of a place before heights are measured: two looks at each tile, one after the other.
 
 first look: points of a tile, with those around it ─► classes of its own points ─┐ kept, tile by tile
 second look: its points, with classes and ground that the others found near it ◄─┘

@@ -120,7 +120,7 @@ class TileFile:
 
     @property
     def offset(self) -> np.ndarray:
-        """What is added to the points that are kept, (3,)."""
+        """Vector that is added to the points that are kept, (3,)."""
         offset = self.place["offset"]
         return np.zeros(3) if offset is None else offset
 
