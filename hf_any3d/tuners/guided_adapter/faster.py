@@ -19,7 +19,7 @@ from hf_any3d.tuners.guided_adapter import method
 
 
 class AdaptedLayer(Protocol):
-    """What a compiled pass reads of a `GuidedAdapterLayer`."""
+    """Parts of a `GuidedAdapterLayer` that a compiled pass reads."""
 
     training: bool
     base_layer: nn.Module

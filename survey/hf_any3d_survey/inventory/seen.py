@@ -56,7 +56,7 @@ class Labeled:
 
 @dataclass(frozen=True)
 class Near:
-    """What lies near a tile, and what other tiles say of it.
+    """Points near a tile, and what other tiles say of it.
 
     Attributes:
         classes: (points,) codes of ASPRS of the points near it.
