@@ -16,7 +16,7 @@ from hf_any3d.modeling.kernels.farthest_point_sample import (
 from hf_any3d.modeling.kernels.guided_aggregation.ensemble import normed_ensemble
 from hf_any3d.modeling.kernels.guided_aggregation.pairs import pair_attention
 from hf_any3d.modeling.kernels.guided_aggregation.table import table_aggregation
-from hf_any3d.modeling.kernels.knn import has_many_points, knn_fused, knn_plain, knn_traced
+from hf_any3d.modeling.kernels.knn import compares_exactly, knn_fused, knn_plain, knn_traced
 from hf_any3d.modeling.kernels.pooled_blocks import blocks_are_plain, pooled_blocks_fused, pooled_blocks_plain
 from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain, pooled_patches_fused, pooled_patches_plain
 from hf_any3d.modeling.kernels.quick_gelu import quick_gelu_fused, quick_gelu_plain
@@ -95,10 +95,10 @@ farthest_point_sample = Kernel(
 knn = Kernel(
     knn_plain,
     knn_fused,
-    "Not on other devices than the CPU, where trees do not run; not for fewer than 16 points per neighbor, where a "
-    "tree is slower. Compilers and exporters get one operator.",
+    "Not on other devices than the CPU, where neither trees nor numpy run; not for distances by a product. Compilers "
+    "and exporters get one operator.",
     devices=("cpu",),
-    condition=has_many_points,
+    condition=compares_exactly,
     traced=knn_traced,
 )
 submanifold_convolution = Kernel(

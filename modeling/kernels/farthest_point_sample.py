@@ -11,10 +11,9 @@ from hf_any3d.modeling.kernels.coordinates import coordinates, refuse_out_of_ran
 from hf_any3d.modeling.kernels.dispatch import is_exporting, operator
 
 TIE_RULES = ("first", "cuda")
-_MAX_THREADS = 512
 # Seven arrays of this many float32 fit into a second-level cache of 1 MiB.
 _CACHED_POINTS = 1 << 15
-# Bits of a thread number of the CUDA kernel, and all such numbers with their bits reversed; see `cuda_priority`.
+# Bits of a thread number of the CUDA kernel, and all such numbers with their bits reversed; see `_cuda_order`.
 _THREAD_BITS = 9
 _REVERSED = [int(f"{thread:0{_THREAD_BITS}b}"[::-1], 2) for thread in range(1 << _THREAD_BITS)]
 
@@ -171,29 +170,6 @@ def _largest_float32(limit: float) -> float:
     return float(np.nextafter(rounded, np.float32(-np.inf)) if float(rounded) > limit else rounded)
 
 
-def cuda_priority(count: int) -> np.ndarray:
-    """Return the order in which the CUDA kernel prefers equally far points of a cloud.
-
-    Thread t of T (the largest power of two up to `count`, at most 512) scans points t, t + T, … and keeps its first
-    maximum. The reduction then compares threads a half, a quarter, … of a block apart and keeps the lower one on a
-    tie. Its last step compares odd with even threads, so the lowest bit of t decides first: the winner has the
-    smallest bit-reversed t, then the smallest index.
-
-    Args:
-        count: Points in a cloud, at least 1.
-
-    Returns:
-        `(count,)` int64 array of point indices, the most preferred first.
-    """
-    bits = min(count, _MAX_THREADS).bit_length() - 1
-    index = np.arange(count)
-    thread = index % (1 << bits)
-    reversed_thread = np.zeros_like(index)
-    for bit in range(bits):
-        reversed_thread |= ((thread >> bit) & 1) << (bits - 1 - bit)
-    return np.lexsort((index, reversed_thread))
-
-
 def sample_in_graph(
     points: Tensor, num_samples: int, start: Tensor, largest_skipped: float | None, tie_rule: str
 ) -> Tensor:
@@ -248,7 +224,11 @@ def _pick(axes: Tensor, index: Tensor) -> Tensor:
 
 
 def _cuda_order(count: int, device: torch.device) -> Tensor:
-    """Compute `cuda_priority` for a number of points that is known only when the graph runs."""
+    """Return the order in which the CUDA kernel prefers equally far points, for a number known when a graph runs.
+
+    Its thread t takes points t, t + T, … and keeps the first maximum; threads are then compared in pairs, the last
+    step odd with even ones. The smallest bit-reversed t wins, then the smallest index.
+    """
     index = torch.arange(count, device=device)
     powers = 2 ** torch.arange(_THREAD_BITS + 1, device=device)
     # The number of threads: the largest power of two up to the count, at most 512.

@@ -1,17 +1,21 @@
 """Search for the nearest points of every query."""
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_any3d.modeling.kernels.coordinates import coordinates, refuse_out_of_range
 from hf_any3d.modeling.kernels.dispatch import operator
 
 METHODS = ("auto", "exact", "matmul", "kdtree")
 # Distances held at a time: on the CPU as many as fit into the core's cache, elsewhere 64 MiB.
-_BLOCK_CPU, _BLOCK = 1 << 17, 1 << 24
-# With fewer points per neighbor, a tree costs more than comparing with all points (measured).
-_TREE_POINTS_PER_NEIGHBOR = 16
+_BLOCK_CPU, _BLOCK = 1 << 18, 1 << 24
+# With fewer points per neighbor, a tree costs more than groups of points (measured).
+_TREE_POINTS_PER_NEIGHBOR = 48
+_LOW = 0xFFFFFFFF  # of a key, the bits of the index
 
 
 @torch.no_grad()
@@ -31,25 +35,16 @@ def knn_plain(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tenso
         ValueError: If an argument has the wrong shape, range or device.
     """
     query, points = checked_search(query, points, k, method)
-    index = torch.empty(*query.shape[:2], k, dtype=torch.long, device=points.device)
-    distance = torch.empty(index.shape, device=points.device)
     search = _search_by_product if method == "matmul" else _search_exactly
-    limit = _BLOCK_CPU if points.device.type == "cpu" else _BLOCK
-    batch, queries, _ = query.shape
-    count = points.shape[1]
-    rows = max(1, min(queries, limit // count))
-    clouds = max(1, limit // (rows * count))
-    for cloud in range(0, batch, clouds):
-        for row in range(0, queries, rows):
-            block = slice(cloud, cloud + clouds), slice(row, row + rows)
-            distance[block], index[block] = search(query[block], points[block[0]], k)
-    return index, distance
+    return _in_blocks(search, query, points, k)
 
 
 @torch.no_grad()
 def knn_fused(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tensor, Tensor]:
-    """Compute `knn_plain` with a tree for each cloud; equally far points are in the same order."""
+    """Compute `knn_plain` with a tree for each cloud or in groups of points; ties are in the same order."""
     query, points = checked_search(query, points, k, method)
+    if method != "kdtree" and (method == "exact" or points.shape[1] < _TREE_POINTS_PER_NEIGHBOR * k):
+        return _in_blocks(_search_groups, query, points, k)
     index = torch.empty(*query.shape[:2], k, dtype=torch.long)
     distance = torch.empty(index.shape)
     for cloud in range(len(points)):
@@ -57,11 +52,9 @@ def knn_fused(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tenso
     return index, distance
 
 
-def has_many_points(query: Tensor, points: Tensor, k: int, method: str) -> bool:
-    """Return whether a tree is requested, or faster."""
-    if method != "auto":
-        return method == "kdtree"
-    return points.dim() == 3 and points.shape[1] >= _TREE_POINTS_PER_NEIGHBOR * k
+def compares_exactly(query: Tensor, points: Tensor, k: int, method: str) -> bool:
+    """Return whether distances are those of coordinates, not of a product."""
+    return method != "matmul"
 
 
 @operator("knn")
@@ -97,17 +90,62 @@ def checked_search(query: Tensor, points: Tensor, k: int, method: str) -> tuple[
     return query, points
 
 
+def _in_blocks(
+    search: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]], query: Tensor, points: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    index = torch.empty(*query.shape[:2], k, dtype=torch.long, device=points.device)
+    distance = torch.empty(index.shape, device=points.device)
+    limit = _BLOCK_CPU if points.device.type == "cpu" else _BLOCK
+    (batch, queries, _), count = query.shape, points.shape[1]
+    rows = max(1, min(queries, limit // count))
+    clouds = max(1, limit // (rows * count))
+    for cloud in range(0, batch, clouds):
+        for row in range(0, queries, rows):
+            block = slice(cloud, cloud + clouds), slice(row, row + rows)
+            distance[block], index[block] = search(query[block], points[block[0]], k)
+    return index, distance
+
+
 def _search_exactly(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    difference = query[:, :, None, 0] - points[:, None, :, 0]  # (batch, queries, points)
-    distance = difference.square_()
+    distance = _distances(query, points.transpose(1, 2))
+    key = _keys(distance, torch.arange(points.shape[1], device=points.device))
+    return _of_keys(key.topk(k, largest=False).values)
+
+
+def _search_groups(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Sort the points of k groups alone: those whose nearest points are nearest have the k nearest ones."""
+    count = points.shape[1]
+    # About as many groups as candidates; powers of two are fastest.
+    size = 1 << (math.isqrt(count // k).bit_length() - 1)
+    number = -(-count // size)
+    # Groups are consecutive points, so that of equal ones the first group has the lowest index; the last is filled up.
+    axes = nn.functional.pad(points.transpose(1, 2), (0, number * size - count), value=math.inf)
+    axes = axes.unflatten(2, (number, size)).transpose(2, 3).flatten(2)  # (batch, 3, size * groups)
+    distance = _distances(query, axes).unflatten(2, (size, number))  # (batch, queries, size, groups)
+    # numpy sorts with the processor's vectors.
+    nearest = np.sort(_keys(distance.amin(dim=2), torch.arange(number)).numpy(), axis=-1)
+    group = torch.from_numpy(nearest[..., :k] & _LOW).unsqueeze(2)  # (batch, queries, 1, k)
+    candidates = distance.gather(3, group.expand(-1, -1, size, -1))
+    key = _keys(candidates, group * size + torch.arange(size).unsqueeze(1)).flatten(2)
+    return _of_keys(torch.from_numpy(np.sort(key.numpy(), axis=-1)[..., :k]))
+
+
+def _distances(query: Tensor, axes: Tensor) -> Tensor:
+    """Return squared distances `(batch, queries, points)` to points `(batch, 3, points)`."""
+    distance = (query[:, :, None, 0] - axes[:, None, 0]).square_()
+    offset = torch.empty_like(distance)
     for axis in (1, 2):
-        distance += (query[:, :, None, axis] - points[:, None, :, axis]).square_()
-    # The bits of non-negative floats sort like integers. With the index as last bits no two keys are equal, so that
-    # ties go to the lowest index, and integers are selected as fast as floats.
-    key = distance.view(torch.int32).long() << 32
-    key |= torch.arange(points.shape[1], device=points.device)
-    key = key.topk(k, dim=-1, largest=False).values  # (batch, queries, k)
-    return (key >> 32).int().view(torch.float32), key & 0xFFFFFFFF
+        distance += torch.sub(query[:, :, None, axis], axes[:, None, axis], out=offset).square_()
+    return distance
+
+
+def _keys(distance: Tensor, index: Tensor) -> Tensor:
+    # The bits of non-negative floats sort like integers. With the index as last bits, ties go to the lowest index.
+    return (distance.view(torch.int32).long() << 32).add_(index)
+
+
+def _of_keys(key: Tensor) -> tuple[Tensor, Tensor]:
+    return (key >> 32).int().view(torch.float32), key & _LOW
 
 
 def _search_by_product(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -135,6 +173,6 @@ def _search_tree(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]
     # The tree returns equally far points in any order, and an arbitrary one of them last.
     tied = torch.from_numpy(np.flatnonzero(equal.any(axis=1)))
     for rows in tied.split(max(1, _BLOCK_CPU // count)) if len(tied) else ():
-        exact = _search_exactly(query[None, rows], points[None], k)
+        exact = _search_groups(query[None, rows], points[None], k)
         distance[rows], index[rows] = exact[0][0], exact[1][0]
     return distance, index

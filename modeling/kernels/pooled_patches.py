@@ -8,7 +8,8 @@ pass. The fused implementation, for CPUs,
 - applies the third layer to the output of the first through the product of the second and third weight, as no norm
   separates them; the second layer is needed for its maximum only;
 - computes the third layer's term that depends on the maximum once per patch;
-- saves only the input of the second norm;
+- computes the statistics of the second norm from means and covariances of the rows after the first;
+- saves no rows, as all follow from the points;
 - multiplies the sparse gradients of the maxima, one point per patch and channel, as sums of few rows.
 
 In evaluation without gradients, both norms become part of the weights, and all layers run on parts that stay in the
@@ -106,9 +107,7 @@ def _with_running_statistics(points: Tensor, layers: MiniPointNet) -> Tensor:
     join_patch, join_point = join.chunk(2, dim=1)
     through = (join_point @ layers.widen.weight).T.contiguous()  # (lifted, joined): no norm between the two
     join_bias = join_bias + join_point @ layers.widen.bias
-    widen = layers.widen.weight.T
-    join_patch = join_patch.T
-    out = layers.out.weight.T
+    widen, join_patch, out = layers.widen.weight.T, join_patch.T, layers.out.weight.T
     tokens = []
     # As many patches as fit into the cache with their widest rows.
     for part in points.split(max(1, _PART // (k * len(join)))):
@@ -134,25 +133,6 @@ class _Weights(NamedTuple):
     join_shift: Tensor
     out: Tensor  # (width, joined)
     out_bias: Tensor
-
-    @property
-    def join_patch(self) -> Tensor:
-        """Columns of `join` for the patch maximum, `(joined, own)`."""
-        return self.join[:, : len(self.widen)]
-
-    @property
-    def join_point(self) -> Tensor:
-        """Columns of `join` for a point, `(joined, own)`."""
-        return self.join[:, len(self.widen) :]
-
-
-class _Statistics(NamedTuple):
-    """Mean and covariance of the points; mean and variance of the third layer's output, without its bias."""
-
-    mean: Tensor
-    covariance: Tensor
-    joined_mean: Tensor
-    joined_variance: Tensor
 
 
 class _Patches:
@@ -185,50 +165,72 @@ class _Patches:
         return torch.addmm(self.constant, self.rows[self.rows_of(part)], self.matrix).relu_()
 
 
+class _Joined:
+    """Third layer and its norm, from each patch's mean of rows of the first norm and from their spread around it.
+
+    Attributes:
+        matrix: `(lifted, joined)`, the second and third layer with the norm.
+        constants: `(patches, joined)`, what is added to the product of all rows of a patch.
+        offsets: `(patches, joined)`, each patch's mean of the layer's outputs, less that of all.
+    """
+
+    def __init__(self, own: _Weights, lifted_means: Tensor, within: Tensor, patch_max: Tensor, eps: float):
+        self.within = within
+        self.patch_weight, self.point_weight = own.join.split(len(own.widen), dim=1)  # (joined, own) each
+        self.through = (self.point_weight @ own.widen).T.contiguous()  # no norm separates the two
+        self.lifted_mean = lifted_means.mean(dim=0)
+        self.lifted_offsets = lifted_means - self.lifted_mean
+        shared = patch_max @ self.patch_weight.T  # once for a patch, not for each of its points
+        self.shared_offsets = shared - shared.mean(dim=0)
+        moved = self.lifted_mean @ self.through
+        self.mean = moved + shared.mean(dim=0)
+        self.offsets = torch.addmm(self.shared_offsets, self.lifted_offsets, self.through)
+        # Variance within the patches plus variance between them: no cancellation of large numbers.
+        self.variance = ((within @ self.through) * self.through).sum(dim=0).clamp_min_(0)
+        self.variance += self.offsets.square().mean(dim=0)
+        self.deviation = (self.variance + eps).rsqrt()
+        self.gain = own.join_gain * self.deviation
+        self.matrix = self.through * self.gain
+        self.constants = torch.addcmul(own.join_shift - moved * self.gain, self.shared_offsets, self.gain)
+
+    def hidden(self, lifted: Tensor, part: slice) -> Tensor:
+        """Compute the rows after the second norm and its ReLU, `(rows of the part, joined)`."""
+        constants = self.constants[part]
+        rows = (lifted @ self.matrix).view(len(constants), -1, constants.shape[1])
+        return rows.add_(constants.unsqueeze(1)).relu_().flatten(0, 1)
+
+
 class _PooledPatches(torch.autograd.Function):
     """Tokens `(patches, width)` with batch statistics; `weights` are `_Weights`, then biases that norms cancel."""
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, layers: MiniPointNet, *weights: Tensor | None) -> Tensor:
         own = _Weights(*weights[:9])
-        biases = weights[9:]
-        count = points.shape[0] * points.shape[1]
-        k = points.shape[1]
+        count, k = points.shape[0] * points.shape[1], points.shape[1]
         wide = points.flatten(0, 1).to(statistics_dtype(points))
         mean = wide.mean(dim=0)
         # Centered first: a mean of squares minus the squared mean would lose digits.
         wide = wide - mean
-        mean = mean.to(points.dtype)
         covariance = (wide.T @ wide / count).to(points.dtype)
-        patches = _Patches(points, own, mean, covariance, layers.lift_norm.eps)
-        # The only rows that are saved: all others follow from them or from the points.
-        joined_all = points.new_empty(count, len(own.join))
-        patch_max, patch_winners = _empty_maxima(points, len(own.widen))
-        tokens, winners = _empty_maxima(points, len(own.out))
-        through = (own.join_point @ own.widen).T.contiguous()  # (lifted, joined)
-        total = wide.new_zeros(len(own.join))
-        squares = torch.zeros_like(total)
-        guess = None
+        first = mean.to(points.dtype), covariance
+        patches = _Patches(points, own, *first, layers.lift_norm.eps)
+        patch_max = points.new_empty(len(points), len(own.widen))
+        tokens = points.new_empty(len(points), len(own.out))
+        patch_winners, winners = (torch.empty_like(maxima, dtype=torch.long) for maxima in (patch_max, tokens))
+        lifted_means = points.new_empty(len(points), len(own.lift))
+        within = wide.new_zeros(len(own.lift), len(own.lift))
         for part in patches.parts:
             lifted = patches.lifted(part)
-            most, patch_winners[part] = largest((lifted @ own.widen.T).view(-1, k, len(own.widen)))
-            patch_max[part] = most
-            joined = torch.mm(lifted, through, out=joined_all[patches.rows_of(part)])
-            joined.view(-1, k, len(own.join)).add_((most @ own.join_patch.T).unsqueeze(1))
-            if guess is None:
-                # Squares are summed around a guess of the mean: otherwise a large mean would swamp a small variance.
-                guess = joined.mean(dim=0)
-            joined = joined - guess
-            total += joined.sum(dim=0)
-            squares += joined.square_().sum(dim=0)
-        shift = total / count
-        joined_mean = (guess + shift).to(points.dtype)
-        joined_variance = (squares / count - shift.square()).clamp_min_(0).to(points.dtype)
-        gain = own.join_gain * (joined_variance + layers.join_norm.eps).rsqrt()
-        shift = own.join_shift - joined_mean * gain
+            patch_max[part], patch_winners[part] = largest((lifted @ own.widen.T).view(-1, k, len(own.widen)))
+            rows = lifted.view(-1, k, lifted.shape[1])
+            lifted_means[part] = rows.mean(dim=1)
+            rows.sub_(lifted_means[part].unsqueeze(1))
+            within += lifted.T @ lifted
+        second = lifted_means, (within / count).to(points.dtype), patch_max
+        joined = _Joined(own, *second, layers.join_norm.eps)
+        # The second norm needed all rows; with its statistics known, parts are finished one by one.
         for part in patches.parts:
-            # The second norm needed all rows; with its statistics known, parts are finished one by one.
-            hidden = torch.addcmul(shift, joined_all[patches.rows_of(part)], gain).relu_()
+            hidden = joined.hidden(patches.lifted(part), part)
             tokens[part], winners[part] = largest((hidden @ own.out.T).view(-1, k, len(own.out)))
         # Contribution of the biases to the output of the third layer.
         offset = own.join @ layers.widen.bias.repeat(2)
@@ -236,10 +238,10 @@ class _PooledPatches(torch.autograd.Function):
         update_running_statistics(
             layers.lift_norm, layers.lift.bias, patches.lifted_mean, patches.lifted_variance, count
         )
-        update_running_statistics(layers.join_norm, offset, joined_mean, joined_variance, count)
+        update_running_statistics(layers.join_norm, offset, joined.mean, joined.variance, count)
         ctx.eps = layers.lift_norm.eps, layers.join_norm.eps
-        statistics = mean, covariance, joined_mean, joined_variance
-        ctx.save_for_backward(*biases, points, joined_all, patch_max, patch_winners, winners, *own, *statistics)
+        # No rows: all follow from these and from the points.
+        ctx.save_for_backward(*weights, points, *first, *second, patch_winners, winners)
         return tokens.add_(own.out_bias)
 
     @staticmethod
@@ -247,103 +249,81 @@ class _PooledPatches(torch.autograd.Function):
     @without_autocast
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        biases, (points, joined, patch_max, patch_winners, winners) = saved[:3], saved[3:8]
-        own = _Weights(*saved[8:17])
-        statistics = _Statistics(*saved[17:])
-        lift_eps, join_eps = ctx.eps
-        patches = _Patches(points, own, statistics.mean, statistics.covariance, lift_eps)
+        own, biases = _Weights(*saved[:9]), saved[9:12]
+        points, *first = saved[12:15]
+        patches = _Patches(points, own, *first, ctx.eps[0])
+        joined = _Joined(own, *saved[15:18], ctx.eps[1])
+        patch_winners, winners = saved[18:]
         # Backwards: last layer and maximum, second norm, third and second layer with the first maximum, first layer.
-        deviation = (statistics.joined_variance + join_eps).rsqrt()
         pooled = PooledGradient(gradient, winners, patches.k, patches.parts)
-        grad_out, grad_hidden, total, moment = _through_out(patches, own, statistics, deviation, joined, pooled)
-        gain = own.join_gain * deviation
-        # In training, the statistics depend on every row.
-        slope = gain * deviation.square() * moment / -len(patches.rows)
-        constant = -statistics.joined_mean * slope - gain * total / len(patches.rows)
-        for number, part in enumerate(patches.parts):
-            rows = torch.addcmul(constant, grad_hidden[number], gain, out=grad_hidden[number])
-            rows.addcmul_(joined[patches.rows_of(part)], slope)
-        grad_widen, grad_join, *grad_lifted = _through_join(patches, own, grad_hidden, patch_max, patch_winners)
-        grad_lift = _through_lift(patches, own, statistics, *grad_lifted)
+        grad_out, *through_out = _through_out(patches, own, joined, pooled)
+        found = _through_join(patches, own, joined, *first, saved[17], patch_winners, *through_out)
         grad_biases = (None if bias is None else torch.zeros_like(bias) for bias in biases)
-        norm = moment * deviation, total
-        return None, None, *grad_lift, grad_widen, grad_join, *norm, grad_out, gradient.sum(dim=0), *grad_biases
-
-
-def _empty_maxima(points: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Return empty tensors for maxima over the points of each patch, and for the points that have them."""
-    maxima = points.new_empty(len(points), width)
-    return maxima, torch.empty_like(maxima, dtype=torch.long)
+        return None, None, *found, grad_out, gradient.sum(dim=0), *grad_biases
 
 
 def _through_out(
-    patches: _Patches,
-    own: _Weights,
-    statistics: _Statistics,
-    deviation: Tensor,
-    joined: Tensor,
-    pooled: PooledGradient,
-) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
-    """Return gradients of the last weight and, in parts, of the second norm's output; the sum of the latter, and that
-    of its product with the norm's centered input.
+    patches: _Patches, own: _Weights, joined: _Joined, pooled: PooledGradient
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradient of the last weight; of the second norm's output, as if its statistics were constants, the
+    sum for each patch, the product with the first norm's output, and what it adds to the gradient of that.
     """
-    gain = own.join_gain * deviation
-    shift = own.join_shift - statistics.joined_mean * gain
     grad_out = torch.zeros_like(own.out)
-    grad_hidden = []
-    total = torch.zeros_like(gain)
-    moment = torch.zeros_like(gain)
+    sums = torch.empty_like(joined.constants)
+    product = torch.zeros_like(joined.matrix.T)
+    grad_lifted = own.out.new_empty(len(patches.rows), len(joined.matrix))
     for number, part in enumerate(patches.parts):
-        entered = joined[patches.rows_of(part)]
-        hidden = torch.addcmul(shift, entered, gain).relu_()
+        lifted = patches.lifted(part)
+        hidden = joined.hidden(lifted, part)
         grad_out += pooled.transposed_times(hidden, number)
         rows = pooled.times(own.out, number)
         torch.ops.aten.threshold_backward.grad_input(rows, hidden, 0, grad_input=rows)  # the ReLU
-        total += rows.sum(dim=0)
-        moment += torch.sub(entered, statistics.joined_mean, out=hidden).mul_(rows).sum(dim=0)
-        grad_hidden.append(rows)
-    return grad_out, grad_hidden, total, moment
+        sums[part] = rows.view(-1, patches.k, rows.shape[1]).sum(dim=1)
+        product.addmm_(rows.T, lifted)
+        torch.mm(rows, joined.matrix.T, out=grad_lifted[patches.rows_of(part)])
+    return grad_out, sums, product, grad_lifted
 
 
 def _through_join(
-    patches: _Patches, own: _Weights, grad_joined: list[Tensor], patch_max: Tensor, patch_winners: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return gradients of the second and third weight, and the sum of those of the first norm's output and their
-    product with the points, given those of the third layer's output in parts.
-    """
-    through = own.join_point @ own.widen  # (joined, lifted)
-    grad_through = torch.zeros_like(through)
-    grad_shared = []
-    grad_lifted = []
-    for rows, part in zip(grad_joined, patches.parts, strict=True):
-        grad_shared.append(rows.view(-1, patches.k, rows.shape[1]).sum(dim=1))
-        # `through` is the product of the third and second weight: the gradient of each follows from its own.
-        grad_through.addmm_(rows.T, patches.lifted(part))
-        grad_lifted.append(rows @ through)
-    grad_shared = torch.cat(grad_shared)  # (patches, joined)
+    patches: _Patches, own: _Weights, joined: _Joined, mean: Tensor, covariance: Tensor, *rest: Tensor
+) -> tuple[Tensor, ...]:
+    """Return gradients of the other weights; `rest` is maxima of patches, their points, results of `_through_out`."""
+    patch_max, patch_winners, sums, product, grad_lifted = rest
+    count = len(patches.rows)
+    total = sums.sum(dim=0)
+    # Of the gradient with the centered input of the norm, which is a sum of lifted rows and of what a patch shares.
+    moment = ((product - total.outer(joined.lifted_mean)) * joined.through.T).sum(dim=1)
+    moment += (sums * joined.shared_offsets).sum(dim=0)
+    # In training, the statistics depend on every row: from its gradient, a constant and a multiple of its centered
+    # input are taken.
+    constant = joined.gain * total / count
+    slope = joined.gain * joined.deviation.square() * moment / count
+    grad_shared = sums * joined.gain - patches.k * torch.addcmul(constant, joined.offsets, slope)
+    spread = (joined.within @ joined.through).T * count + patches.k * joined.offsets.T @ joined.lifted_offsets
+    grad_through = product * joined.gain.unsqueeze(1) - spread * slope.unsqueeze(1)
+    grad_through -= (constant * count).outer(joined.lifted_mean)
+    # The matrix is a product of the third and second weight: the gradient of each follows from its own.
     # In the order of the columns: for the patch maximum, then for a point.
     grad_join = torch.cat([grad_shared.T @ patch_max, grad_through @ own.widen.T], dim=1)
-    grad_widen = own.join_point.T @ grad_through
-    pooled = PooledGradient(grad_shared @ own.join_patch, patch_winners, patches.k, patches.parts)
-    total = torch.zeros_like(own.lift_gain)
+    grad_widen = joined.point_weight.T @ grad_through
+    pooled = PooledGradient(grad_shared @ joined.patch_weight, patch_winners, patches.k, patches.parts)
+    matrix = (joined.through * slope) @ joined.through.T  # (lifted, lifted)
+    shared = torch.addcmul(constant, joined.shared_offsets, slope) @ joined.through.T
+    shared = joined.lifted_mean @ matrix - shared  # (patches, lifted)
+    grad_shift = torch.zeros_like(own.lift_gain)
     product = torch.zeros_like(own.lift)
     for number, part in enumerate(patches.parts):
         lifted = patches.lifted(part)
         grad_widen += pooled.transposed_times(lifted, number)
-        rows = grad_lifted[number].add_(pooled.times(own.widen, number))
+        rows = grad_lifted[patches.rows_of(part)].addmm_(lifted, matrix, alpha=-1)
+        rows.add_(pooled.times(own.widen, number)).view(-1, patches.k, len(matrix)).add_(shared[part].unsqueeze(1))
         torch.ops.aten.threshold_backward.grad_input(rows, lifted, 0, grad_input=rows)  # the ReLU
-        total += rows.sum(dim=0)
+        grad_shift += rows.sum(dim=0)
         product.addmm_(rows.T, patches.rows[patches.rows_of(part)])
-    return grad_widen, grad_join, total, product
-
-
-def _through_lift(
-    patches: _Patches, own: _Weights, statistics: _Statistics, total: Tensor, product: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return gradients of the first weight and its norm, whose input is linear in the points."""
-    # Centered only now: the sums over points were of the points as they are.
-    product = product - total.outer(statistics.mean)
+    # The first norm's input is linear in the points. Centered only now: the sums were of the points as they are.
+    product -= grad_shift.outer(mean)
     grad_gain = patches.deviation * (own.lift * product).sum(dim=1)
     # What the gradient does through the variance, which is quadratic in the weights.
-    spread = (patches.deviation * grad_gain).unsqueeze(1) * (own.lift @ statistics.covariance)
-    return patches.gain.unsqueeze(1) * (product - spread), grad_gain, total
+    product -= (patches.deviation * grad_gain).unsqueeze(1) * (own.lift @ covariance)
+    grad_lift = patches.gain.unsqueeze(1) * product
+    return grad_lift, grad_gain, grad_shift, grad_widen, grad_join, moment * joined.deviation, total

@@ -10,7 +10,7 @@ from tests.modeling.point_ops.loops import neighbors_plainly
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["exact", "kdtree", "auto"])
-@pytest.mark.parametrize(("count", "k"), [(1, 1), (2, 2), (7, 3), (50, 50), (120, 6)])
+@pytest.mark.parametrize(("count", "k"), [(1, 1), (2, 2), (7, 3), (50, 50), (121, 6)])
 def test_neighbors_and_their_order_are_those_of_the_plain_loop(make_clouds, method, count, k):
     clouds, queries = make_clouds(2, count, seed=1), make_clouds(2, 30, seed=2)
     index = knn(torch.from_numpy(queries), torch.from_numpy(clouds), k, method=method)

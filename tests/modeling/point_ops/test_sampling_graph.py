@@ -1,14 +1,10 @@
 """The loop of exported graphs samples the same points as `farthest_point_sample`."""
 
+import numpy as np
 import pytest
 import torch
 
-from hf_any3d.modeling.kernels.farthest_point_sample import (
-    _cuda_order,
-    cuda_priority,
-    farthest_point_sample_traced,
-    sample_in_graph,
-)
+from hf_any3d.modeling.kernels.farthest_point_sample import _cuda_order, farthest_point_sample_traced, sample_in_graph
 from hf_any3d.modeling.point_ops import farthest_point_sample
 
 
@@ -16,6 +12,23 @@ def clouds(batch: int, count: int, steps: int | None) -> torch.Tensor:
     points = torch.rand(batch, count, 3, generator=torch.Generator().manual_seed(count)) * 2 - 1
     # Points of a coarse grid are often equally far or equal.
     return points if steps is None else (points * steps).round() / steps
+
+
+def cuda_priority(count: int) -> np.ndarray:
+    """Return the order in which the CUDA kernel prefers equally far points of a cloud.
+
+    Thread t of T (the largest power of two up to `count`, at most 512) scans points t, t + T, … and keeps its first
+    maximum. The reduction then compares threads a half, a quarter, … of a block apart and keeps the lower one on a
+    tie. Its last step compares odd with even threads, so the lowest bit of t decides first: the winner has the
+    smallest bit-reversed t, then the smallest index.
+    """
+    bits = min(count, 512).bit_length() - 1
+    index = np.arange(count)
+    thread = index % (1 << bits)
+    reversed_thread = np.zeros_like(index)
+    for bit in range(bits):
+        reversed_thread |= ((thread >> bit) & 1) << (bits - 1 - bit)
+    return np.lexsort((index, reversed_thread))
 
 
 @pytest.mark.parametrize("tie_rule", ["first", "cuda"])
