@@ -6,7 +6,7 @@ from transformers import AutoConfig
 
 from hf_any3d import AutoModelForPointCloudSegmentation, extensions, registry
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from hf_any3d.training import asked
+from hf_any3d.training import request_builder
 from hf_any3d.training.sources import find_source
 from tests.cli.conftest import run
 from tests.errors import raises
@@ -16,7 +16,7 @@ HOW = "pip install 'hf-any3d[survey]'"
 
 @pytest.fixture(autouse=True)
 def nothing_beside(monkeypatch):
-    for module in (extensions, asked):
+    for module in (extensions, request_builder):
         monkeypatch.setattr(module, "EXTENSIONS", {})
 
 
@@ -59,6 +59,6 @@ def test_labeled_points_name_the_package_that_learns_them_and_the_way_that_needs
     source = find_source(str(tmp_path))
     for way in (None, "features"):
         with raises(ValueError, naming=f"{HOW}; to train a network, use --way trained"):
-            asked.build_request(source, {}, [], way, dict)
-    request, _ = asked.build_request(source, {}, [], asked.Way.TRAINED, dict)
+            request_builder.build_request(source, {}, [], way, dict)
+    request, _ = request_builder.build_request(source, {}, [], request_builder.Way.TRAINED, dict)
     assert type(request).__name__ == "Segmentation"
