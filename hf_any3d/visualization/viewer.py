@@ -125,24 +125,7 @@ class CloudView:
     boxes: Sequence[BoxView] | None = None
 
 
-def viewer_page(
-    clouds: Sequence[CloudView],
-    *,
-    title: str = "point clouds",
-    note: str = "",
-    names: Sequence[str] = (),
-    label_name: str = "label",
-    value_name: str = "value",
-    categories: Sequence[str] = (),
-    legend: Mapping[str, Sequence[float]] | None = None,
-    columns: int = 6,
-    rows_share_frame: bool = False,
-    up_axis: str = "y",
-    box_names: Sequence[str] = (),
-    threshold: float = 0.5,
-    palette: np.ndarray | None = None,
-    given_order: str = "as listed",
-) -> str:
+def viewer_page(clouds: Sequence[CloudView], *, title: str = "point clouds", **settings: Any) -> str:
     """Return the text of a self-contained page that shows clouds next to each other and turns them together.
 
     Points are colored by label, by their own colors, by value or by height, whichever all clouds have; a list on the
@@ -155,38 +138,9 @@ def viewer_page(
     Args:
         clouds: The clouds.
         title: Title of the page.
-        note: A line beside it.
-        names: Names of the labels of points.
-        label_name: What the labels are, for the list of colorings.
-        value_name: What the values are.
-        categories: Names of the categories of clouds.
-        legend: Names and their colors (red, green, blue in [0, 1]) that explain the clouds' own colors.
-        columns: Clouds per row at most; a phone shows fewer, except with `rows_share_frame`.
-        rows_share_frame: Draw the clouds of a row with the same center and scale, to compare them.
-        up_axis: "x", "y" or "z".
-        box_names: Names of the classes of boxes; the same number has the same color on every page.
-        threshold: Score below which boxes are hidden at first.
-        palette: (names, 3) colors of the labels in [0, 1]; None for those of `label_colors`.
-        given_order: Name of the order in which the clouds are given, among those that a list on the page offers.
+        **settings: Further arguments of `viewer_data`.
     """
-    data = viewer_data(
-        clouds,
-        title=title,
-        note=note,
-        names=names,
-        label_name=label_name,
-        value_name=value_name,
-        categories=categories,
-        legend=legend,
-        columns=columns,
-        rows_share_frame=rows_share_frame,
-        up_axis=up_axis,
-        box_names=box_names,
-        threshold=threshold,
-        palette=palette,
-        given_order=given_order,
-    )
-    return html_page("viewer.html", title=title, data=data)
+    return html_page("viewer.html", title=title, data=viewer_data(clouds, title=title, **settings))
 
 
 def viewer_data(
@@ -208,7 +162,26 @@ def viewer_data(
     most_points: int = MOST_POINTS,
     given_order: str = "as listed",
 ) -> dict[str, Any]:
-    """Return what the script of the viewer reads; the arguments are those of `viewer_page`."""
+    """Return what the script of the viewer reads.
+
+    Args:
+        clouds: The clouds.
+        title: Title of the page.
+        note: A line beside it.
+        names: Names of the labels of points.
+        label_name: What the labels are, for the list of colorings.
+        value_name: What the values are.
+        categories: Names of the categories of clouds.
+        legend: Names and their colors (red, green, blue in [0, 1]) that explain the clouds' own colors.
+        columns: Clouds per row at most; a phone shows fewer, except with `rows_share_frame`.
+        rows_share_frame: Draw the clouds of a row with the same center and scale, to compare them.
+        up_axis: "x", "y" or "z".
+        box_names: Names of the classes of boxes; the same number has the same color on every page.
+        threshold: Score below which boxes are hidden at first.
+        palette: (names, 3) colors of the labels in [0, 1]; None for those of `label_colors`.
+        most_points: Points beyond which clouds are represented by random samples.
+        given_order: Name of the order in which the clouds are given, among those that a list on the page offers.
+    """
     total = sum(len(cloud.points) for cloud in clouds)
     shown = prepared_views(clouds, names, most_points)
     count = sum(len(cloud.points) for cloud in shown)
