@@ -77,8 +77,6 @@ class PointModelArguments(ModelArguments):
         "shuffled (values permuted within each tensor) or none (only tokenizer and head; classification "
         "only).",
     )
-    random_encoder: bool = argument(False, help="Same as --encoder_weights random.")
-    no_encoder: bool = argument(False, help="Same as --encoder_weights none.")
     tuning: str = argument("full", help=f"Fine-tuning protocol of a point transformer: {', '.join(PROTOCOLS)}.")
     drifting_statistics: bool = argument(
         False, help="Keep drop path and running statistics of frozen parts active, as in the original code."
@@ -89,14 +87,6 @@ class PointModelArguments(ModelArguments):
         self.model_type = self.model_type or _default_type(self.model_name_or_path)
         weights = (*ENCODER_WEIGHTS, "none")
         check_settings(self, {"model_type": MODEL_TYPES, "tuning": PROTOCOLS, "encoder_weights": weights})
-        # The short options stand for weights.
-        for name, weights in (("random_encoder", "random"), ("no_encoder", "none")):
-            if getattr(self, name):
-                if self.encoder_weights not in ("pretrained", weights):
-                    raise ValueError(
-                        f"--{name} contradicts --encoder_weights {self.encoder_weights}; leave out one of them"
-                    )
-                self.encoder_weights = weights
         # It has an option of its own, by which checks and reports know it.
         if "encoder_weights" in (self.model_config or {}):
             raise ValueError("--model_config has 'encoder_weights'; use --encoder_weights instead")
@@ -134,7 +124,7 @@ class PointModelArguments(ModelArguments):
         # None of the settings of model and adapter holds for another model.
         if given.get("model_type", model_type) != model_type:
             return {field.name for field in (*fields(PointModelArguments), *fields(AdapterArguments))}
-        if given.get("encoder_weights") == "none" or given.get("no_encoder"):
+        if given.get("encoder_weights") == "none":
             return {"peft", "peft_config", "encoder_attention_dropout", "encoder_dtype"}
         return set()
 

@@ -159,8 +159,6 @@ def test_the_space_of_texts_needs_the_pretrained_encoder(encoder):
             "--encoder_attention_dropout 0.1 has no effect",
         ),
         ({"model_config": {"encoder_weights": "random"}}, "use --encoder_weights instead"),
-        ({"random_encoder": True, "no_encoder": True}, "--no_encoder contradicts --encoder_weights random"),
-        ({"no_encoder": True, "model_type": "pointnet"}, "pointnet, which has no frozen encoder"),
     ],
 )
 def test_contradicting_arguments_are_refused(settings, message):
@@ -186,10 +184,8 @@ def test_settings_of_a_recipe_for_another_model_are_left_out():
     model, same_data, _, adapter, training = parse_arguments(kinds, [recipe, "--model_type", "pointnet"])
     assert (model.model_type, model.model_config, model.num_layers, adapter.peft) == ("pointnet", {}, None, None)
     assert same_data == data and training.learning_rate == 4e-3
-    for words in (["--encoder_weights", "none"], ["--no_encoder"]):
-        model, _, _, adapter, _ = parse_arguments(kinds, [recipe, *words])
-        assert model.model_config == plain.model_config and model.encoder_weights == "none"
-        assert (adapter.peft, adapter.peft_config) == (None, {})
-    for words in (["--encoder_weights", "random"], ["--random_encoder"]):
-        model, _, _, adapter, _ = parse_arguments(kinds, [recipe, *words])
-        assert (model.encoder_weights, adapter.peft) == ("random", "guided_adapter")
+    model, _, _, adapter, _ = parse_arguments(kinds, [recipe, "--encoder_weights", "none"])
+    assert model.model_config == plain.model_config and model.encoder_weights == "none"
+    assert (adapter.peft, adapter.peft_config) == (None, {})
+    model, _, _, adapter, _ = parse_arguments(kinds, [recipe, "--encoder_weights", "random"])
+    assert (model.encoder_weights, adapter.peft) == ("random", "guided_adapter")

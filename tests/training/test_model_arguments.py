@@ -55,7 +55,6 @@ def pretrained(tmp_path_factory) -> str:
             {"encoder_weights": "none", "encoder_dtype": "float16"},
             "--encoder_dtype float16 has no effect with --encoder_weights none",
         ),
-        ({"random_encoder": True, "encoder_weights": "shuffled"}, "--random_encoder contradicts --encoder_weights"),
     ],
 )
 def test_contradictions_are_refused(given, message):
@@ -102,7 +101,7 @@ def test_settings_that_a_config_does_not_have_are_refused(pretrained):
         with raises(TypeError, naming="--model_config"):
             build(model_config={"hiden_size": 1}, **given)
     with raises(TypeError, naming="--model_config"):
-        build(no_encoder=True, model_config={"hiden_size": 1}, encoder_name_or_path=saved_encoder("bert"))
+        build(encoder_weights="none", model_config={"hiden_size": 1}, encoder_name_or_path=saved_encoder("bert"))
 
 
 def test_adapters_need_weights_that_are_pretrained_and_no_other_protocol(pretrained):
