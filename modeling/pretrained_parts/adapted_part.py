@@ -13,7 +13,7 @@ from hf_any3d.modeling.pretrained_parts.tensors import is_local, own_state, tens
 
 
 class AdaptedPartMixin:
-    """Attributes that a system with adapters on a pretrained part defines; others leave them as they are."""
+    """Definitions of a system with adapters on a pretrained part; others leave them as they are."""
 
     # Name of the part that adapters are trained on, in the config and as a folder next to the adapter;
     # None if adapters never stand without the model.

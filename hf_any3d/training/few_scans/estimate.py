@@ -1,4 +1,4 @@
-"""Estimate how good a classifier is on scans that it did not learn from, in numbers and words."""
+"""The accuracy of a classifier on scans that it did not learn from, in numbers and words."""
 
 from __future__ import annotations
 

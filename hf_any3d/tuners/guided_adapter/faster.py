@@ -19,7 +19,7 @@ from hf_any3d.tuners.guided_adapter import method
 
 
 class AdaptedLayer(Protocol):
-    """Parts of a `GuidedAdapterLayer` that a compiled pass reads."""
+    """The part of a `GuidedAdapterLayer` that a compiled pass reads."""
 
     training: bool
     base_layer: nn.Module
