@@ -1,4 +1,4 @@
-"""Convert a released DGCNN into a directory with model, processor and card, and back into such a file."""
+"""Convert a released DGCNN into a directory with model, processor and card."""
 
 import os
 from collections.abc import Mapping
@@ -10,12 +10,11 @@ import torch
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
 from hf_any3d.conversions.origin import name_labels
 from hf_any3d.conversions.renaming import as_linear
-from hf_any3d.conversions.saving import facts_of, save_converted
+from hf_any3d.conversions.saving import save_converted
 from hf_any3d.conversions.tensor_checks import check_finite
 from hf_any3d.data.catalog import modelnet40, s3dis
 from hf_any3d.modeling.dgcnn import DgcnnConfig, DgcnnForPointCloudClassification, DgcnnForSemanticSegmentation
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.utils.atomic_files import atomic_write, new_path
 
 # What the program builds whatever its settings are.
 _RELEASED: dict[str, Any] = {
@@ -173,45 +172,3 @@ def _split(state: dict[str, torch.Tensor], layers: Mapping[str, tuple[tuple[str,
             state[f"{ours[1]}.weight"] = weight[:, first:]
         for name in _NORM:
             state[f"{norm}.{name}"] = state.pop(f"{theirs}.1.{name}")
-
-
-def revert_dgcnn_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename the tensors of a `DgcnnForSemanticSegmentation` of the released sizes to those of the program."""
-    reverted = {}
-    for theirs, (layers, norm) in _LAYERS.items():
-        # One matrix again, in the order in which `convert_dgcnn_state_dict` split it.
-        weight = torch.cat([state[f"{layer}.weight"] for layer in layers], dim=1)
-        # Edges are images to them, points are rows.
-        weight = weight[..., None]
-        if norm.startswith("dgcnn.edges."):
-            weight = weight[..., None]
-        reverted[f"{theirs}.0.weight"] = weight
-        for name in _NORM:
-            reverted[f"{theirs}.1.{name}"] = reverted[f"bn{theirs[-1]}.{name}"] = state[f"{norm}.{name}"]
-    return {**reverted, "conv9.weight": state[_OUT][..., None]}
-
-
-def convert_dgcnn_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
-    """Write a DGCNN of this package as a file that the released program loads.
-
-    Args:
-        checkpoint: Directory of a `DgcnnForSemanticSegmentation` of the released sizes.
-        output: File to create, such as `model_5.t7`.
-
-    Returns:
-        Facts by name: `output`, `model`, `parameters`, `bytes`.
-    """
-    output = new_path(output)
-    model = DgcnnForSemanticSegmentation.from_pretrained(checkpoint)
-    settings = model.config.to_dict()
-    released = {**_RELEASED, "hidden_sizes": settings["hidden_sizes"][:1]}
-    # The program builds one network; weights of others would not load, or compute something else.
-    others = {name: settings[name] for name, value in released.items() if settings[name] != value}
-    if others:
-        raise ValueError(f"{checkpoint}: {others}; the original program computes {released}")
-    state = revert_dgcnn_state_dict(model.state_dict())
-    # As data-parallel training, with which the released files were written, names tensors.
-    stored = {f"module.{name}": tensor.contiguous() for name, tensor in state.items()}
-    with atomic_write(output) as file:
-        torch.save(stored, file)
-    return facts_of(output, model) | {"model": "DGCNN"}

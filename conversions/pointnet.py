@@ -1,20 +1,17 @@
-"""Convert the PointNet classifier of learning3d into a directory with model, processor and card, and back."""
+"""Convert the PointNet classifier of learning3d into a directory with model, processor and card."""
 
 import os
 import re
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
 from hf_any3d.conversions.origin import name_labels
 from hf_any3d.conversions.renaming import as_linear, rename_tensors
-from hf_any3d.conversions.saving import facts_of, save_converted
+from hf_any3d.conversions.saving import save_converted
 from hf_any3d.data.catalog import modelnet40
 from hf_any3d.modeling.pointnet import PointNetConfig, PointNetForPointCloudClassification
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.utils.atomic_files import atomic_write, new_path
 
 _LAYERS, _HIDDEN = 5, 2  # of the encoder and of the head, whatever the settings of the program are
 # Layers count from 1 there, and from 0 here.
@@ -84,27 +81,3 @@ def convert_pointnet(checkpoint: str | os.PathLike, output: str | os.PathLike) -
         "single objects, y up, as in the HDF5 files of ModelNet40 that the released weights were trained on.",
         {"What it computes": _COMPUTES, "License": _LICENSE},
     )
-
-
-def convert_pointnet_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
-    """Write a PointNet of this package as a file that the program loads.
-
-    Args:
-        checkpoint: Directory of a `PointNetForPointCloudClassification` with biases, of five layers and two in the
-            head.
-        output: File to create, such as `best_model.t7`.
-
-    Returns:
-        Facts by name: `output`, `model`, `parameters`, `bytes`.
-    """
-    output = new_path(output)
-    model = PointNetForPointCloudClassification.from_pretrained(checkpoint)
-    # The table in the other direction: all its names are plain texts.
-    names = {re.escape(ours): theirs for theirs, ours in _NAMES.items()}
-    state = rename_tensors(model.state_dict(), names)
-    for name, tensor in state.items():
-        if ".conv" in name and tensor.ndim == 2:
-            state[name] = tensor[..., None]  # a pointwise convolution
-    with atomic_write(output) as file:
-        torch.save(state, file)
-    return facts_of(output, model) | {"model": "PointNet"}

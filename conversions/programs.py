@@ -21,7 +21,7 @@ from hf_any3d.conversions.point_starts import start_of
 from hf_any3d.conversions.renaming import matches_some
 from hf_any3d.conversions.tensor_checks import listed
 from hf_any3d.modeling.records import Converter, Program
-from hf_any3d.registry import RECORDS
+from hf_any3d.registry import MODEL_TYPES, RECORDS
 
 ENTRIES = ("state_dict", "module", "model", "base_model", "model_state_dict")
 """Keys under which the programs store their tensors."""
@@ -71,6 +71,8 @@ def recognize(path: str | os.PathLike) -> Recognized:
         kind = read_json(config).get("model_type") if config.is_file() else None
         if kind in _DIRECTORIES:
             return Recognized(path, _DIRECTORIES[kind])
+        if kind in MODEL_TYPES:
+            raise ValueError(f"{path}: a model of this package, which needs no conversion; give its authors' files")
         seen = "no config.json" if kind is None else f"model_type {kind!r}"
         raise ValueError(f"{path}: a directory with {seen}; expected one of {', '.join(_DIRECTORIES)}")
     state = read_checkpoint(path, ENTRIES)
@@ -153,7 +155,7 @@ def convert_files(
     """Convert files that belong together by the conversion that fits.
 
     Args:
-        files: The authors' files, in any order, or a directory to convert back.
+        files: The authors' files, in any order.
         output: Directory to create.
         options: Arguments of the conversion that the files do not show.
 
@@ -189,7 +191,7 @@ def _unknown_facts(directory: Path, allowed: Collection[str]) -> dict[str, Any]:
     """Return the unknown facts of a converted model, `license` and `unnamed` classes, with the options to set them."""
     facts: dict[str, Any] = {}
     card, config = directory / "README.md", directory / "config.json"
-    # A conversion back gives a file, or a directory of another program.
+    # Parts of a model have become a directory each, with a card in each.
     if not card.is_file():
         return facts
     if ModelCard.load(card).data.get("license") == UNKNOWN:

@@ -206,11 +206,8 @@ def check_encoder(name: str | os.PathLike, config: PreTrainedConfig, expected: M
 
 
 def stored_bytes(directory: str | os.PathLike) -> int:
-    """Return the size of a file, or of the files in a directory."""
-    path = Path(directory)
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    """Return the size of the files in a directory."""
+    return sum(file.stat().st_size for file in Path(directory).rglob("*") if file.is_file())
 
 
 def _stored_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.dtype:

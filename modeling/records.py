@@ -303,8 +303,7 @@ class Record:
         language_models: Language models that transformers lacks.
         converters: Public function of `hf_any3d.conversions` -> where it is and what it takes.
         programs: Kinds of files by which `hf-any3d convert` recognizes them; the first that accepts a file counts.
-        directories: Model type in the config of a directory -> what converts it, of released models and of those of
-            this package that are converted back.
+        directories: Model type in the config of a released directory -> what converts it.
         refused: Beginning of a tensor's name -> what a file with it is, which no class here is for.
         published: Name of a repository, on the hub or on GitHub -> what is published there.
     """

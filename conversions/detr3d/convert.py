@@ -1,28 +1,24 @@
-"""Convert a released 3DETR into a directory with model, processor and card, and back into a file of the authors."""
+"""Convert a released 3DETR into a directory with model, processor and card."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint, read_entries, read_settings
 from hf_any3d.conversions.detr3d.names import (
     convert_detr3d_state_dict,
     detr3d_sizes,
     is_masked,
-    revert_detr3d_state_dict,
     scale_colors,
 )
 from hf_any3d.conversions.origin import is_stated, name_labels
-from hf_any3d.conversions.saving import facts_of, save_converted
+from hf_any3d.conversions.saving import save_converted
 from hf_any3d.data.catalog import scannet_detection, sunrgbd
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.utils.atomic_files import atomic_write, new_path
 
 _DATASETS: dict[str, dict[str, Any]] = {
     "scannet": {"classes": scannet_detection.DATASET.class_names, "num_queries": 256, "num_points": 40_000},
@@ -177,40 +173,3 @@ def _fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if name.endswith(("_cost", "_weight", "dropout")):
             fields[name] = float(value)
     return fields
-
-
-def convert_detr3d_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
-    """Write a 3DETR of this package as a file that the original program loads for testing.
-
-    Args:
-        checkpoint: Directory of a `Detr3DForPointCloudObjectDetection`.
-        output: File to create, such as `model.pth`.
-
-    Returns:
-        Facts by name: `output`, `model`, `parameters`, `bytes`.
-    """
-    output = new_path(output)
-    model = Detr3DForPointCloudObjectDetection.from_pretrained(checkpoint)
-    config = model.config
-    masked = config.attention_radii is not None
-    # The program has no switches for these: other values would be computed differently there.
-    expected: dict[str, Any] = dict(RELEASED)
-    del expected["published_overlap"]  # of training alone
-    expected["in_channels"] = 6 if config.in_channels > 3 else 3  # with colors or without
-    if masked:
-        expected["attention_radii"] = tuple(RELEASED_RADII)
-    for name, value in expected.items():
-        computed = getattr(config, name)
-        if isinstance(computed, list):
-            computed = tuple(computed)
-        if computed != value:
-            raise ValueError(f"{checkpoint}: {name}={computed!r}; the original program computes {value!r}")
-    state = model.state_dict()
-    if config.in_channels > 3:
-        state = scale_colors(state, back=True)
-    reverted = revert_detr3d_state_dict(state)
-    stored = {name: tensor.contiguous() for name, tensor in reverted.items()}
-    with atomic_write(output) as temporary:
-        # Its test reads no other entry.
-        torch.save({"model": stored}, temporary)
-    return facts_of(output, model) | {"model": "3DETR"}

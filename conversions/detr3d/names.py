@@ -1,4 +1,4 @@
-"""The tensors of 3DETR's detectors under our names and back, and the sizes that their shapes imply."""
+"""The tensors of 3DETR's detectors under our names, and the sizes that their shapes imply."""
 
 import re
 from collections.abc import Mapping
@@ -18,47 +18,46 @@ _HEADS = {
 }
 # Rows of `_PARTS` below each head.
 _HEAD_LAYERS = (
-    ("layers.0.", "hidden.0.", 1),
-    ("layers.1.", "norms.0.", 0),
-    ("layers.4.", "hidden.1.", 1),
-    ("layers.5.", "norms.1.", 0),
-    ("layers.8.", "out.", 1),
+    ("layers.0.", "hidden.0."),
+    ("layers.1.", "norms.0."),
+    ("layers.4.", "hidden.1."),
+    ("layers.5.", "norms.1."),
+    ("layers.8.", "out."),
 )
 
 
-def _parts_of_heads() -> list[tuple[str, str, int]]:
+def _parts_of_heads() -> list[tuple[str, str]]:
     parts = []
     for their_head, our_head in _HEADS.items():
-        for their_layer, our_layer, axes in _HEAD_LAYERS:
-            parts.append((f"mlp_heads.{their_head}.{their_layer}", f"{our_head}.{our_layer}", axes))
+        for their_layer, our_layer in _HEAD_LAYERS:
+            parts.append((f"mlp_heads.{their_head}.{their_layer}", f"{our_head}.{our_layer}"))
     return parts
 
 
-# Their name up to a number, ours, and how many axes of length 1 their weight has after those of a linear layer; "#" is
-# the number of a layer. The three layers of an attention are one matrix there.
-_PARTS: tuple[tuple[str, str, int], ...] = (
-    ("pre_encoder.mlp_module.layer#.conv.", "detr3d.group_encoder.layers.#.linear.", 2),
-    ("pre_encoder.mlp_module.layer#.bn.bn.", "detr3d.group_encoder.layers.#.norm.", 0),
-    ("encoder.interim_downsampling.mlp_module.layer#.conv.", "detr3d.encoder.downsampling.layers.#.linear.", 2),
-    ("encoder.interim_downsampling.mlp_module.layer#.bn.bn.", "detr3d.encoder.downsampling.layers.#.norm.", 0),
-    ("encoder.layers.#.linear1.", "detr3d.encoder.layers.#.mlp.fc1.", 0),
-    ("encoder.layers.#.linear2.", "detr3d.encoder.layers.#.mlp.fc2.", 0),
-    ("encoder.layers.#.norm1.", "detr3d.encoder.layers.#.self_attn_layer_norm.", 0),
-    ("encoder.layers.#.norm2.", "detr3d.encoder.layers.#.final_layer_norm.", 0),
-    ("encoder_to_decoder_projection.layers.0.", "detr3d.memory_projection.0.linear.", 1),
-    ("encoder_to_decoder_projection.layers.1.", "detr3d.memory_projection.0.norm.", 0),
-    ("encoder_to_decoder_projection.layers.3.", "detr3d.memory_projection.1.linear.", 1),
-    ("encoder_to_decoder_projection.layers.4.", "detr3d.memory_projection.1.norm.", 0),
-    ("encoder_to_decoder_projection.layers.6.", "detr3d.memory_projection.2.linear.", 1),
-    ("encoder_to_decoder_projection.layers.7.", "detr3d.memory_projection.2.norm.", 0),
-    ("pos_embedding.gauss_B", "detr3d.positions.frequencies", 0),
-    ("query_projection.layers.#.", "detr3d.positions.projection.#.", 1),
-    ("decoder.layers.#.linear1.", "detr3d.layers.#.mlp.fc1.", 0),
-    ("decoder.layers.#.linear2.", "detr3d.layers.#.mlp.fc2.", 0),
-    ("decoder.layers.#.norm1.", "detr3d.layers.#.self_attn_layer_norm.", 0),
-    ("decoder.layers.#.norm2.", "detr3d.layers.#.encoder_attn_layer_norm.", 0),
-    ("decoder.layers.#.norm3.", "detr3d.layers.#.final_layer_norm.", 0),
-    ("decoder.norm.", "detr3d.layer_norm.", 0),
+# Their name and ours; "#" is the number of a layer. The three layers of an attention are one matrix there.
+_PARTS: tuple[tuple[str, str], ...] = (
+    ("pre_encoder.mlp_module.layer#.conv.", "detr3d.group_encoder.layers.#.linear."),
+    ("pre_encoder.mlp_module.layer#.bn.bn.", "detr3d.group_encoder.layers.#.norm."),
+    ("encoder.interim_downsampling.mlp_module.layer#.conv.", "detr3d.encoder.downsampling.layers.#.linear."),
+    ("encoder.interim_downsampling.mlp_module.layer#.bn.bn.", "detr3d.encoder.downsampling.layers.#.norm."),
+    ("encoder.layers.#.linear1.", "detr3d.encoder.layers.#.mlp.fc1."),
+    ("encoder.layers.#.linear2.", "detr3d.encoder.layers.#.mlp.fc2."),
+    ("encoder.layers.#.norm1.", "detr3d.encoder.layers.#.self_attn_layer_norm."),
+    ("encoder.layers.#.norm2.", "detr3d.encoder.layers.#.final_layer_norm."),
+    ("encoder_to_decoder_projection.layers.0.", "detr3d.memory_projection.0.linear."),
+    ("encoder_to_decoder_projection.layers.1.", "detr3d.memory_projection.0.norm."),
+    ("encoder_to_decoder_projection.layers.3.", "detr3d.memory_projection.1.linear."),
+    ("encoder_to_decoder_projection.layers.4.", "detr3d.memory_projection.1.norm."),
+    ("encoder_to_decoder_projection.layers.6.", "detr3d.memory_projection.2.linear."),
+    ("encoder_to_decoder_projection.layers.7.", "detr3d.memory_projection.2.norm."),
+    ("pos_embedding.gauss_B", "detr3d.positions.frequencies"),
+    ("query_projection.layers.#.", "detr3d.positions.projection.#."),
+    ("decoder.layers.#.linear1.", "detr3d.layers.#.mlp.fc1."),
+    ("decoder.layers.#.linear2.", "detr3d.layers.#.mlp.fc2."),
+    ("decoder.layers.#.norm1.", "detr3d.layers.#.self_attn_layer_norm."),
+    ("decoder.layers.#.norm2.", "detr3d.layers.#.encoder_attn_layer_norm."),
+    ("decoder.layers.#.norm3.", "detr3d.layers.#.final_layer_norm."),
+    ("decoder.norm.", "detr3d.layer_norm."),
     *_parts_of_heads(),
 )
 _ATTENTIONS = (
@@ -79,7 +78,7 @@ def _filled(name: str) -> str:
 def _names_to_ours() -> Names:
     """Return the table of the tensors of the original."""
     names: dict[str, str | tuple[str, ...] | None] = {}
-    for theirs, ours, _ in _PARTS:
+    for theirs, ours in _PARTS:
         names[_pattern(theirs)] = _filled(ours)
     for theirs, ours in _ATTENTIONS:
         names[_pattern(f"{theirs}out_proj.")] = _filled(f"{ours}out_proj.")
@@ -88,21 +87,7 @@ def _names_to_ours() -> Names:
     return names
 
 
-def _names_to_theirs() -> Names:
-    """Return the table of our tensors, in which the three layers of an attention stay apart."""
-    names = {}
-    for theirs, ours, _ in _PARTS:
-        names[_pattern(ours)] = _filled(theirs)
-    for theirs, ours in _ATTENTIONS:
-        names[_pattern(f"{ours}out_proj.")] = _filled(f"{theirs}out_proj.")
-        # One name for each of the three, which are joined afterwards.
-        for part in _QKV:
-            names[_pattern(f"{ours}{part}.")] = _filled(f"{theirs}in_proj_{part}:")
-    return names
-
-
 NAMES = _names_to_ours()
-_BACK = _names_to_theirs()
 SCANNET_MEAN_COLOR = (109.8, 97.2, 83.8)
 """What the released program subtracts from the colors of ScanNet, from 0 to 255."""
 
@@ -118,60 +103,25 @@ def convert_detr3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str,
     return _other_direction(state)
 
 
-def revert_detr3d_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename the tensors of a `Detr3DForPointCloudObjectDetection` to those that the original program loads."""
-    reverted: dict[str, torch.Tensor] = {}
-    attention: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in rename_tensors(_other_direction(state), _BACK).items():
-        match = re.fullmatch(r"(.*in_proj_)(\w+):(weight|bias)", name)
-        if match is not None:
-            attention.setdefault(match[1] + match[3], {})[match[2]] = tensor
-            continue
-        for _ in range(_num_further_axes(name)):
-            tensor = tensor[..., None]
-        reverted[name] = tensor
-    for name, parts in attention.items():
-        # torch's attention keeps queries, keys and values as one matrix, in this order.
-        reverted[name] = torch.cat([parts[part] for part in _QKV])
-    return reverted
-
-
-def _num_further_axes(name: str) -> int:
-    """Return how many axes of length 1 a tensor of the original has behind those of ours.
-
-    Its layers on points are convolutions of length 1.
-    """
-    for theirs, _, axes in _PARTS:
-        if re.fullmatch(_pattern(theirs) + "weight", name):
-            return axes
-    return 0
-
-
-def scale_colors(state: Mapping[str, torch.Tensor], *, back: bool = False) -> dict[str, torch.Tensor]:
+def scale_colors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Let a detector with colors read them from 0 to 1, where the released program gives it `(255 * color - m) / 256`.
 
     The factor goes into the first layer, and the shift into the mean of its norm; in training the norm cancels it.
-    `back` undoes it, for the released program.
     """
     layer = "detr3d.group_encoder.layers.0.linear.weight"
     norm = "detr3d.group_encoder.layers.0.norm.running_mean"
-    # In double precision, so that there and back gives the same numbers again.
     weight = state[layer].double()
     factor = weight.new_ones(weight.shape[1])
     # Offsets to the center are the first three columns, colors the next.
-    factor[3:6] = 256 / 255 if back else 255 / 256
+    factor[3:6] = 255 / 256
     scaled = weight * factor
-    theirs = scaled if back else weight
-    shift = theirs[:, 3:6] @ weight.new_tensor(SCANNET_MEAN_COLOR) / 256  # (outputs,)
-    if back:
-        shift = -shift
+    shift = weight[:, 3:6] @ weight.new_tensor(SCANNET_MEAN_COLOR) / 256  # (outputs,)
     mean = state[norm].double() + shift
     return {**state, layer: scaled.to(state[layer]), norm: mean.to(state[norm])}
 
 
 def _other_direction(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Let the heads for angles turn boxes the other way: bin k becomes -k, and the rest changes its sign."""
-    # The same in both directions, as a turn back is a turn the other way.
     turned = dict(state)
     for head, sign in (("heading_class_head", 1), ("heading_residual_head", -1)):
         for kind in ("weight", "bias"):

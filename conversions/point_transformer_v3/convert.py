@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint, read_json, read_settings
 from hf_any3d.conversions.origin import is_stated, name_labels, record_terms
@@ -14,21 +13,18 @@ from hf_any3d.conversions.point_transformer_v3.names import (
     convert_ptv3_state_dict,
     convert_supervised_state_dict,
     ptv3_fields,
-    restore_supervised_state_dict,
 )
 from hf_any3d.conversions.point_transformer_v3.supervised import TRAINED_WITH, arguments_of, benchmark_of, fields_of
 from hf_any3d.conversions.renaming import rename_tensors
-from hf_any3d.conversions.saving import facts_of, save_converted
+from hf_any3d.conversions.saving import save_converted
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
     PointTransformerV3ForPointCloudSegmentation,
-    PointTransformerV3ForZeroShotPointCloudSegmentation,
     PointTransformerV3Model,
 )
 from hf_any3d.modeling.point_transformer_v3.about import SUPERVISED, SYSTEM
 from hf_any3d.processing.voxels import VOXEL_PRESETS, PointTransformerV3Processor
-from hf_any3d.utils.atomic_files import atomic_write, new_path
 
 _LICENSE = (
     "The authors of Sonata, Concerto and Utonia publish their program under Apache-2.0, and these weights under CC "
@@ -167,34 +163,3 @@ def _convert_supervised(
     takes = f"{config.in_channels} channels per point: coordinates, {features}, as its processor scales them."
     model_class = PointTransformerV3ForPointCloudSegmentation
     return save_converted(output, model_class, config, state, processor, files, takes, sections)
-
-
-def convert_ptv3_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
-    """Convert the directory of a supervised model, or of Find3D, back into a file that its authors' program reads.
-
-    Args:
-        checkpoint: Directory with a `PointTransformerV3ForPointCloudSegmentation` of the supervised layout, or a
-            `PointTransformerV3ForZeroShotPointCloudSegmentation`.
-        output: File to write: of Find3D `.safetensors`; otherwise with the tensors under `state_dict`, named as by a
-            training on one GPU.
-
-    Returns:
-        Facts by name: `output`, `model`, `parameters`, `bytes`.
-    """
-    output = new_path(output)
-    (architecture,) = PointTransformerV3Config.from_pretrained(checkpoint).architectures or ("",)
-    is_of_texts = architecture == PointTransformerV3ForZeroShotPointCloudSegmentation.__name__
-    model_class = PointTransformerV3ForPointCloudSegmentation
-    if is_of_texts:
-        model_class = PointTransformerV3ForZeroShotPointCloudSegmentation
-    model = model_class.from_pretrained(checkpoint)
-    if model.config.stem != "convolution":
-        raise ValueError(f"{checkpoint}: not of the supervised layout, which alone is converted back")
-    with errors_about(checkpoint):
-        state = restore_supervised_state_dict(model.state_dict(), model.config.to_dict())
-    with atomic_write(output) as file:
-        if is_of_texts:
-            Path(file).write_bytes(save(state))
-        else:
-            torch.save({"state_dict": state}, file)
-    return facts_of(output, model)

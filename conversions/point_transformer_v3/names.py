@@ -61,7 +61,7 @@ _ENCODER = "point_transformer_v3."
 
 
 def _encoder_names(prefix: str) -> dict[str, str]:
-    """Return the table of an encoder below a prefix; `under` would add groups, which `_inverse` cannot undo."""
+    """Return the table of an encoder below a prefix."""
     return {re.escape(prefix) + pattern: f"{_ENCODER}{name}" for pattern, name in NAMES.items()}
 
 
@@ -227,41 +227,6 @@ def convert_supervised_state_dict(
     return state
 
 
-def restore_supervised_state_dict(
-    state: Mapping[str, torch.Tensor], fields: Mapping[str, Any]
-) -> dict[str, torch.Tensor]:
-    """Return tensors of a model of the supervised layout under the authors' names; undoes the conversion."""
-    renamed = {}
-    for name, tensor in state.items():
-        theirs = name
-        # Heads have the same numbers in both; only layers of the encoder are numbered anew.
-        if name.startswith(_ENCODER):
-            theirs = _ENCODER + _renumber(name.removeprefix(_ENCODER), fields, back=True)
-            theirs = theirs.replace(".norms.", ".norm.")
-        theirs = theirs.replace(".modulation.", ".modulation.1.")
-        theirs = _HIDDEN.sub(lambda match: f"{match[1]}{int(match[2]) + 1}.", theirs)
-        renamed[theirs] = tensor
-    is_of_texts = any(name.startswith("text_head.") for name in state)
-    return rename_tensors(renamed, _inverse(FIND3D if is_of_texts else SUPERVISED))
-
-
-def _inverse(names: Names) -> Names:
-    """Return a table with its two sides exchanged."""
-    inverse = {}
-    for pattern, ours in names.items():
-        assert isinstance(ours, str)
-        theirs = pattern.rstrip("$")
-        mine = re.escape(ours)
-        # A group of the pattern becomes a place to fill in, and the place in our name a group.
-        for group, inside in re.findall(r"\(\?P<(\w+)>([^)]*)\)", pattern):
-            theirs = theirs.replace(f"(?P<{group}>{inside})", f"{{{group}}}")
-            mine = mine.replace(re.escape(f"{{{group}}}"), f"(?P<{group}>{inside})")
-        if pattern.endswith("$"):
-            mine += "$"
-        inverse[mine] = theirs.replace("\\", "")
-    return inverse
-
-
 def head_alone(names: Collection[str]) -> dict[str, Any] | None:
     """Return no arguments for the file of a linear head, with tensors of nothing else; None for other files."""
     if names and all(name.startswith("seg_head.") for name in names):
@@ -309,24 +274,19 @@ def _check_frequencies(name: str, frequencies: torch.Tensor, theta: float | None
         )
 
 
-def _renumber(name: str, fields: Mapping[str, Any], *, back: bool = False) -> str:
+def _renumber(name: str, fields: Mapping[str, Any]) -> str:
     """Change the numbers of a name: blocks through all stages, poolings from 0, parts of the decoder as they run."""
     part, *rest = name.split(".")
     if part == "poolings":
         # Theirs belong to the stage that they lead to, which is never the first.
-        stage = int(rest[0]) + 1 if back else int(rest[0]) - 1
-        rest[0] = str(stage)
+        rest[0] = str(int(rest[0]) - 1)
     elif part == "unpoolings":
         rest[0] = str(len(fields["decoder_depths"]) - 1 - int(rest[0]))
     elif part in ("blocks", "decoder_blocks"):
         places = _places_of_blocks(part, fields)
-        if back:
-            stage, block = places[int(rest[0])]
-            rest[:1] = [str(stage), str(block)]
-        else:
-            place = int(rest[0]), int(rest[1])
-            if place in places:  # else it is deeper than the config, and the name is left over
-                rest[:2] = [str(places.index(place))]
+        place = int(rest[0]), int(rest[1])
+        if place in places:  # else it is deeper than the config, and the name is left over
+            rest[:2] = [str(places.index(place))]
     return ".".join((part, *rest))
 
 

@@ -1,13 +1,11 @@
 """Convert a released SpatialLM 1.1 into a directory with model, processor and card, and back."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-from transformers import AutoProcessor, GenerationConfig, PreTrainedTokenizerBase
-from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_NAME
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from hf_any3d.conversions.checkpoints import (
     check_vocabulary,
@@ -18,17 +16,14 @@ from hf_any3d.conversions.checkpoints import (
     read_weights,
 )
 from hf_any3d.conversions.origin import record_terms
-from hf_any3d.conversions.saving import dtype_of, facts_of, save_converted
+from hf_any3d.conversions.saving import dtype_of, save_converted
 from hf_any3d.conversions.spatiallm.names import (
     convert_spatiallm_state_dict,
-    published_config,
-    published_names,
     spatiallm_config,
 )
 from hf_any3d.modeling.spatiallm import SpatialLMForConditionalGeneration
 from hf_any3d.modeling.spatiallm.about import SYSTEM
 from hf_any3d.processing.rooms import END, PLACE, START, TEMPLATE_SHA256, SpatialLMProcessor
-from hf_any3d.utils.atomic_files import new_directory
 
 # Of the released inference; Llama's chat template gets no system message.
 _SYSTEM = {"spatiallm_qwen": "You are a helpful assistant.", "spatiallm_llama": None}
@@ -141,34 +136,6 @@ def convert_spatiallm(
         tied=("spatiallm.language_model.lm_head.weight",) if text.tie_word_embeddings else (),
         generation=_generation(folder, words),
     )
-
-
-def convert_spatiallm_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
-    """Write a SpatialLM of this package as a directory that the authors' program opens.
-
-    Args:
-        checkpoint: Directory of a `SpatialLMForConditionalGeneration` and its processor.
-        output: Directory to create.
-
-    Returns:
-        Facts by name: `output`, `model`, `parameters`, `bytes`.
-    """
-    model = SpatialLMForConditionalGeneration.from_pretrained(checkpoint)
-    with errors_about(checkpoint):
-        settings = published_config(model.config)
-        state = published_names(model.state_dict(), model.config)
-    if settings["tie_word_embeddings"]:
-        # Tied to the embeddings, whose file holds it once.
-        del state["lm_head.weight"]
-    processor: Any = AutoProcessor.from_pretrained(checkpoint)
-    with new_directory(output) as directory:
-        state = {name: tensor.contiguous() for name, tensor in state.items()}
-        save_file(state, directory / SAFE_WEIGHTS_NAME, {"format": "pt"})
-        (directory / CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        # A folder of the authors is complete with tokenizer and settings of generation.
-        model.generation_config.save_pretrained(directory)
-        processor.tokenizer.save_pretrained(directory)
-    return facts_of(output, model) | {"model": "SpatialLM"}
 
 
 def _generation(folder: Path, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:

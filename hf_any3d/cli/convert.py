@@ -116,14 +116,13 @@ def convert(
     license: Annotated[str | None, option(_help("license"))] = None,
     size: Annotated[str | None, option("Size of a published checkpoint, such as base; NAME:SIZE also works.")] = None,
 ) -> None:
-    """Convert original checkpoints into directories that `from_pretrained` opens, or convert them back.
+    """Convert original checkpoints into directories that `from_pretrained` opens.
 
     The architecture, task and size are detected from the tensors: {forth}. Use options for settings that the files do
     not contain; the defaults match the published models. Pass all files of one model together, in any order; if you
     pass only parts of a model, each becomes its own directory. The command fails if any tensor is left unused.
 
-    Directories of this package can be converted back to the original format: {back}. A published checkpoint is
-    downloaded first and can then be opened by name, even offline.
+    A published checkpoint is downloaded first and can then be opened by name, even offline.
     """
     # First of all, while the arguments are the only local variables.
     given = dict(locals())
@@ -173,13 +172,11 @@ def convert(
 
 
 def _with_programs(text: str) -> str:
-    """Fill in the programs whose files are converted, and those into whose form models are converted back."""
+    """Fill in the programs whose files are converted."""
     programs = [program for record in RECORDS.values() for program in record.programs]
-    directories = [program for record in RECORDS.values() for program in record.directories.values()]
     # Without what tells files of one model apart.
     forth = dict.fromkeys(program.title.partition(",")[0] for program in programs)
-    back = dict.fromkeys(program.title for program in directories if program.convert.endswith("_back"))
-    return text.format(forth=", ".join(forth), back=", ".join(back))
+    return text.format(forth=", ".join(forth))
 
 
 # typer prints the docstring as the help of the command.

@@ -51,10 +51,8 @@ RECORD = Record(
         "convert_detr3d": Converter(
             "detr3d.convert", title="3DETR", takes={**CLASSES, **LICENSE, **DATASET, **HEADS, **POINTS}
         ),
-        "convert_detr3d_back": Converter("detr3d.convert"),
     },
     programs=(Program("3DETR", "convert_detr3d", {r"pre_encoder\.mlp_module\.": {}}),),
-    directories={"detr3d": Program("3DETR", "convert_detr3d_back")},
     published={
         "facebookresearch/3detr": Published(
             SYSTEM,

@@ -62,11 +62,9 @@ RECORD = Record(
             title="DGCNN",
             takes={"num_neighbors": "neighbors of a point in each graph", **CLASSES, **LICENSE},
         ),
-        "convert_dgcnn_back": Converter("dgcnn"),
     },
     # The last layer of the network for rooms, and a convolution on points before the head of the classifier
     programs=(Program("DGCNN", "convert_dgcnn", {r"conv9\.weight$": {}, r"conv5\.1\.running_mean$": {}}),),
-    directories={"dgcnn": Program("DGCNN", "convert_dgcnn_back")},
     published={
         "antao97/dgcnn.pytorch": Published(
             SYSTEM,

@@ -216,7 +216,6 @@ RECORD = Record(
                 **DATASET,
             },
         ),
-        "convert_ptv3_back": Converter("point_transformer_v3.convert"),
     },
     programs=(
         # The first program whose pattern is among a file's names is taken, so the more special ones come first.
@@ -226,6 +225,5 @@ RECORD = Record(
         # A file with tensors of nothing else.
         Program(*_PROGRAM, recognizer="point_transformer_v3.names.head_alone", role="head"),
     ),
-    directories={"point_transformer_v3": Program("Point Transformer V3", "convert_ptv3_back")},
     published=_PUBLISHED,
 )

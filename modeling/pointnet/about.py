@@ -56,11 +56,9 @@ RECORD = Record(
     },
     converters={
         "convert_pointnet": Converter("pointnet", title="PointNet", takes={**CLASSES, **LICENSE}),
-        "convert_pointnet_back": Converter("pointnet"),
     },
     # Other programs name their first layer without the module around it.
     programs=(Program("PointNet", "convert_pointnet", {r"feature_model\.conv1\.": {}}),),
-    directories={"pointnet": Program("PointNet", "convert_pointnet_back")},
     published={
         "vinits5/learning3d": Published(
             SYSTEM,

@@ -53,11 +53,9 @@ RECORD = Record(
                 **LICENSE,
             },
         ),
-        "convert_spatiallm_back": Converter("spatiallm.convert"),
     },
     programs=(Program("SpatialLM", "convert_spatiallm", {r"point_backbone\.": {}}),),
     directories={
-        "spatiallm": Program("SpatialLM", "convert_spatiallm_back"),
         # Types in the configs of the authors' folders, which differ by the language model.
         "spatiallm_qwen": Program("SpatialLM", "convert_spatiallm"),
         "spatiallm_llama": Program("SpatialLM", "convert_spatiallm"),

@@ -1,4 +1,4 @@
-"""Files of 3DETR become directories that open and compute the same, and go back into such files."""
+"""Files of 3DETR become directories that open and compute the same."""
 
 import argparse
 import json
@@ -12,12 +12,7 @@ from typer.testing import CliRunner
 from hf_any3d import AutoModelForPointCloudObjectDetection
 from hf_any3d.cli import app
 from hf_any3d.conversions import convert_detr3d
-from hf_any3d.conversions.detr3d.names import (
-    convert_detr3d_state_dict,
-    detr3d_sizes,
-    is_masked,
-    revert_detr3d_state_dict,
-)
+from hf_any3d.conversions.detr3d.names import convert_detr3d_state_dict, detr3d_sizes, is_masked
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.boxes import box_corners
 from hf_any3d.published import open_published
@@ -54,8 +49,6 @@ def test_released_files_have_exactly_our_tensors(name):
     assert {key: tensor.shape for key, tensor in own.items()} == {key: tensor.shape for key, tensor in state.items()}
     assert model.num_parameters() == case.manifest["parameters"]
     assert sum(buffer.numel() for buffer in model.buffers()) == case.manifest["buffers"]
-    back = revert_detr3d_state_dict(state)
-    assert {key: tensor.shape for key, tensor in back.items()} == {key: t.shape for key, t in case.on_meta.items()}
 
 
 @pytest.mark.slow
@@ -80,12 +73,6 @@ def test_a_file_converts_on_the_command_line_and_computes_as_released(name, tmp_
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Every tensor of it is accounted for." in card and "published_overlap=True" in card
     assert ("(0.16, 0.64, 1.44)" in card) is not scannet
-
-    back = command("convert", tmp_path / "out", "--output", tmp_path / "back.pth")
-    assert back.exit_code == 0, back.output
-    again = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
-    assert again.keys() == case.original.keys()
-    assert all(torch.equal(tensor, again[key]) for key, tensor in case.original.items())
 
 
 @pytest.mark.slow
@@ -127,11 +114,6 @@ def test_a_detector_with_colors_reads_them_from_0_to_1(tmp_path):
     assert float((output.logits - expected).abs().max()) <= 2e-3
     assert float((unscaled.logits - expected).abs().max()) > 0.1
     assert "Colors are from 0 to 1 here" in (tmp_path / "out" / "README.md").read_text()
-    assert command("convert", tmp_path / "out", "--output", tmp_path / "back.pth").exit_code == 0
-    again = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
-    assert again.keys() == case.original.keys()
-    for name, tensor in case.original.items():
-        torch.testing.assert_close(again[name], tensor, rtol=1e-6, atol=1e-6)
 
 
 def test_colors_of_unknown_scale_are_refused(tmp_path):

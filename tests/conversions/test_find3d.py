@@ -1,10 +1,10 @@
-"""Files of Find3D become directories that find parts by name, and go back."""
+"""Files of Find3D become directories that find parts by name."""
 
 import json
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import AutoProcessor
 
 from hf_any3d import AutoModelForZeroShotPointCloudSegmentation
@@ -32,7 +32,7 @@ def released(tmp_path):
 
 
 @pytest.mark.usefixtures("libraries_as_they_were")
-def test_a_released_file_converts_there_and_back_and_computes_as_its_program(released, tmp_path):
+def test_a_released_file_converts_and_computes_as_its_program(released, tmp_path):
     file, arguments = released
     code, out, err = run("convert", file, "--arguments", arguments, "--output", tmp_path / "out")
     assert code == 0 and "PointTransformerV3ForZeroShotPointCloudSegmentation" in out, err
@@ -48,10 +48,6 @@ def test_a_released_file_converts_there_and_back_and_computes_as_its_program(rel
     assert CASE.error("logits", logits / model.text_head.logit_scale.exp()) <= CASE.manifest["tolerance"]["logits"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Find3D" in card and "2411.13550" in card and "zero-shot-point-cloud-segmentation" in card
-    code, _, err = run("convert", tmp_path / "out", "--output", tmp_path / "back.safetensors")
-    assert code == 0, err
-    back, original = load_file(tmp_path / "back.safetensors"), CASE.tensors()
-    assert back.keys() == original.keys() and all(torch.equal(back[name], original[name]) for name in original)
 
 
 def test_other_sizes_need_the_arguments_of_the_extractor(released, tmp_path):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from hf_any3d import AutoModelForPointCloudSegmentation
 from hf_any3d.cli import app
-from hf_any3d.conversions import convert_ptv3, convert_ptv3_back
+from hf_any3d.conversions import convert_ptv3
 from hf_any3d.conversions.checkpoints import read_checkpoint
 from hf_any3d.conversions.point_transformer_v3.benchmarks import BENCHMARKS
 from hf_any3d.conversions.point_transformer_v3.names import convert_supervised_state_dict
@@ -51,7 +51,7 @@ def released(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("prefix", "program", "run"), [("module.", "1.5.1", "stale"), ("", "1.5.2", "flash")])
-def test_a_released_file_converts_there_and_back_and_computes_as_its_program(prefix, program, run, released, tmp_path):
+def test_a_released_file_converts_and_computes_as_its_program(prefix, program, run, released, tmp_path):
     file, arguments, output = released(prefix=prefix)
     options = ["--output", output, "--arguments", arguments, "--trained-with", f"pointcept-{program}"]
     options += ["--dataset", "scannet"]
@@ -68,11 +68,6 @@ def test_a_released_file_converts_there_and_back_and_computes_as_its_program(pre
     assert model.config.id2label[14] == "refridgerator" and model.config.label_colors[0] == "#aec7e8"
     card = (tmp_path / "out" / "README.md").read_text()
     assert f'block_rule="{model.config.block_rule}"' in card and "c / 127.5 - 1" in card and "ScanNet" in card
-    result = CliRunner().invoke(app, ["convert", output, "--output", str(tmp_path / "back.pth")])
-    assert result.exit_code == 0, result.output
-    back = torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"]
-    original = case.tensors()
-    assert back.keys() == original.keys() and all(torch.equal(back[name], original[name]) for name in original)
 
 
 def test_the_schedule_in_a_released_file_is_left_out_and_runs_nothing(tmp_path):
@@ -115,8 +110,6 @@ def test_what_a_file_cannot_tell_is_asked(released):
     assert AutoProcessor.from_pretrained(output).color_range == "unit"
     config = PointTransformerV3Config.from_pretrained(output)
     assert (config.block_rule, config.depth_rule) == ("full", "max_plus_one")
-    with raises(FileExistsError, naming="exists already"):
-        convert_ptv3_back(output, file)
 
 
 @pytest.mark.slow
@@ -163,6 +156,3 @@ def test_a_model_of_several_data_sets_opens_for_one_of_them(released, tmp_path):
     assert case.error("s3dis_stale.logits", found) <= case.manifest["tolerance"]["logits"]
     # By the classes of the data set, not by the texts, whose order is another.
     assert model.config.id2label[0] == "ceiling"
-    convert_ptv3_back(output, tmp_path / "back.pth")
-    back = torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"]
-    assert back.keys() == case.tensors().keys()

@@ -1,4 +1,4 @@
-"""Names and settings of released SpatialLM 1.1 models become ours and back, in the sizes that are released."""
+"""Names and settings of released SpatialLM 1.1 models become ours, in the sizes that are released."""
 
 import json
 from pathlib import Path
@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from hf_any3d import AutoModelForPointCloudObjectDetection, AutoModelForPointCloudTextToText
 from hf_any3d.cli import app
-from hf_any3d.conversions import convert_spatiallm, convert_spatiallm_back
+from hf_any3d.conversions import convert_spatiallm
 from hf_any3d.conversions.programs import plan
-from hf_any3d.conversions.spatiallm.names import convert_spatiallm_state_dict, published_names, spatiallm_config
+from hf_any3d.conversions.spatiallm.names import convert_spatiallm_state_dict, spatiallm_config
 from hf_any3d.modeling.spatiallm import SpatialLMForConditionalGeneration
 from tests.conversions.spatiallm_originals import Released
 from tests.errors import raises
@@ -31,24 +31,25 @@ def test_every_tensor_of_the_released_sizes_has_its_place(size):
     with torch.device("meta"):
         model = SpatialLMForConditionalGeneration(config)
     assert model.num_parameters() == manifest["parameters"]["all"]
-    own = {name: [list(tensor.shape), "float32"] for name, tensor in model.state_dict().items()}
-    expected = manifest["state_dict"]
-    back = published_names(model.state_dict(), config)
-    assert {name: list(tensor.shape) for name, tensor in back.items()} == {
-        name: list(shape) for name, (shape, _) in expected.items()
+    shapes = {name: shape for name, (shape, _) in manifest["state_dict"].items()}
+    if config.text_config.tie_word_embeddings:
+        # Its numbers would be compared with those of the embeddings, and here are none.
+        shapes.pop("lm_head.weight", None)
+    original = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    converted = convert_spatiallm_state_dict(original, config)
+    assert {name: tensor.shape for name, tensor in converted.items()} == {
+        name: tensor.shape for name, tensor in model.state_dict().items()
     }
-    assert len(own) == len(expected)
 
 
 @pytest.mark.parametrize("name", ("qwen", "llama"))
-def test_there_and_back_keeps_every_tensor(name):
+def test_every_tensor_is_kept(name):
     case = SpatialLMCase(name)
     config = spatiallm_config(case.published_config)
     state = convert_spatiallm_state_dict(case.original, config)
     assert state.keys() == case.model.state_dict().keys()
-    back = published_names(state, config)
-    assert back.keys() == case.original.keys() | ({"lm_head.weight"} if name == "qwen" else set())
-    assert all(torch.equal(tensor, back[key]) for key, tensor in case.original.items())
+    kept = {tensor.data_ptr() for tensor in state.values()}
+    assert kept == {tensor.data_ptr() for tensor in case.original.values()}
     # A released file lacks the head that is tied to the embeddings.
     if name == "qwen":
         without = {key: tensor for key, tensor in case.original.items() if key != "lm_head.weight"}
@@ -92,7 +93,7 @@ def written(folder: Path, cloud: torch.Tensor = CLOUD) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the processor's code_template")
 @pytest.mark.parametrize("name", ("qwen", "llama"))
-def test_a_released_directory_is_converted_and_back(name, tmp_path):
+def test_a_released_directory_is_converted(name, tmp_path):
     released = Released(name)
     folder = released.write(tmp_path / "released")
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 6], "temperature": 0.7}))
@@ -104,17 +105,7 @@ def test_a_released_directory_is_converted_and_back(name, tmp_path):
     processor = AutoProcessor.from_pretrained(tmp_path / "ours")
     assert processor.lower_edge and processor.stride == 16 and processor.num_bins == 1280
     assert processor.system == ("You are a helpful assistant." if name == "qwen" else None)
-    convert_spatiallm_back(tmp_path / "ours", tmp_path / "back")
-    state = load_file(tmp_path / "back" / "model.safetensors")
-    assert state.keys() == released.state.keys()
-    assert all(torch.equal(tensor, state[key]) for key, tensor in released.state.items())
-    settings = json.loads((tmp_path / "back" / "config.json").read_text())
-    expected = released.config
-    expected["point_config"]["mlp_ratio"] = float(expected["point_config"]["mlp_ratio"])
-    assert {key: settings.get(key) for key in expected} == expected
-    # What was written back opens again, and writes the same.
-    convert_spatiallm(tmp_path / "back", tmp_path / "again")
-    assert written(tmp_path / "again") == written(tmp_path / "ours") != written(tmp_path / "ours", CLOUD.flip(0) * 0.5)
+    assert written(tmp_path / "ours") != written(tmp_path / "ours", CLOUD.flip(0) * 0.5)
 
 
 @pytest.mark.slow
@@ -142,7 +133,8 @@ def test_directories_and_files_are_recognized(tmp_path):
     assert result.exit_code == 0 and "--license" in result.stdout
     stored = load_file(tmp_path / "ours" / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
-    assert plan([tmp_path / "ours"]) == ("convert_spatiallm_back", {"checkpoint": tmp_path / "ours"})
+    with raises(ValueError, naming="a model of this package, which needs no conversion"):
+        plan([tmp_path / "ours"])
 
 
 @pytest.mark.parametrize(
@@ -174,14 +166,3 @@ def test_damaged_directories_are_refused(harm, message, tmp_path):
     with pytest.raises(ValueError, match=message.replace("|", r"\|")):
         convert_spatiallm(folder, tmp_path / "ours", **({"dtype": "int8"} if harm == "dtype" else {}))
     assert not (tmp_path / "ours").exists()
-
-
-@pytest.mark.slow
-def test_what_the_released_program_cannot_compute_is_refused(tmp_path):
-    convert_spatiallm(Released().write(tmp_path / "released"), tmp_path / "ours")
-    file = tmp_path / "ours" / "config.json"
-    settings = json.loads(file.read_text())
-    settings["point_config"]["attention_scale"] = 0.5
-    file.write_text(json.dumps(settings))
-    with raises(ValueError, naming="point_config"):
-        convert_spatiallm_back(tmp_path / "ours", tmp_path / "back")

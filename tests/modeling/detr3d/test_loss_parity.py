@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from hf_any3d.conversions.detr3d.names import revert_detr3d_state_dict
+from hf_any3d.conversions.detr3d.names import convert_detr3d_state_dict
 from hf_any3d.modeling.detr3d.losses import BoxPredictions, BoxTargets, detection_loss, match_boxes
 from hf_any3d.modeling.detr3d.modeling_detr3d import cloud_extent
 from hf_any3d.modeling.layers.boxes import published_giou, wrap_heading
+from tests.conversions.undone import as_theirs
 from tests.modeling.detr3d.reference_case import DetectionCase, clockwise
 from tests.turns import some
 
@@ -178,7 +179,7 @@ def test_gradients_of_parameters_agree(made):
         key: torch.zeros_like(weight) if weight.grad is None else weight.grad
         for key, weight in made.model.named_parameters()
     }
-    theirs = revert_detr3d_state_dict(gradients)
+    theirs = as_theirs(convert_detr3d_state_dict, made.case.original, gradients)
     norms = made.case.manifest[f"{run}.gradient_norms"]
     assert theirs.keys() == norms.keys()
     total = made.case.manifest["gradient_noise"][f"{run}.gradient_norms.total"]

@@ -1,21 +1,20 @@
 """Find3D against a stored run of the released program: from a raw cloud to labels, and a step of training."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from hf_any3d import PointTransformerV3Processor
-from hf_any3d.conversions.point_transformer_v3.names import (
-    convert_supervised_state_dict,
-    restore_supervised_state_dict,
-    supervised_fields,
-)
+from hf_any3d.conversions.point_transformer_v3.names import convert_supervised_state_dict, supervised_fields
 from hf_any3d.modeling.point_transformer_v3 import (
     PRESETS,
     PointTransformerV3Config,
     PointTransformerV3ForZeroShotPointCloudSegmentation,
 )
 from hf_any3d.processing.voxels import VOXEL_PRESETS
+from tests.conversions.undone import as_theirs
 from tests.modeling.point_transformer_v3.test_parity import recorded
 from tests.modeling.ptv3_case import Find3DCase
 
@@ -34,12 +33,9 @@ def fields(**settings) -> dict:
 
 @pytest.fixture
 def model():
-    own, original = fields(), CASE.tensors()
+    own = fields()
     built = PointTransformerV3ForZeroShotPointCloudSegmentation(PointTransformerV3Config(**own))
-    state = convert_supervised_state_dict(original, own)
-    built.load_state_dict(state, strict=True)
-    restored = restore_supervised_state_dict(state, own)
-    assert list(restored) == list(original) and all(torch.equal(restored[name], original[name]) for name in original)
+    built.load_state_dict(convert_supervised_state_dict(CASE.tensors(), own), strict=True)
     return built.eval()
 
 
@@ -135,9 +131,8 @@ def test_a_training_step_agrees(model):
     assert CASE.error("train.embedding_out", output.voxel_embeds) <= TOLERANCE["features"]
     assert abs(float(output.loss) - float(CASE.expected["train.loss"])) <= TOLERANCE["loss"]
     output.loss.backward()
-    gradients = restore_supervised_state_dict(
-        {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}, fields()
-    )
+    own = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    gradients = as_theirs(partial(convert_supervised_state_dict, fields=fields()), CASE.tensors(), own)
     stored = [key for key in CASE.expected if key.startswith("train.grad.")]
     assert len(stored) == 7
     for key in stored:

@@ -1,15 +1,13 @@
 """The original, supervised layout against stored runs of the released program: features, indices, training steps."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from hf_any3d.conversions.point_transformer_v3.benchmarks import CONDITION_CLASSES
-from hf_any3d.conversions.point_transformer_v3.names import (
-    convert_supervised_state_dict,
-    restore_supervised_state_dict,
-    supervised_fields,
-)
+from hf_any3d.conversions.point_transformer_v3.names import convert_supervised_state_dict, supervised_fields
 from hf_any3d.modeling.layers.losses import lovasz_softmax, mean_cross_entropy
 from hf_any3d.modeling.point_ops import patch_table, serialize
 from hf_any3d.modeling.point_transformer_v3 import (
@@ -18,6 +16,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudSegmentation,
     PointTransformerV3Model,
 )
+from tests.conversions.undone import as_theirs
 from tests.modeling.point_transformer_v3.test_parity import recorded
 from tests.modeling.ptv3_case import SupervisedCase
 
@@ -38,11 +37,7 @@ def build(case: SupervisedCase, run: str = "", adaptive: bool = False, **setting
         model_class = PointTransformerV3ForPointCloudClassification
     model = model_class(PointTransformerV3Config(**fields))
     names = "state_dict" + ("_adaptive" if adaptive else "_decoupled" if run == "decoupled" else "")
-    original = case.tensors(names)
-    state = convert_supervised_state_dict(original, fields)
-    model.load_state_dict(state, strict=True)
-    restored = restore_supervised_state_dict(state, fields)
-    assert list(restored) == list(original) and all(torch.equal(restored[n], original[n]) for n in original)
+    model.load_state_dict(convert_supervised_state_dict(case.tensors(names), fields), strict=True)
     return model.eval()
 
 
@@ -166,11 +161,10 @@ def check_step(case, run, model, labels):
     for key, part in stored.items():
         assert abs(float(parts[part]) - float(case.expected[key])) <= tolerance["loss"], key
     parts["total"].backward()
-    fields = model.config.to_dict()
-    gradients = restore_supervised_state_dict(
-        {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}, fields
-    )
-    buffers = restore_supervised_state_dict(dict(model.named_buffers()), fields)
+    convert = partial(convert_supervised_state_dict, fields=model.config.to_dict())
+    own = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    gradients = as_theirs(convert, case.tensors(), own)
+    buffers = as_theirs(convert, case.tensors(), dict(model.named_buffers()))
     seen = 0
     for key in case.expected:
         if key.startswith(f"{run}.grad."):
