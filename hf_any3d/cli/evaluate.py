@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from pkgutil import resolve_name
@@ -151,20 +150,6 @@ def evaluate(
             "the metrics (.json, .csv)."
         ),
     ] = None,
-    robustness: Annotated[
-        bool,
-        typer.Option(
-            "--robustness",
-            help="Also evaluate on corrupted, sparse, rotated and colorless inputs, and write a table, a plot and "
-            "a section of the model card. Resumes if interrupted.",
-        ),
-    ] = False,
-    output_dir: Annotated[
-        Path | None,
-        output_option(
-            "Output folder for --robustness; by default the model's directory, or ./robustness for Hub names."
-        ),
-    ] = None,
     report_file: Annotated[
         Path | None,
         output_option(
@@ -201,7 +186,7 @@ def evaluate(
         # Of options that are not given, flags are False, the seed is 0 and all others None.
         unused = {"dataset": dataset, "recipe": recipe, "data-dir": data_dir, "options": options, "split": split}
         unused |= {"voting": voting, "vote-augment": vote_augment, "batch-size": batch_size}
-        unused |= {"up-axis": up_axis, "max-samples": max_samples, "robustness": robustness, "output-dir": output_dir}
+        unused |= {"up-axis": up_axis, "max-samples": max_samples}
         unused |= {"report": report_file, "report-facts": report_facts, "seed": seed}
         _refuse_unused(model, unused)
         # `dataset` and `recipe` were refused above, so that `data` is given.
@@ -216,7 +201,7 @@ def evaluate(
     # An adapter alone has no config that names its kind; it is taken for a classifier's.
     command = "predict" if found.task is None else found.task.command
     if command != "predict":
-        _refuse_for_others(model, robustness=robustness, voting=voting, up_axis=up_axis)
+        _refuse_for_others(model, voting=voting, up_axis=up_axis)
     # A report compares models on the whole test split: a part of it, or another split, would not be comparable.
     stated = _stated_facts(
         report_file, report_facts, command == "predict" and max_samples is None and split in (None, "test")
@@ -234,7 +219,6 @@ def evaluate(
         "vote_augment": vote_augment or None,
     }
     arguments |= {name: value for name, value in optional.items() if value is not None}
-    robust = None
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
     with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
         from hf_any3d.model_card.evaluation_reports import evaluation_report, known_facts
@@ -244,7 +228,7 @@ def evaluate(
             first_rows,
             with_normals_of_model,
         )
-        from hf_any3d.training.saved_models import EVALUATIONS, EvaluationDetails, EvaluationSettings
+        from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings
 
         data_arguments, protocol = evaluation_arguments(model, arguments, file)
         # Before the evaluation, so that a missing fact is an error at once.
@@ -259,16 +243,6 @@ def evaluate(
         direction = None if up_axis is None else up_axis.value
         settings = EvaluationSettings(data_arguments, protocol, batch_size, seed, cpu, direction)
         metrics, by_class = EVALUATIONS[command](model, rows, split, settings)
-        # Next to the model's card, which gets a section of robustness; models of the hub have no folder here.
-        beside_card = Path(model) if Path(model).is_dir() else Path("robustness")
-        folder = output_dir or beside_card
-        if robustness:
-            from hf_any3d.training.robustness import evaluate_robustness
-
-            # The metrics on the clean clouds are there already; all other conditions are compared with them.
-            # Details are those of the clean clouds.
-            of_changed = replace(settings, details=EvaluationDetails())
-            robust = evaluate_robustness(model, rows, split, of_changed, metrics[split], folder)
         if report_file is not None:
             assert trained is not None
             of_data: Any = data_arguments.dataset_options  # a mapping, once the arguments are built
@@ -280,8 +254,6 @@ def evaluate(
     facts: dict[str, Any] = {"model": model, "metrics": metrics, f"class_{score}": by_class}
     facts["scans"] = to_json({name: scores.of_rows(rows) for name, scores in settings.details.scans.items()})
     facts["training"] = training_report(Path(model))
-    if robust is not None:
-        facts["robustness"] = robust
     write_results(facts, _table_rows(metrics, by_class, score), output, as_json, as_csv)
     if suffix == ".html":
         # Names without the folders of this machine
@@ -294,8 +266,6 @@ def evaluate(
         for split, figures in metrics.items():
             texts = [f"{metric_name(name)} {metric_value(name, value)}" for name, value in figures.items()]
             print_line(f"{split:<{width}}  {'   '.join(texts)}")
-    if robust is not None:
-        _write_robustness(robust, folder, print_table=is_for_people)
     # Last, since it ends the command with another exit code if files were left out.
     left_out.finish()
 
@@ -328,12 +298,10 @@ def _refuse_unused(model: str, options: dict[str, Any]) -> None:
             raise ValueError(f"--{name} has no effect on {model}, which reads whole files; leave it out")
 
 
-def _refuse_for_others(model: str, *, robustness: bool, voting: int | None, up_axis: str | None) -> None:
+def _refuse_for_others(model: str, *, voting: int | None, up_axis: str | None) -> None:
     """Refuse options that only classifiers have."""
     option = None
-    if robustness:
-        option = "--robustness"
-    elif voting:
+    if voting:
         # 0 votes are none, which every model has.
         option = "--voting"
     elif up_axis is not None:
@@ -402,19 +370,6 @@ def _accuracy_text(scans: list[dict[str, Any]]) -> str:
         f"{percent(right / len(scans))} % of the predictions are correct: {right:,} of {len(scans):,} scans (95 % "
         f"interval {percent(low)} to {percent(high)} %)."
     )
-
-
-def _write_robustness(robust: dict[str, Any], folder: Path, *, print_table: bool) -> None:
-    """Write the table, the picture and the section of the card, and print their paths."""
-    from hf_any3d.training.robustness import robustness_table, write_robustness
-
-    written, remarks = write_robustness(robust, folder)
-    if print_table:
-        for line in robustness_table(robust).splitlines():
-            print_line(line)
-    print_note(f"written: {', '.join(map(str, written))}")
-    for remark in remarks:
-        print_note(remark)
 
 
 @evaluation.command("minigpt3d", cls=ModelCommand)

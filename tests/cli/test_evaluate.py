@@ -233,7 +233,6 @@ def test_what_does_not_fit_is_one_line(models, data, tmp_path):
     for model, words, text in (
         (models("parts"), (), "split train has the classes of points ['top', 'leg'"),
         (models("parts"), ("--voting", 2), "--voting is only for classifiers"),
-        (models("autoencoder"), ("--robustness",), "--robustness is only for classifiers"),
         (models("chat"), (), "is a chat model; use hf-any3d chat"),
         (str(tmp_path / "encoder"), (), "hf-any3d features"),
         (models("classifier"), (), f"expected the model's, {LABELS}"),

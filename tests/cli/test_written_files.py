@@ -110,7 +110,6 @@ ROWS = (
         (".json",),
         also="--output",
     ),
-    Row("evaluate classifier --output-dir", "evaluate classifier {classifier} {classes} --robustness", ("",)),
     Row("train --output", "train {classes}", ("",)),
 )
 if HAS_SURVEY:

@@ -21,7 +21,6 @@ from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.detection import SceneRows
 from hf_any3d.training.frozen_features import frozen_features
-from hf_any3d.training.robustness import Condition, ConditionRows
 from hf_any3d.training.rows import evaluation_rows, training_rows
 from hf_any3d.training.segmentation_rows import BlockRows, CropRows
 from tests.errors import raises
@@ -118,7 +117,6 @@ READERS = {
     "CropRows": lambda rows: every(CropRows(rows, SETTLED, with_category=True)),
     "BlockRows": lambda rows: every(BlockRows(rows, SETTLED, with_category=True)),
     "SceneRows": lambda rows: every(SceneRows(rows, SETTLED)),
-    "ConditionRows": lambda rows: every(ConditionRows(rows, PROCESSOR, Condition("orientation", "up axis", 30))),
     "frozen_features": features,
     "validation_split": split,
 }

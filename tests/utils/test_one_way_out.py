@@ -134,7 +134,6 @@ OTHERS = {
     "write_compared_numbers": _BY_COMMAND,
     "write_suggestions": _BY_COMMAND,
     "write_report": _BY_COMMAND,
-    "write_robustness": _BY_COMMAND,
     "write_reconstructions": _BY_COMMAND,
     "write_rows": _BY_COMMAND,
     "write_results": _BY_COMMAND,

@@ -1,6 +1,6 @@
 """Robustness of classifiers: accuracy on corrupted, sparse, rotated and colorless copies of labeled clouds.
 
-The corruptions are those of `hf_any3d.data.corruptions`. They are made from the evaluated clouds, so the figures
+The corruptions are those of `corruptions.py`. They are made from the evaluated clouds, so the figures
 are not those of ModelNet40-C's published files.
 """
 
@@ -18,7 +18,6 @@ import numpy as np
 from datasets import Dataset
 from scipy.spatial.transform import Rotation
 
-from hf_any3d.data.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt
 from hf_any3d.data.inputs import ATTRIBUTES, first_channel
 from hf_any3d.data.point_arrays import resample_index, rotation_matrix
 from hf_any3d.data.tables.numpy_rows import choose_columns, columns_of
@@ -32,6 +31,7 @@ from hf_any3d.utils.markdown import inline
 from hf_any3d.utils.messages import percent
 from hf_any3d.utils.progress import progress_bar
 from hf_any3d.visualization.figures import new_figure
+from studies.robustness.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt
 
 if TYPE_CHECKING:
     from transformers import Trainer

@@ -1,4 +1,4 @@
-"""The robustness report: its conditions, resuming, table, picture, section of the card, and the command."""
+"""The robustness report: its conditions, resuming, table, picture, section of the card, and the program."""
 
 import json
 import sys
@@ -8,13 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features
-from typer.testing import CliRunner
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.cli import app
-from hf_any3d.data.corruptions import CORRUPTIONS
-from hf_any3d.training import robustness
-from hf_any3d.training.robustness import (
+from studies.robustness import __main__ as program, report as robustness
+from studies.robustness.corruptions import CORRUPTIONS
+from studies.robustness.report import (
     Condition,
     ConditionRows,
     conditions,
@@ -140,24 +138,25 @@ def test_card_gets_one_section_unless_edited(report, tmp_path):
 
 
 @pytest.mark.slow
-def test_command_writes_the_report_next_to_the_model(tmp_path, monkeypatch):
+def test_the_program_writes_the_report_next_to_the_model(tmp_path, monkeypatch, capsys):
     some = [Condition("noise", "gaussian", 1), Condition("points", "number of points", 16)]
     monkeypatch.setattr(robustness, "conditions", lambda processor: some)
     monkeypatch.setattr(robustness, "summarize_robustness", lambda clean, rows: {"clean": clean["accuracy"]})
-    monkeypatch.setattr(robustness, "robustness_table", lambda report: f"{len(report['rows'])} rows")
+    for module in (robustness, program):
+        monkeypatch.setattr(module, "robustness_table", lambda report: f"{len(report['rows'])} rows")
     monkeypatch.setattr(robustness, "plot_robustness", lambda report, path: path)
     model, data = tmp_path / "model", tmp_path / "data.parquet"
     tiny_model(num_labels=2, id2label=dict(enumerate(NAMES))).save_pretrained(model)
     PointCloudProcessor(num_points=48).save_pretrained(model)
     rows().to_parquet(data)
     options = json.dumps({"data_files": {"test": str(data)}})
-    words = ["evaluate", str(model), "--dataset", "parquet", "--options", options, "--cpu", "--robustness"]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code == 0, result.output
-    assert "2 rows" in result.stdout and f"written: {model / 'robustness.json'}" in result.stderr
+    words = [str(model), "--dataset", "parquet", "--options", options, "--cpu"]
+    program.main(words)
+    said = capsys.readouterr().out
+    assert "2 rows" in said and f"written: {model / 'robustness.json'}" in said
     stored = json.loads((model / "robustness.json").read_text())
     assert stored["settings"]["dataset"] == "parquet" and len(stored["rows"]) == 2
     assert "## Robustness" in (model / "README.md").read_text()
-    result = CliRunner().invoke(app, [*words, "--json", "--output-dir", str(tmp_path / "other")])
-    assert json.loads(result.stdout)["robustness"]["rows"] == stored["rows"]
+    program.main([*words, "--output-dir", str(tmp_path / "other")])
+    assert json.loads((tmp_path / "other" / "robustness.json").read_text())["rows"] == stored["rows"]
     assert (tmp_path / "other" / "robustness.md").read_text() == "# Robustness\n\n2 rows\n"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_any3d.data.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt
+from studies.robustness.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt
 from tests.golden import assert_stored
 
 CHANNELS = ("xyz", "rgb", "normals")
