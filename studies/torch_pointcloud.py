@@ -40,7 +40,7 @@ from studies.tables import write_table
 
 RESULTS = Path(__file__).parent / "results"
 LAYOUTS = Path(__file__).parents[1] / "tests" / "conversions" / "torch_pointcloud_layouts.json"
-_OWNER = "torch-pointcloud/"
+OWNER = "torch-pointcloud/"
 _NUM_POINTS = 1024
 # Random cells of each cloud, out of 32 along each axis, for Point Transformer V3.
 _CELLS, _EDGE = (3000, 1500), 32
@@ -96,7 +96,7 @@ def registered(tasks: Collection[str] = ("pretraining", *_WITH_HEAD)) -> Iterato
     importlib.import_module("torch_pointcloud.models")
     for task in tasks:
         for name, entry in registry._REGISTERED_MODELS[task].items():
-            if _OWNER + name in PUBLISHED:
+            if OWNER + name in PUBLISHED:
                 yield name, entry
 
 
@@ -167,7 +167,7 @@ def _on_a_cpu() -> Iterator[None]:
         yield
 
 
-def _built(name: str, entry: dict[str, Any]) -> torch.nn.Module:
+def built(name: str, entry: dict[str, Any]) -> torch.nn.Module:
     """Return torch-pointcloud's model, with random weights, biases, norms and running statistics."""
     torch.manual_seed(0)
     theirs = entry["fn"](**entry["hparams"]).eval()
@@ -182,7 +182,7 @@ def _built(name: str, entry: dict[str, Any]) -> torch.nn.Module:
     return theirs
 
 
-def _converted(name: str, theirs: torch.nn.Module) -> Any:
+def converted(name: str, theirs: torch.nn.Module) -> Any:
     """Return our model of the file that torch-pointcloud's model would be published as."""
     import hf_any3d
 
@@ -190,7 +190,7 @@ def _converted(name: str, theirs: torch.nn.Module) -> Any:
         save_file(
             {key: value.contiguous() for key, value in theirs.state_dict().items()}, f"{folder}/model.safetensors"
         )
-        options = PUBLISHED[_OWNER + name].files[None].options
+        options = PUBLISHED[OWNER + name].files[None].options
         output = Path(folder, "converted")
         convert_files([f"{folder}/model.safetensors"], output, {key: options[key] for key in options if key != "kind"})
         (saved,) = json.loads((output / "config.json").read_text())["architectures"]
@@ -220,8 +220,8 @@ def compare(name: str, entry: dict[str, Any]) -> dict[str, Any]:
 
 def _point_logits(name: str, entry: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the logits of both models that read points, theirs first."""
-    theirs = _built(name, entry)
-    ours = _converted(name, theirs)
+    theirs = built(name, entry)
+    ours = converted(name, theirs)
     # A 3DETR has 2,048 tokens.
     num_points = 4 * _NUM_POINTS if name.startswith("3detr") else _NUM_POINTS
     points = torch.rand(2, num_points, 3) * 2 - 1  # no two points are equal, which have no order
@@ -245,11 +245,11 @@ def _voxel_logits(name: str, entry: dict[str, Any]) -> tuple[torch.Tensor, torch
     """Return the logits of both models that read voxels, theirs first."""
     convolutions: Any = importlib.import_module("spconv.pytorch.conv")
     with _on_a_cpu():
-        theirs = _built(name, entry)
+        theirs = built(name, entry)
         for module in theirs.modules():
             if isinstance(module, convolutions.SparseConvolution):
                 module.train()  # on a CPU, spconv adds biases in training alone; nothing else differs
-        ours = _converted(name, theirs)
+        ours = converted(name, theirs)
         cells = [torch.randint(_EDGE, (count, 3)).unique(dim=0) for count in _CELLS]
         features = [torch.rand(len(cell), 6) * 2 - 1 for cell in cells]
         batch = torch.cat([torch.full((len(cell),), number) for number, cell in enumerate(cells)])
@@ -267,7 +267,7 @@ def page(rows: Sequence[Mapping[str, Any]], left_out: Mapping[str, str], version
     lines += ["|---" * 5 + "|"]
     for row in rows:
         figures = f"{row['difference']:.1e} | {row['median']:.1e} | {row['outputs']:,} | {100 * row['equal']:.4g}"
-        lines.append(f"| `{_OWNER}{row['name']}` | {figures} |")
+        lines.append(f"| `{OWNER}{row['name']}` | {figures} |")
     about = ", ".join(f"{name} {number}" for name, number in versions.items())
     lines += ["", *(f"Not compared: `{name}`: {reason}" for name, reason in left_out.items()), *[""] * bool(left_out)]
     lines += [_ABOUT.strip(), "", f"Versions: {about}.", ""]
@@ -299,9 +299,10 @@ On a CPU, torch-pointcloud does not run as it is installed:
 """
 
 
-def _versions() -> dict[str, str]:
+def versions_of(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
+    """Return the versions of Python and of those packages that are installed."""
     found = {"Python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -334,7 +335,7 @@ def main() -> None:
         except ImportError as error:
             left_out[name] = str(error)
             print(f"{name}: not compared ({error})", flush=True)
-    summary = {"runs": rows, "left_out": left_out, "versions": _versions(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    summary = {"runs": rows, "left_out": left_out, "versions": versions_of(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
     write_table(arguments.output / "torch_pointcloud.parquet", summary)
     write_text(arguments.output / "torch_pointcloud.md", page(rows, left_out, summary["versions"]))
 

@@ -9,7 +9,7 @@ pass. The fused implementation, for CPUs,
   separates them; the second layer is needed for its maximum only;
 - computes the third layer's term that depends on the maximum once per patch;
 - computes the statistics of the second norm from means and covariances of the rows after the first;
-- saves no rows, as all follow from the points;
+- saves only the input of the last layer;
 - multiplies the sparse gradients of the maxima, one point per patch and channel, as sums of few rows.
 
 In evaluation without gradients, both norms become part of the weights, and all layers run on parts that stay in the
@@ -193,12 +193,6 @@ class _Joined:
         self.matrix = self.through * self.gain
         self.constants = torch.addcmul(own.join_shift - moved * self.gain, self.shared_offsets, self.gain)
 
-    def hidden(self, lifted: Tensor, part: slice) -> Tensor:
-        """Compute the rows after the second norm and its ReLU, `(rows of the part, joined)`."""
-        constants = self.constants[part]
-        rows = (lifted @ self.matrix).view(len(constants), -1, constants.shape[1])
-        return rows.add_(constants.unsqueeze(1)).relu_().flatten(0, 1)
-
 
 class _PooledPatches(torch.autograd.Function):
     """Tokens `(patches, width)` with batch statistics; `weights` are `_Weights`, then biases that norms cancel."""
@@ -228,10 +222,12 @@ class _PooledPatches(torch.autograd.Function):
             within += lifted.T @ lifted
         second = lifted_means, (within / count).to(points.dtype), patch_max
         joined = _Joined(own, *second, layers.join_norm.eps)
-        # The second norm needed all rows; with its statistics known, parts are finished one by one.
+        # After the second norm and its ReLU; the only rows that are saved. Others follow from the points.
+        hidden = points.new_empty(count, len(own.join))
         for part in patches.parts:
-            hidden = joined.hidden(patches.lifted(part), part)
-            tokens[part], winners[part] = largest((hidden @ own.out.T).view(-1, k, len(own.out)))
+            rows = torch.mm(patches.lifted(part), joined.matrix, out=hidden[patches.rows_of(part)])
+            rows.view(-1, k, len(own.join)).add_(joined.constants[part].unsqueeze(1)).relu_()
+            tokens[part], winners[part] = largest((rows @ own.out.T).view(-1, k, len(own.out)))
         # Contribution of the biases to the output of the third layer.
         offset = own.join @ layers.widen.bias.repeat(2)
         offset = offset if layers.join.bias is None else offset + layers.join.bias
@@ -240,8 +236,7 @@ class _PooledPatches(torch.autograd.Function):
         )
         update_running_statistics(layers.join_norm, offset, joined.mean, joined.variance, count)
         ctx.eps = layers.lift_norm.eps, layers.join_norm.eps
-        # No rows: all follow from these and from the points.
-        ctx.save_for_backward(*weights, points, *first, *second, patch_winners, winners)
+        ctx.save_for_backward(*weights, points, *first, *second, patch_winners, winners, hidden)
         return tokens.add_(own.out_bias)
 
     @staticmethod
@@ -253,17 +248,17 @@ class _PooledPatches(torch.autograd.Function):
         points, *first = saved[12:15]
         patches = _Patches(points, own, *first, ctx.eps[0])
         joined = _Joined(own, *saved[15:18], ctx.eps[1])
-        patch_winners, winners = saved[18:]
+        patch_winners, winners, hidden = saved[18:]
         # Backwards: last layer and maximum, second norm, third and second layer with the first maximum, first layer.
         pooled = PooledGradient(gradient, winners, patches.k, patches.parts)
-        grad_out, *through_out = _through_out(patches, own, joined, pooled)
+        grad_out, *through_out = _through_out(patches, own, joined, pooled, hidden)
         found = _through_join(patches, own, joined, *first, saved[17], patch_winners, *through_out)
         grad_biases = (None if bias is None else torch.zeros_like(bias) for bias in biases)
         return None, None, *found, grad_out, gradient.sum(dim=0), *grad_biases
 
 
 def _through_out(
-    patches: _Patches, own: _Weights, joined: _Joined, pooled: PooledGradient
+    patches: _Patches, own: _Weights, joined: _Joined, pooled: PooledGradient, hidden: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradient of the last weight; of the second norm's output, as if its statistics were constants, the
     sum for each patch, the product with the first norm's output, and what it adds to the gradient of that.
@@ -273,13 +268,12 @@ def _through_out(
     product = torch.zeros_like(joined.matrix.T)
     grad_lifted = own.out.new_empty(len(patches.rows), len(joined.matrix))
     for number, part in enumerate(patches.parts):
-        lifted = patches.lifted(part)
-        hidden = joined.hidden(lifted, part)
-        grad_out += pooled.transposed_times(hidden, number)
+        entered = hidden[patches.rows_of(part)]
+        grad_out += pooled.transposed_times(entered, number)
         rows = pooled.times(own.out, number)
-        torch.ops.aten.threshold_backward.grad_input(rows, hidden, 0, grad_input=rows)  # the ReLU
+        torch.ops.aten.threshold_backward.grad_input(rows, entered, 0, grad_input=rows)  # the ReLU
         sums[part] = rows.view(-1, patches.k, rows.shape[1]).sum(dim=1)
-        product.addmm_(rows.T, lifted)
+        product.addmm_(rows.T, patches.lifted(part))
         torch.mm(rows, joined.matrix.T, out=grad_lifted[patches.rows_of(part)])
     return grad_out, sums, product, grad_lifted
 
