@@ -23,16 +23,6 @@ LEVEL = 0.05
 """Probability below which a difference counts as more than chance."""
 FEWEST_DISAGREEMENTS = 6
 """Scans that only one of two runs answers correctly, from which on an exact test can tell them apart at `LEVEL`."""
-_DRAWS = 5000
-# Draws that are in memory at a time, each as large as the number of scans.
-_AT_ONCE = 250
-# All ways to exchange the runs of so many scans are tried; of more, `_DRAWS` random ones.
-_ALL_EXCHANGES = 12
-# Figures by which runs are compared, the most telling of each task first.
-_METRICS = ("mean_iou", "instance_miou", "map_25", "accuracy", "chamfer_l1")
-_LOWER_IS_BETTER = ("chamfer_l1",)
-# Splits by how well they judge a model: weights are often selected on the validation split.
-_SPLITS = ("test", "cross-validation", "all", "validation")
 
 
 @dataclass(frozen=True)
@@ -130,6 +120,11 @@ class ComparedRun:
     difference: Difference | None = None
 
 
+# Figures by which runs are compared, the most telling of each task first.
+_METRICS = ("mean_iou", "instance_miou", "map_25", "accuracy", "chamfer_l1")
+_LOWER_IS_BETTER = ("chamfer_l1",)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Runs side by side; differences are to the first one.
@@ -224,6 +219,10 @@ def mean_ratio(counts: np.ndarray) -> np.ndarray:
     return np.nanmean(ratios, axis=-1)
 
 
+# Splits by how well they judge a model: weights are often selected on the validation split.
+_SPLITS = ("test", "cross-validation", "all", "validation")
+
+
 def _split_of(run: EvaluatedRun, runs: Sequence[EvaluatedRun], wanted: str | None) -> str:
     """Return the split of a run to compare: the one that is wanted, else one of all runs, else its best one."""
     if wanted is not None:
@@ -314,6 +313,11 @@ def _groups(metric: str, scans: Sequence[tuple[dict[str, Any], ...]]) -> list[st
     return list(names)
 
 
+_DRAWS = 5000
+# Draws that are in memory at a time, each as large as the number of scans.
+_AT_ONCE = 250
+
+
 def _resample(counts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Return the metric of each run in units drawn with replacement, the same ones for all runs, (runs, draws)."""
     units = counts.shape[1]
@@ -348,6 +352,10 @@ def _difference(
     exact_low, exact_high = disagreement_interval(only_run, only_first, len(run))
     p_value = mcnemar(only_first, only_run)
     return Difference(value, min(low, exact_low), max(high, exact_high), p_value, only_run, only_first)
+
+
+# All ways to exchange the runs of so many scans are tried; of more, `_DRAWS` random ones.
+_ALL_EXCHANGES = 12
 
 
 def _exchange_test(first: np.ndarray, second: np.ndarray, generator: np.random.Generator) -> float:

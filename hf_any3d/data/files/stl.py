@@ -8,18 +8,11 @@ from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, unix_lines
 
+NOT_READ = "facet normals, which follow from the corners; names of solids"
+
+
 _TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 _HEADER_SIZE = 84
-NOT_READ = "facet normals, which follow from the corners; names of solids"
-# Lines that some programs write between the end of a solid and the next one, or the end of the file.
-_NO_SOLID = rb"(?![ \t]*solid\b)(?![^\n]*\bfacet\s+normal\b)[^\n]*"
-_AFTER_SOLID = re.compile(rb"(?im)(^[ \t]*endsolid\b[^\n]*\n)((?:%b\n)*(?:%b\Z)?)" % (_NO_SOLID, _NO_SOLID))
-# Colors in the 16 bits after a facet, five for each channel. Bit 15 says that there is one (VisCAM, SolidView), or in
-# files whose header names the color of the whole part, that the facet has none of its own (Magics).
-_PART_COLOR, _FLAG, _CHANNEL = re.compile(rb"COLOR=(.{3})", re.DOTALL), 1 << 15, 31
-# The name of a solid, up to the end of its line or to its first facet, may have any words.
-_NAME = re.compile(rb"(?im)^[ \t]*(end)?solid\b((?!\bfacet\s+normal\b).)*")
-_VERTEX = re.compile(rb"\bvertex\s+(\S+\s+\S+\s+\S+)", re.IGNORECASE)
 
 
 def read(source: Source) -> PointCloudData:
@@ -47,6 +40,11 @@ def read(source: Source) -> PointCloudData:
     return PointCloudData(corners, faces=np.arange(len(corners)).reshape(-1, 3), face_colors=colors)
 
 
+# Colors in the 16 bits after a facet, five for each channel. Bit 15 says that there is one (VisCAM, SolidView), or in
+# files whose header names the color of the whole part, that the facet has none of its own (Magics).
+_PART_COLOR, _FLAG, _CHANNEL = re.compile(rb"COLOR=(.{3})", re.DOTALL), 1 << 15, 31
+
+
 def _colors(attributes: np.ndarray, header: bytes, source: Source) -> np.ndarray | None:
     """Return colors of facets `(facets, 3)`, or None; warn of attributes that are no colors."""
     part = _PART_COLOR.search(header)
@@ -68,6 +66,14 @@ def _colors(attributes: np.ndarray, header: bytes, source: Source) -> np.ndarray
     elif attributes.any():
         source.leave_out(["attributes of facets"])
     return None
+
+
+# Lines that some programs write between the end of a solid and the next one, or the end of the file.
+_NO_SOLID = rb"(?![ \t]*solid\b)(?![^\n]*\bfacet\s+normal\b)[^\n]*"
+_AFTER_SOLID = re.compile(rb"(?im)(^[ \t]*endsolid\b[^\n]*\n)((?:%b\n)*(?:%b\Z)?)" % (_NO_SOLID, _NO_SOLID))
+# The name of a solid, up to the end of its line or to its first facet, may have any words.
+_NAME = re.compile(rb"(?im)^[ \t]*(end)?solid\b((?!\bfacet\s+normal\b).)*")
+_VERTEX = re.compile(rb"\bvertex\s+(\S+\s+\S+\s+\S+)", re.IGNORECASE)
 
 
 def _ascii(source: Source) -> np.ndarray:

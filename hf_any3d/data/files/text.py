@@ -33,19 +33,6 @@ COUNT_LINE = re.compile(rb"(?m)^[ \t]*(\d{1,18})[ \t]*$")
 GRID_START = rb"\s*(ncols|nrows|[xy]ll(corner|cent(er|re))|cellsize|nodata_value)[ \t]+-?[\d.]"
 """How a grid of ESRI begins, in any case: a line of its header, in any order."""
 _COMMENT = ("#", "//", "%")
-_HASH = re.compile(rb"(?m)^([ \t]*)%")
-# Before words above the first row, as las2txt and others mark comments; as separators of names they are more than one.
-_RARE_MARKS = ";,:*$!'"
-# Lines before the rows in which names are looked for, from the last on.
-_MOST_TITLES = 100
-_LOOKED_AT = 8192  # bytes that tell prose from rows
-_ROWS_OF_WORDS = 50  # in which words are looked for
-# Before names in a comment, as in `# Format: x y z`; a unit after a name, where spaces separate names.
-_MARK = re.compile(r"^[#/%\s]+([^,;:=]*[:=]\s+)?")
-_UNIT = re.compile(r"\s*([\[(][^\])]*[\])])")
-# Where a cell between two commas or semicolons, or before the first, has nothing in it; and one after the last.
-_EMPTY_CELL = re.compile(rb"(?m)(?:(?<=[,;])|^)[ \t]*(?=[,;])")
-_EMPTY_LAST_CELL = re.compile(rb"(?m)(?<=[,;])[ \t]*$")
 # NA, N/A, #N/A, null and none as whole cells: no value, as R, databases and spreadsheets write it. The first letter is
 # looked for first, which is many times faster.
 _NO_VALUE = re.compile(rb"(?m)[#Nn](?:(?<=[,;\s\"].)|(?<=^.))(?i:/A|A|ull|one|N/A)(?=[,;\s\"]|$)")
@@ -58,6 +45,9 @@ class Title(NamedTuple):
     line: int  # within the file, from 1
     text: str
     is_comment: bool
+
+
+_LOOKED_AT = 8192  # bytes that tell prose from rows
 
 
 def is_prose(path: Path) -> bool:
@@ -86,6 +76,9 @@ def is_prose(path: Path) -> bool:
         return False
     numeric = sum(all(map(_NUMBER.fullmatch, words)) for words in rows)
     return 2 * numeric < len(rows)
+
+
+_ROWS_OF_WORDS = 50  # in which words are looked for
 
 
 def has_rows(start: bytes) -> bool:
@@ -154,9 +147,17 @@ def read(source: Source) -> PointCloudData:
     return PointCloudData(**cloud)
 
 
+_HASH = re.compile(rb"(?m)^([ \t]*)%")
+
+
 def with_hashes(text: bytes) -> bytes:
     """Return text in which lines of comments after % begin with #, as parsers know it."""
     return _HASH.sub(rb"\1#", text) if b"%" in text else text
+
+
+# Where a cell between two commas or semicolons, or before the first, has nothing in it; and one after the last.
+_EMPTY_CELL = re.compile(rb"(?m)(?:(?<=[,;])|^)[ \t]*(?=[,;])")
+_EMPTY_LAST_CELL = re.compile(rb"(?m)(?<=[,;])[ \t]*$")
 
 
 def plain_rows(rows: bytes, titles: list[Title]) -> bytes:
@@ -207,6 +208,11 @@ class Cells(NamedTuple):
     rows: bytes
     left_out: list[str]  # names of columns of words that are no classes
     label_names: tuple[str, ...] | None  # words by the numbers that stand for them in the column of labels
+
+
+# Before names in a comment, as in `# Format: x y z`; a unit after a name, where spaces separate names.
+_MARK = re.compile(r"^[#/%\s]+([^,;:=]*[:=]\s+)?")
+_UNIT = re.compile(r"\s*([\[(][^\])]*[\])])")
 
 
 def cells_of(text: bytes, titles: list[Title], source: Source) -> Cells:
@@ -334,6 +340,10 @@ def read_header(text: bytes) -> tuple[list[Title], int | None, int, int]:
     return titles, declared, at, number
 
 
+# Before words above the first row, as las2txt and others mark comments; as separators of names they are more than one.
+_RARE_MARKS = ";,:*$!'"
+
+
 def _has_rare_mark(line: str) -> bool:
     """Return whether a line above the rows is a comment by a mark that elsewhere separates numbers or names."""
     mark, rest = line[:1], line[1:].strip()
@@ -399,6 +409,10 @@ def _cells_of_line(line: str) -> list[list[str]]:
     joined = _UNIT.sub(lambda match: re.sub(r"\s", "", match[1]), line)
     split.append([word.strip('"') for word in re.findall(r'"[^"]*"|[^\s"]+', joined)])
     return [[name.strip() for name in names] for names in split]
+
+
+# Lines before the rows in which names are looked for, from the last on.
+_MOST_TITLES = 100
 
 
 def column_names(titles: list[Title], table: np.ndarray) -> list[str] | None:
