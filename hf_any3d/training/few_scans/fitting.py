@@ -80,7 +80,8 @@ def fit_few_scans(
     """
     # A wrap that has learned the classes gives answers beside its features.
     answer_columns = _columns_of_answers(model.config, examples.scans.classes)
-    rows = _training_rows(model.config, examples, things, answer_columns, arguments)
+    folds = draw_folds(examples.scans.labels, examples.scans.groups, arguments.folds, arguments.seed)
+    rows = _training_rows(model.config, examples, things, answer_columns, folds)
     # The head learns from all scans; heads of the folds only judge, and calibrate.
     head = fit_head(rows.features, rows.labels, len(rows.classes), strength, rows.metric)
     # (rows, classes) logits, of each row by a head that has not seen its group
@@ -137,16 +138,15 @@ def _training_rows(
     examples: Examples,
     things: np.ndarray,
     answer_columns: np.ndarray | None,
-    arguments: FewScansArguments,
+    folds: np.ndarray,
 ) -> TrainingRows:
-    """Return the rows to learn from, with their folds."""
+    """Return the rows to learn from, with their folds; given are those of the scans."""
     scans = examples.scans
     # In double precision, in which heads are fitted
     features = examples.features.astype(np.float64)
     views = examples.views
     labels = scans.labels
     groups = scans.groups
-    folds = draw_folds(labels, groups, arguments.folds, arguments.seed)
     if examples.learns_views:
         assert views is not None
         # A view is in the group and fold of its scan, so that no head is judged by a view of what it has learned.

@@ -14,7 +14,6 @@ from hf_any3d.modeling.point_features import PointFeaturesForPointCloudClassific
 from hf_any3d.training.few_scans.estimate import Estimate
 from hf_any3d.training.few_scans.examples import Examples
 from hf_any3d.training.few_scans.report import section_of
-from hf_any3d.training.few_scans.request import FewScansArguments
 from hf_any3d.training.few_scans.scans import Scans
 from hf_any3d.training.few_scans.validation import CROSS_VALIDATION
 from hf_any3d.training.trainer import replacing_model
@@ -26,10 +25,10 @@ def save(
     examples: Examples,
     estimates: Mapping[str, Estimate],
     report: RunReport,
-    arguments: FewScansArguments,
+    folder: Path,
+    license: str | None,
 ) -> None:
-    """Write everything; metrics.json last, which marks the run as complete."""
-    folder = Path(arguments.output_dir)
+    """Write everything into a folder; metrics.json last, which marks the run as complete."""
     scan_scores = {split: estimates[split].scans.of_rows(rows) for split, rows in scans.judging.items()}
     if CROSS_VALIDATION in estimates:
         estimate = estimates[CROSS_VALIDATION]
@@ -42,4 +41,4 @@ def save(
         scans.processor.save_pretrained(new)
         examples.save(new)
         save_scan_scores(new, scan_scores)
-        write_run_card(model, report, scans.processor.num_points, sure, new, arguments.license, folder)
+        write_run_card(model, report, scans.processor.num_points, sure, new, license, folder)

@@ -60,8 +60,9 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
     if not isinstance(request, FewScans):
         request = FewScans.parse(request)
     arguments = request.arguments
+    folder = Path(arguments.output_dir)
     # A folder that cannot be written is an error before the features are computed.
-    program.claim_output(Path(arguments.output_dir))
+    program.claim_output(folder)
     with stopwatch.part("data"):
         earlier = read_earlier(request)
         scans = read_scans(request.data, earlier, rows)
@@ -85,7 +86,7 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
         fitted = fit_few_scans(model, examples, things, plan.strength, arguments)
         estimates = validate(model, fitted, scans.together, judging)
     report = report_of(model, scans, plan, estimates, stopwatch.stop())
-    save(model, scans, examples, estimates, report, arguments)
+    save(model, scans, examples, estimates, report, folder, arguments.license)
     # Only after the last file, so that a killed run leaves its mark.
     release_claims()
     return Learned(report, lines_of(model.config, scans, plan, estimates, num_things))
