@@ -123,11 +123,13 @@ def _search_groups(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tenso
     axes = axes.unflatten(2, (number, size)).transpose(2, 3).flatten(2)  # (batch, 3, size * groups)
     distance = _distances(query, axes).unflatten(2, (size, number))  # (batch, queries, size, groups)
     # numpy sorts with the processor's vectors.
-    nearest = np.sort(_keys(distance.amin(dim=2), torch.arange(number)).numpy(), axis=-1)
-    group = torch.from_numpy(nearest[..., :k] & _LOW).unsqueeze(2)  # (batch, queries, 1, k)
+    nearest = _keys(distance.amin(dim=2), torch.arange(number))
+    nearest.numpy().sort(axis=-1)
+    group = (nearest[..., :k] & _LOW).unsqueeze(2)  # (batch, queries, 1, k)
     candidates = distance.gather(3, group.expand(-1, -1, size, -1))
     key = _keys(candidates, group * size + torch.arange(size).unsqueeze(1)).flatten(2)
-    return _of_keys(torch.from_numpy(np.sort(key.numpy(), axis=-1)[..., :k]))
+    key.numpy().sort(axis=-1)
+    return _of_keys(key[..., :k])
 
 
 def _distances(query: Tensor, axes: Tensor) -> Tensor:
@@ -141,7 +143,7 @@ def _distances(query: Tensor, axes: Tensor) -> Tensor:
 
 def _keys(distance: Tensor, index: Tensor) -> Tensor:
     # The bits of non-negative floats sort like integers. With the index as last bits, ties go to the lowest index.
-    return (distance.view(torch.int32).long() << 32).add_(index)
+    return distance.view(torch.int32).long().bitwise_left_shift_(32).add_(index)
 
 
 def _of_keys(key: Tensor) -> tuple[Tensor, Tensor]:
