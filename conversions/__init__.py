@@ -10,10 +10,12 @@ if __name__ == "conversions":
     raise ImportError("this package is installed as hf_any3d.conversions; import it by that name")
 
 from hf_any3d.modeling.lazy_names import names_on_use
-from hf_any3d.registry import RECORDS as _RECORDS
+from hf_any3d.registry import RECORDS as _RECORDS, is_own as _is_own
 
 _MODULES: dict[str, list[str]] = {}
-for _record in _RECORDS.values():
+_OF_EXTENSIONS: dict[str, list[str]] = {}
+for _package, _record in _RECORDS.items():
     for _name, _converter in _record.converters.items():
-        _MODULES.setdefault(_converter.module, []).append(_name)
-__all__, __getattr__, __dir__ = names_on_use(__name__, _MODULES)
+        _table = _MODULES if _is_own(_package) else _OF_EXTENSIONS
+        _table.setdefault(_converter.module, []).append(_name)
+__all__, __getattr__, __dir__ = names_on_use(__name__, _MODULES, _OF_EXTENSIONS)

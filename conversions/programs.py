@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -21,7 +21,7 @@ from hf_any3d.conversions.point_starts import start_of
 from hf_any3d.conversions.renaming import matches_some
 from hf_any3d.conversions.tensor_checks import listed
 from hf_any3d.modeling.records import Converter, Program
-from hf_any3d.registry import MODEL_TYPES, RECORDS
+from hf_any3d.registry import MODEL_TYPES, RECORDS, is_own
 
 ENTRIES = ("state_dict", "module", "model", "base_model", "model_state_dict")
 """Keys under which the programs store their tensors."""
@@ -29,7 +29,19 @@ CONVERTERS: dict[str, Converter] = {
     name: converter for record in RECORDS.values() for name, converter in record.converters.items()
 }
 """By the public functions of `hf_any3d.conversions`."""
-PROGRAMS = tuple(program for record in RECORDS.values() for program in record.programs)
+
+
+def _programs() -> Iterator[Program]:
+    """Yield the programs of all records, with the full names of their recognizers."""
+    for package, record in RECORDS.items():
+        for program in record.programs:
+            if program.recognizer is not None and is_own(package):
+                yield replace(program, recognizer=f"{__package__}.{program.recognizer}")
+            else:
+                yield program
+
+
+PROGRAMS = tuple(_programs())
 """The first row that accepts a file counts."""
 # Files of programs whose models are not built here, by a mark that no other file has.
 _REFUSED = {mark: name for record in RECORDS.values() for mark, name in record.refused.items()}
@@ -49,8 +61,7 @@ class Recognized:
 def settings_of(program: Program, names: Collection[str]) -> Mapping[str, Any] | None:
     """Return the arguments that tensors of these names show, or None if they are not of the program."""
     if program.recognizer is not None:
-        module, _, function = program.recognizer.rpartition(".")
-        return resolve_name(f"{__package__}.{module}:{function}")(names)
+        return resolve_name(program.recognizer)(names)
     for mark, settings in program.marks.items():
         if matches_some(mark, names):
             return settings

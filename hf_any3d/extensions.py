@@ -1,4 +1,4 @@
-"""Packages beside this one that bring models, tasks, commands and more; each names itself as an entry point.
+"""Packages beside this one that bring models, formats, data sets and more; each names itself as an entry point.
 
     [options.entry_points]
     hf_any3d.extensions =
@@ -20,14 +20,21 @@ class Extension:
     """Record of a package; modules are named in full, and imported when they are first used.
 
     Attributes:
-        models: Packages whose `about.py` has a `RECORD` of models, see `hf_any3d.modeling.records`.
+        models: Packages whose `about.py` has a `RECORD` of models, see `hf_any3d.modeling.records`. Its converters
+            and recognizers are named in full, too.
         tasks: Packages whose `about.py` has the record of a `TASK`, see `hf_any3d.tasks.records`.
         pipelines: Modules whose import registers pipelines of single model types.
         tuners: Modules whose import registers PEFT methods.
+        formats: Ending of files, without a dot -> module with `read(source)`, which returns a `PointCloudData` of the
+            bytes `source.data`.
+        datasets: Name -> module with `load(data_dir, **options)`, which returns a `DatasetDict`; and what its labels
+            belong to: "clouds", "points", "boxes", "texts", or None if its columns tell.
+        metrics: Functions of logits (samples, labels) and class numbers (samples,) that return figures by their names,
+            as `module:function`. Trainings and evaluations of classifiers have these figures beside their own.
         commands: Module with `add_commands(app, panel)`, which adds commands to the command line; `panel` is their
             heading in its help.
-        learning: Module that may learn labeled point files in a way of its own, by `request_for` and `ARGUMENTS`;
-            see `hf_any3d.training.request_builder.extensions_for_files`.
+        learning: Module that may learn data in a way of its own, by `request_for` and `ARGUMENTS`; see
+            `hf_any3d.training.request_builder.learning_of_extensions`.
         default_models: Task -> directory of the model that opens if none is named.
         file_models: Type of models that read whole files, and no rows of a dataset -> module and function by which
             `hf-any3d evaluate` judges them, as `module:function`.
@@ -37,10 +44,24 @@ class Extension:
     tasks: tuple[str, ...] = ()
     pipelines: tuple[str, ...] = ()
     tuners: tuple[str, ...] = ()
+    formats: Mapping[str, str] = field(default_factory=dict)
+    datasets: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
     commands: str | None = None
     learning: str | None = None
     default_models: Mapping[str, str] = field(default_factory=dict)
     file_models: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that modules of tables are named in full: without a dot they would be taken for ours."""
+        tables = {"formats": self.formats, "datasets": {name: module for name, (module, _) in self.datasets.items()}}
+        for table, modules in tables.items():
+            for name, module in modules.items():
+                if "." not in module:
+                    raise ValueError(
+                        f"Extension: {table} has {name}={module!r}; expected a module within a package, such as "
+                        f"mine.{module}"
+                    )
 
 
 def _installed() -> dict[str, Extension]:

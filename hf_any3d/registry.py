@@ -8,7 +8,7 @@ their names. What concerns a model is in the record of its folder, which is read
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +36,26 @@ for _package in (*_task_packages, *(name for _extension in EXTENSIONS.values() f
 """By the name of the pipeline; see `hf_any3d.tasks.records`."""
 # Without a folder, since it is there to be trained further.
 TASKS["pre-training"] = Task("AutoModelForPreTraining", "a pretrained point encoder without a head", "features")
+
+
+def full_name(module: str, package: str) -> str:
+    """Return the full name of a module of a table: those of extensions have it there, ours are within a package."""
+    return module if "." in module else f"{package}.{module}"
+
+
+def is_own(package: str) -> bool:
+    """Return whether a package is a part of this one, and not of an extension."""
+    return package.startswith("hf_any3d.")
+
+
+def _refuse_taken(extension: str, what: str, names: Iterable[str], table: Collection[str]) -> None:
+    """Refuse what another package brings under a name that is there, as one of the two would be lost."""
+    for name in names:
+        if name in table:
+            raise ValueError(
+                f"the package {extension} brings the {what} {name!r}, which is there already; update or uninstall "
+                f"{extension}"
+            )
 
 
 def _read_record(package: str) -> Record:
@@ -129,12 +149,21 @@ DATASETS: dict[str, str | None] = {
     "shapenetpart": LABELED_POINTS,  # objects of 16 categories, each point with one of 50 parts
     "shapes": LABELED_CLOUDS,  # the small set of household objects in examples/data
 }
-"""Module of `hf_any3d.data.catalog`, whose `load(data_dir, **options)` returns a DatasetDict -> kind of its labels."""
+"""Module of `hf_any3d.data.catalog`, whose `load(data_dir, **options)` returns a DatasetDict -> kind of its labels.
+
+Names of extensions are among them; `DATASETS_OF_EXTENSIONS` has their modules.
+"""
+DATASETS_OF_EXTENSIONS: dict[str, str] = {}
+for _name, _extension in EXTENSIONS.items():
+    _refuse_taken(_name, "data set", _extension.datasets, DATASETS)
+    for _dataset, (_module, _labels) in _extension.datasets.items():
+        DATASETS[_dataset] = _labels
+        DATASETS_OF_EXTENSIONS[_dataset] = _module
 
 OF_YOUR_FILES = ("folder", "hdf5", "parquet", "scans_with_boxes")
 """Names in `DATASETS` of loaders of a user's own files, which say nothing about the data."""
 
-FORMATS = {
+FORMATS: dict[str, str] = {
     "3mf": "threemf",
     "asc": "text",
     "bin": "bin",
@@ -163,7 +192,13 @@ FORMATS = {
     "txt": "text",
     "xyz": "text",
 }
-"""Ending -> module of `hf_any3d.data.files` with `read(source) -> PointCloudData`, a mesh if the file has faces."""
+"""Ending -> module of `hf_any3d.data.files` with `read(source) -> PointCloudData`, a mesh if the file has faces.
+
+Modules of extensions are named in full.
+"""
+for _name, _extension in EXTENSIONS.items():
+    _refuse_taken(_name, "file format", _extension.formats, FORMATS)
+    FORMATS |= _extension.formats
 
 TYPES_BY_OPTION = ("colmap", "kitti", "nuscenes")
 """Formats that programs write under other extensions, .bin or .txt."""

@@ -127,7 +127,7 @@ class Converter:
     """A public function of `hf_any3d.conversions`.
 
     Attributes:
-        module: Module below `hf_any3d.conversions` that has it.
+        module: Module below `hf_any3d.conversions` that has it; of an extension, by its full name.
         needs: Its arguments for files that have to be given.
         of_parts: Function that converts files of the system among which no `checkpoint` is.
         title: Whose files it converts, for help texts; needed where it takes options.
@@ -155,7 +155,7 @@ class Program:
             The first that is found counts; without one of them a file is another program's. Without any, files are
             those that `hf_any3d.conversions.point_starts` finds under the title.
         recognizer: In place of marks, module and function below `hf_any3d.conversions`, from the names of the tensors
-            to those arguments, or None for another program's.
+            to those arguments, or None for another program's; of an extension, by its full name.
         role: Argument of `convert` that takes the file.
         entry: Key that the file must have beside that of its tensors.
     """

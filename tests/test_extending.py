@@ -469,12 +469,14 @@ def stranger(tmp_path_factory) -> Path:
     modules = {"hf_any3d.modeling.pospool": "mine.pospool", "hf_any3d.tasks.extent": "mine.extent"}
     files = dict(blocks_of(PAGE[2]))
     for name, text in [*blocks_of(PAGE[0]), *blocks_of(PAGE[1])]:
-        place = moved.get(Path(name).parent.as_posix())
-        if place is not None:
-            for old, new in modules.items():
-                text = text.replace(old, new)
-            # The page has a record of its own.
-            files.setdefault(f"{place}/{Path(name).name}", text)
+        own = "mine/convert.py"
+        if name != "conversions/pospool.py":
+            own = f"{moved.get(Path(name).parent.as_posix())}/{Path(name).name}"
+        for old, new in modules.items():
+            text = text.replace(old, new)
+        # The page has a record of its own.
+        if own.startswith("mine/"):
+            files.setdefault(own, text)
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
@@ -496,8 +498,9 @@ def run_beside(folder: Path, program: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_package_beside_this_one_brings_a_model_a_task_a_command_and_a_peft_method(stranger):
+def test_a_package_beside_this_one_brings_whatever_this_one_has(stranger):
     shutil.copy(ROOT / "examples/data/chair.ply", stranger)
+    (stranger / "cube.corners").write_bytes(bytes(range(24)) * 2)
     program = f"""
 import json
 from typer.testing import CliRunner
@@ -520,6 +523,16 @@ classify = pipeline("point-cloud-classification", model="pool")
 print(len(classify(torch.rand(4, 3), top_k=2)))
 from hf_any3d.training.peft_methods import peft_methods
 print("scale_outputs" in peft_methods())
+print(len(hf_any3d.read_point_cloud("cube.corners")))
+print(json.loads(command("data", "check", "cube.corners", "--json"))[0]["points"])
+command("train", "dice", "--model_type", "pospool", "--model_config", json.dumps(size), *{SMALL!r}, "--output", "of_dice")
+of_training = json.load(open("of_dice/metrics.json"))["metrics"]["test"]
+evaluated = json.loads(command("evaluate", "of_dice", "--dataset", "dice", "--json", "--cpu"))["metrics"]["test"]
+print(sorted(evaluated), evaluated["top_two"], "top_two" in of_training)
+state = {{f"pools.{{name}}": tensor for name, tensor in AutoModel.from_pretrained("pool").state_dict().items()}}
+torch.save(state, "pools.pth")
+command("convert", "pools.pth", "--output", "converted")
+print(type(AutoModel.from_pretrained("converted")).__name__)
 """
     assert run_beside(stranger, program) == [
         "chair.ply: 964",
@@ -528,6 +541,10 @@ print("scale_outputs" in peft_methods())
         "PosPoolModel mine.pospool.modeling_pospool",
         "2",
         "True",
+        "4",
+        "4",
+        "['accuracy', 'loss', 'mean_class_accuracy', 'top_two'] 1.0 True",
+        "PosPoolModel",
     ]
 
 

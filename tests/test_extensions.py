@@ -6,6 +6,7 @@ from transformers import AutoConfig
 
 from hf_any3d import AutoModelForPointCloudSegmentation, extensions, registry
 from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.evaluation import classification
 from hf_any3d.training import request_builder
 from hf_any3d.training.sources import find_source
 from tests.cli.conftest import run
@@ -62,3 +63,22 @@ def test_labeled_points_name_the_package_that_learns_them_and_the_way_that_needs
             request_builder.build_request(source, {}, [], way, dict)
     request, _ = request_builder.build_request(source, {}, [], request_builder.Way.TRAINED, dict)
     assert type(request).__name__ == "Segmentation"
+
+
+def test_a_module_without_a_package_is_refused():
+    for wrong in ({"formats": {"corners": "corners"}}, {"datasets": {"corners": ("corners", None)}}):
+        with raises(ValueError, naming="such as mine.corners"):
+            extensions.Extension(**wrong)
+
+
+def test_names_that_are_there_already_are_refused(monkeypatch):
+    with raises(ValueError, naming="the package mine brings the file format 'las'"):
+        registry._refuse_taken("mine", "file format", {"las": "mine.las"}, registry.FORMATS)
+    mine = extensions.Extension(metrics=(f"{__name__}:wrongly_named",))
+    monkeypatch.setattr(classification, "EXTENSIONS", {"mine": mine})
+    with raises(ValueError, naming="'accuracy', which is there already"):
+        classification.metrics_of_extensions(np.zeros((2, 2)), np.zeros(2, int))
+
+
+def wrongly_named(logits, labels):
+    return {"accuracy": 1.0}

@@ -24,7 +24,7 @@ from hf_any3d.integration.registration import ENCODERS, MODELS, PIPELINES, PROCE
 from hf_any3d.modeling.encoders import UnsupportedEncoder, composite_checkpoints, encoder_families
 from hf_any3d.modeling.encoders.registry import select_tower
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.registry import DATASETS, FORMATS, TASKS
+from hf_any3d.registry import DATASETS, FORMATS, TASKS, full_name
 from hf_any3d.tasks.settings import settings_of
 from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, EncoderTunerConfig
 
@@ -275,7 +275,7 @@ def formats_page() -> str:
         modules.setdefault(module, []).append(file_type)
     rows, not_read = [], []
     for module, file_types in modules.items():
-        reader = importlib.import_module(f"hf_any3d.data.files.{module}")
+        reader = importlib.import_module(full_name(module, "hf_any3d.data.files"))
         endings = ", ".join(f"`.{name}`" for name in sorted(file_types))
         back = ", ".join(f"`.{name}`" for name in sorted(file_types) if copy_endings(f"a.{name}")) or "–"
         rows.append((endings, first_line(reader), back))

@@ -57,7 +57,7 @@ def _print_all_help(context: typer.Context, task: Task | None) -> None:
     """Print the options of a task; without one those of classification, and of what else data may ask for unnamed."""
     _print_text(context.get_help())
     from hf_any3d.training.few_scans.request import FewScansArguments
-    from hf_any3d.training.request_builder import TASK_CLASSES, extensions_for_files
+    from hf_any3d.training.request_builder import TASK_CLASSES, learning_of_extensions
 
     shown = task or Task.CLASSIFICATION
     others = [f"--task {other.value} --help-all" for other in Task if other is not shown]
@@ -68,7 +68,7 @@ def _print_all_help(context: typer.Context, task: Task | None) -> None:
         print_line("Options for --way features, in addition to the data options above:")
         _print_arguments(FewScansArguments)
     if task in (None, Task.SEGMENTATION):
-        for module in extensions_for_files():
+        for module in learning_of_extensions():
             print_line(
                 "Options for a few labeled files (DATA is one or several files, or a folder, with point classes):"
             )
@@ -174,7 +174,7 @@ def train(
     from hf_any3d.training.few_scans.training import learn_scans
     from hf_any3d.training.program import TrainingTask
     from hf_any3d.training.request_builder import build_request, output_of
-    from hf_any3d.training.requests import FilesRequest
+    from hf_any3d.training.requests import ExtensionRequest
 
     # The bars of a network that is trained tell more; features of few scans have none.
     with status("training"), _output_on_stderr() as left_out:
@@ -182,7 +182,7 @@ def train(
         folder = output_of(request)
         if not (isinstance(request, TrainingTask) and _goes_on(request, overwrite=overwrite)):
             _refuse_to_replace(Path(folder), overwrite=overwrite)
-        if isinstance(request, FilesRequest):
+        if isinstance(request, ExtensionRequest):
             learned = request.learn(source.files)
         else:
             endings: set[str] = set()

@@ -1,6 +1,7 @@
 """Accuracy of classifiers: for Trainer, and final scores."""
 
 from collections.abc import Mapping, Sequence
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from hf_any3d.evaluation.confusion import (
 from hf_any3d.evaluation.eval_batches import whole
 from hf_any3d.evaluation.scan_scores import ScanScores, probabilities, record_scans
 from hf_any3d.evaluation.unknown import predicted_classes
+from hf_any3d.extensions import EXTENSIONS
 from hf_any3d.modeling.layers.unknown_score import unknown_settings
 from hf_any3d.registry import NONE_OF_THESE
 
@@ -66,6 +68,28 @@ def compute_classification_metrics(eval_prediction: EvalPrediction, config: Any 
     if config is not None and unknown_settings(config).share is not None:
         # The number of none of the classes follows theirs.
         metrics["none_of_these"] = float((answers == config.num_labels).sum())
+        logits = logits[:, : config.num_labels]
+    return metrics | metrics_of_extensions(logits, labels)
+
+
+def metrics_of_extensions(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return the further metrics of packages beside this one.
+
+    Args:
+        logits: (samples, labels).
+        labels: Class numbers (samples,).
+
+    Raises:
+        ValueError: Two metrics have the same name.
+    """
+    metrics: dict[str, float] = {}
+    for extension in EXTENSIONS.values():
+        for function in extension.metrics:
+            further = resolve_name(function)(logits, labels)
+            taken = sorted(further.keys() & {*_KEPT, *metrics})
+            if taken:
+                raise ValueError(f"{function} returns {taken[0]!r}, which is there already; give it another name")
+            metrics |= further
     return metrics
 
 
@@ -108,6 +132,7 @@ def evaluate_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Se
         # Without the times and speeds that Trainer adds
         kept = {key: output.metrics.get(f"{split}_{key}") for key in _KEPT}
         metrics[split] = {key: float(value) for key, value in kept.items() if value is not None}
+        metrics[split] |= metrics_of_extensions(logits[:, : len(classes)], labels)
         matrix, names = confusion_of(logits, labels, classes, trainer)
         record_confusion(trainer, split, matrix, names)
         answers = predicted_classes(logits, getattr(trainer.model, "config", None))

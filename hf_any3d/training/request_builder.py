@@ -26,7 +26,7 @@ from hf_any3d.training.few_scans.request import (
 )
 from hf_any3d.training.program import TrainingTask
 from hf_any3d.training.recipes import read_recipe
-from hf_any3d.training.requests import FilesRequest, read_words, refuse_twice
+from hf_any3d.training.requests import ExtensionRequest, read_words, refuse_twice
 from hf_any3d.training.sources import OPTIONS_OF_COMMAND, Source, Task, Way
 from hf_any3d.training.tasks import Classification
 
@@ -43,7 +43,7 @@ ConfigOf = Callable[[str], Mapping[str, Any]]
 
 def build_request(
     source: Source, given: dict[str, Any], words: Sequence[str], way: Way | None, config_of: ConfigOf
-) -> tuple[FilesRequest | FewScans | BothWays | TrainingTask, DatasetDict | None]:
+) -> tuple[ExtensionRequest | FewScans | BothWays | TrainingTask, DatasetDict | None]:
     """Build the request to learn from data; also return its rows, if they were loaded to choose the way.
 
     Arguments that are left out keep the value of the recipe, or the default of their class.
@@ -57,8 +57,8 @@ def build_request(
     """
     task = source.task
     given = dict(given)
-    learning = extensions_for_files()
-    for module in learning if source.files else ():
+    learning = learning_of_extensions()
+    for module in learning:
         request = module.request_for(source, given, words, way, config_of)
         if request is not None:
             return request, None
@@ -113,11 +113,11 @@ def _encoder_arguments(encoder: str, config_of: ConfigOf) -> dict[str, str]:
     return {"encoder_name_or_path": encoder}
 
 
-def extensions_for_files() -> list[Any]:
-    """Return the modules of extensions that may learn files of labeled points in a way of their own.
+def learning_of_extensions() -> list[Any]:
+    """Return the modules of extensions that may learn data in a way of their own.
 
-    Each has `request_for`, with the arguments of `build_request`, which returns a `FilesRequest`, or None for files
-    that it leaves to others; and `ARGUMENTS`, the dataclasses of its options.
+    Each has `request_for`, with the arguments of `build_request`, which returns an `ExtensionRequest`, or None for
+    data that it leaves to others; and `ARGUMENTS`, the dataclasses of its options.
     """
     return [importlib.import_module(one.learning) for one in EXTENSIONS.values() if one.learning is not None]
 
@@ -153,10 +153,10 @@ def scans_request(
     return BothWays(scans, classification_beside_head(**beside_head)), rows
 
 
-def output_of(request: FilesRequest | FewScans | BothWays | TrainingTask) -> str:
+def output_of(request: ExtensionRequest | FewScans | BothWays | TrainingTask) -> str:
     """Return the directory to which a request writes the model."""
     if isinstance(request, BothWays):
         return request.scans.arguments.output_dir
-    if isinstance(request, (FilesRequest, FewScans)):
+    if isinstance(request, (ExtensionRequest, FewScans)):
         return request.arguments.output_dir
     return request.training.output_dir

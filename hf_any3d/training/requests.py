@@ -161,11 +161,15 @@ class Request:
         return cls(*parse_arguments(cls.argument_classes(), sys.argv[1:] if argv is None else argv))
 
 
-class FilesRequest(Request):
-    """Request of an extension to learn files of labeled points; its `arguments` name the `output_dir`."""
+class ExtensionRequest(Request):
+    """Request of an extension to learn data in a way of its own; its `arguments` name the `output_dir`."""
 
     arguments: Any
 
     def learn(self, paths: Sequence[str | Path]) -> Any:
-        """Learn from files and folders of them, save the model, and return `few_scans.training.Learned`."""
+        """Learn, save the model, and return `few_scans.training.Learned`.
+
+        Args:
+            paths: Files of labeled points and folders of them; none where the data are others.
+        """
         raise NotImplementedError

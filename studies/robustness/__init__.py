@@ -1,1 +1,1 @@
-"""How much accuracy a classifier keeps on corrupted, sparse, rotated and colorless copies of labeled clouds."""
+"""Robustness of classifiers: accuracy on corrupted, sparse, rotated and colorless copies of labeled clouds."""

@@ -16,7 +16,7 @@ from docs.tools.snippets import ROOT
 from hf_any3d.cli import app
 from hf_any3d.registry import FORMATS
 from hf_any3d.training.layouts import Layouts
-from hf_any3d.training.request_builder import extensions_for_files
+from hf_any3d.training.request_builder import learning_of_extensions
 from hf_any3d.training.tasks import Classification
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -120,7 +120,7 @@ def options_of(command, words: list[str]) -> tuple[str, set[str]]:
         is_of_files = any(Path(word).suffix[1:] in FORMATS for word in words if not word.startswith("-"))
         of_files = "numbers" if "--numbers" in words else "labels"
         command = command.commands[of_files if is_of_files else "classifier"]
-    of_extensions = [kind for module in extensions_for_files() for kind in module.ARGUMENTS]
+    of_extensions = [kind for module in learning_of_extensions() for kind in module.ARGUMENTS]
     if command.name in ("train", "reproduce", "sweep"):  # the options of the training program may follow
         program = {
             f"--{entry.name}"

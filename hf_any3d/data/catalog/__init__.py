@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hf_any3d.data.options import one_of
 from hf_any3d.hub.names import check_name
-from hf_any3d.registry import DATASETS, GENERATED
+from hf_any3d.registry import DATASETS, DATASETS_OF_EXTENSIONS, GENERATED
 from hf_any3d.utils.messages import one_line
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def dataset_module(name: str) -> ModuleType:
     """Import the module of a dataset of the registry."""
+    if name in DATASETS_OF_EXTENSIONS:
+        return import_module(DATASETS_OF_EXTENSIONS[name])
     # By its name, since generated data belong to a later row of the architecture.
     return import_module(f"hf_any3d.data.generated.{name}" if name in GENERATED else f"{__name__}.{name}")
 

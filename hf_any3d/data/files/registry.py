@@ -27,7 +27,7 @@ from hf_any3d.data.files.source import (
 )
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.file_stamps import file_stamp
-from hf_any3d.registry import FORMATS
+from hf_any3d.registry import FORMATS, full_name
 from hf_any3d.utils.shipped import ASSETS
 
 # Flags of LAS, which `further` has under these names, and by which points are left out.
@@ -76,7 +76,7 @@ def files_read(path: str | os.PathLike) -> list[Path]:
     labels = [] if beside is None else [beside]
     module = FORMATS.get(path.suffix[1:].lower())
     # Only formats whose files refer to others have this function.
-    references = getattr(import_module(f".{module}", __package__), "references", None) if module else None
+    references = getattr(import_module(full_name(module, __package__)), "references", None) if module else None
     if references is None:
         return [path, *labels]
     try:
@@ -250,7 +250,7 @@ def read_point_cloud(
 
         if is_points3d(opened):
             module = "colmap"
-    reader = import_module(f".{module}", __package__)
+    reader = import_module(full_name(module, __package__))
     # PointCloudData finds overflows and NaN, so numpy need not warn of them.
     with (
         file_errors(opened.name, f"{opened.file_type} file"),

@@ -24,7 +24,7 @@ from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.training import program
 from hf_any3d.training.arguments import argument
 from hf_any3d.training.few_scans.training import Learned
-from hf_any3d.training.requests import FilesRequest
+from hf_any3d.training.requests import ExtensionRequest
 from hf_any3d.training.trainer import replacing_model
 from hf_any3d.utils.atomic_files import release_claims
 from hf_any3d.utils.markdown import inline
@@ -66,7 +66,7 @@ class AddedArguments:
 
 
 @dataclass
-class AddedPoints(FilesRequest):
+class AddedPoints(ExtensionRequest):
     """Request to add points to a model of tiles."""
 
     arguments: AddedArguments

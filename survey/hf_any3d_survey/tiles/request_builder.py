@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_any3d.training import tasks
-from hf_any3d.training.requests import FilesRequest, read_words, refuse_twice
+from hf_any3d.training.requests import ExtensionRequest, read_words, refuse_twice
 from hf_any3d.training.sources import OPTIONS_OF_COMMAND, Source, Way
 from hf_any3d_survey.local_features import LocalFeaturesConfig
 from hf_any3d_survey.tiles.adding import AddedArguments, AddedPoints
@@ -27,8 +27,10 @@ def request_for(
     words: Sequence[str],
     way: Way | None,
     config_of: Callable[[str], Mapping[str, Any]],
-) -> FilesRequest | None:
-    """Return the request to learn files of labeled points; None if a network is to be trained on them."""
+) -> ExtensionRequest | None:
+    """Return the request to learn files of labeled points; None for other data, or to train a network on them."""
+    if not source.files:
+        return None
     if "from_model" in given:
         return _added_request(source, given, words, config_of)
     # A network is trained on the rows of a folder: that is known without a look at the files.

@@ -15,7 +15,7 @@ from hf_any3d.data.classes.class_rule import ClassRule
 from hf_any3d.model_card.run_report import Stopwatch
 from hf_any3d.training import program
 from hf_any3d.training.few_scans.training import Learned
-from hf_any3d.training.requests import FilesRequest
+from hf_any3d.training.requests import ExtensionRequest
 from hf_any3d.utils.atomic_files import release_claims
 from hf_any3d_survey.local_features import LocalFeaturesConfig
 from hf_any3d_survey.local_features.fitting import BATCH, LARGE_BATCH, OBJECT_STEPS, STEPS, fit_network, keep_rows
@@ -33,7 +33,7 @@ _WIDTHS, _MEMBERS = (64,), 2
 
 
 @dataclass
-class Tiles(FilesRequest):
+class Tiles(ExtensionRequest):
     """Request to learn tiles."""
 
     arguments: TilesArguments
