@@ -25,6 +25,16 @@ from hf_any3d.data.files.coordinate_systems import (
     units_of_keys,
     units_of_text,
 )
+from hf_any3d.data.files.las_layout import (
+    EXTRA_BYTES,
+    HEADER_SIZE,
+    LONGEST_HEADER,
+    SIZES,
+    ExtraDimension,
+    Header,
+    extra_dimensions,
+    records_before,
+)
 from hf_any3d.data.files.point_cloud import PointCloudData, points_of_integers
 from hf_any3d.data.files.source import NoPointsError, PointCloudError, Source
 from hf_any3d.data.files.text_numbers import shorten
@@ -33,10 +43,6 @@ from hf_any3d.utils.messages import cut
 
 WITH_WAVEFORMS = (4, 5, 9, 10)
 """Point formats with packets of waveforms."""
-HEADER_SIZE = 227
-"""Bytes of the shortest header."""
-RECORD_HEADER = 54
-"""Bytes of the header of a record before the points."""
 LASZIP_RECORD = (b"laszip encoded", 22204)
 """User and number of the record that says how points are compressed."""
 LASZIP_ITEMS = 34
@@ -45,14 +51,6 @@ EXTENDED_HEADER = 60
 """Bytes of the header of a record after the points."""
 REPROJECT = "reproject it to a map in meters or feet, for example with pdal's filters.reprojection"
 """Next step for coordinates that are no lengths on the ground."""
-SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
-"""Bytes of a record by point format, before extra bytes."""
-EXTRA_TYPES = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8")
-"""Numpy types of extra bytes, of the code 1 and those after it."""
-EXTRA_BYTES = (b"LASF_Spec", 4)
-"""User and number of the record that describes extra bytes."""
-EXTRA_SIZE = 192
-"""Bytes of the description of a dimension of extra bytes."""
 FLAGS = {"synthetic": 1, "withheld": 4}
 """Flags of points that are read: their bits in formats 6 to 10, and of the three above the class in older ones."""
 NOT_READ = (
@@ -180,14 +178,8 @@ def _read_header(source: Source) -> _Header:
             f"LAS {major}.{minor}; versions 1.0 to 1.{_NEWEST_MINOR} are read, not newer ones; rewrite it as "
             "LAS 1.4, for example with `pdal translate` or laspy"
         )
-    # From byte 96: start of the points, point format, size of a point, number of points.
-    start, point_format, size, count = struct.unpack_from("<I4xBHI", data, 96)
-    # LAZ sets the highest bit of the point format.
-    is_compressed = point_format >= 128
-    point_format &= 63
-    # From version 1.4 on, the number of points has 64 bits, and the old field may be 0.
-    if data[25] >= 4 and len(data) >= 255:
-        count = max(count, int.from_bytes(data[247:255], "little"))
+    header = Header.of(data)
+    start, point_format, size, count = header.start, header.point_format, header.point_size, header.count
     if not HEADER_SIZE <= start <= len(data):
         raise PointCloudError(f"points start at byte {start:,} of {len(data):,}; the file is damaged or cut off")
     if point_format >= len(SIZES):
@@ -197,7 +189,7 @@ def _read_header(source: Source) -> _Header:
             f"points of format {point_format} with {size} bytes each; they have {SIZES[point_format]} bytes or more, "
             "so the header is damaged"
         )
-    if not is_compressed and start + count * size > len(data):
+    if not header.is_packed and start + count * size > len(data):
         stored = (len(data) - start) // size
         raise PointCloudError(f"{_declared(count)}, and the file has {stored:,}; it may be cut off")
     # No compressor gets so many points into each byte.
@@ -205,10 +197,10 @@ def _read_header(source: Source) -> _Header:
         raise PointCloudError(f"{_declared(count)} in {len(data):,} bytes; the file is damaged")
     if not count:
         raise NoPointsError()
-    row = _with_label(_row_type(source, point_format, size), source, start, point_format)
+    row = _with_label(_row_type(source, point_format, size), source, header)
     further = {}
     if source.columns:
-        dimensions = list(_described(data, start, SIZES[point_format]))
+        dimensions = list(_described(data, header))
         source.note_columns(name for name, _ in dimensions)
         described = dict(dimensions)
         for wanted, name in source.further_columns_of_points(described).items():
@@ -216,11 +208,11 @@ def _read_header(source: Source) -> _Header:
             row = _with_field(row, f"further {wanted}", (described[name].kind, described[name].at), name)
     source.check(points=count, decoded=count * max(size, 32))
     read = {f"extra dimension {name}".lower() for name in (source.label_field, *source.columns)}
-    extra = _extra_dimensions(data, start, point_format, size)
+    extra = _extra_dimensions(data, header)
     source.leave_out(name for name in extra if name.lower() not in read)
-    if not is_compressed and (more := _records_after(data, start + count * size, size)):
+    if not header.is_packed and (more := _records_after(data, start + count * size, size)):
         _warn_of_more(source, count, f"{more:,}")
-    return _Header(start, point_format, row, further, count, is_compressed)
+    return _Header(start, point_format, row, further, count, header.is_packed)
 
 
 def _declared(count: int) -> str:
@@ -382,17 +374,17 @@ _DIMENSIONS = {
 }
 
 
-def _with_label(row: np.dtype, source: Source, start: int, point_format: int) -> np.dtype:
+def _with_label(row: np.dtype, source: Source, header: Header) -> np.dtype:
     """Return the type of a record with the dimension that was chosen for labels as its field "label"."""
     if source.label_field is None:
         return row
     places: dict[str, tuple[str, int] | None] = {}
-    described = list(_described(source.data, start, SIZES[point_format]))
+    described = list(_described(source.data, header))
     source.note_columns(name for name, _ in described)
     for name, place in _DIMENSIONS.items():
         if place is not None:
             kind, since_6, before = place
-            places[name] = (kind, since_6 if point_format >= 6 else before)
+            places[name] = (kind, since_6 if header.point_format >= 6 else before)
         else:
             places[name] = None
     for name, dimension in described:
@@ -419,47 +411,36 @@ _HAS_NO_DATA, _HAS_SCALE, _HAS_OFFSET = 1, 8, 16
 _NO_DATA_AT, _SCALE_AT, _OFFSET_AT = 40, 112, 136
 
 
-def _described(data: bytes | mmap, start: int, first: int) -> Iterator[tuple[str, _Dimension]]:
+def _described(data: bytes | mmap, header: Header) -> Iterator[tuple[str, _Dimension]]:
     """Yield name and place of each extra dimension that is one number."""
-    at = first
-    for user, number, body in _records(data, start):
-        if (user, number) != EXTRA_BYTES:
-            continue
-        for entry in range(0, len(body) // EXTRA_SIZE * EXTRA_SIZE, EXTRA_SIZE):
-            kind = body[entry + 2]
-            options = body[entry + 3]
-            name = body[entry + 4 : entry + 36].split(b"\0")[0].decode("utf-8", "replace").strip()
-            # Type 0 is that many bytes without a meaning, and types above 10 are arrays of two and three numbers.
-            if kind == 0:
-                at += options
-                continue
-            width = (kind - 1) // 10 + 1
-            dtype = EXTRA_TYPES[(kind - 1) % 10]
-            if width == 1:
-                described = body[entry : entry + EXTRA_SIZE]
-                scale = struct.unpack_from("<d", described, _SCALE_AT)[0] if options & _HAS_SCALE else 1.0
-                offset = struct.unpack_from("<d", described, _OFFSET_AT)[0] if options & _HAS_OFFSET else 0.0
-                # Of any type of number, it is stored in the longest one of its kind.
-                longest = {"u": "<Q", "i": "<q", "f": "<d"}[np.dtype(dtype).kind]
-                no_data = struct.unpack_from(longest, described, _NO_DATA_AT)[0] if options & _HAS_NO_DATA else None
-                yield name, _Dimension(dtype, at, scale, offset, no_data)
-            at += width * np.dtype(dtype).itemsize
+    at = SIZES[header.point_format]
+    for described in _extra(data, header):
+        if described.is_number:
+            body = described.data
+            options = described.options
+            scale = struct.unpack_from("<d", body, _SCALE_AT)[0] if options & _HAS_SCALE else 1.0
+            offset = struct.unpack_from("<d", body, _OFFSET_AT)[0] if options & _HAS_OFFSET else 0.0
+            # Of any type of number, it is stored in the longest one of its kind.
+            longest = {"u": "<Q", "i": "<q", "f": "<d"}[np.dtype(described.dtype).kind]
+            no_data = struct.unpack_from(longest, body, _NO_DATA_AT)[0] if options & _HAS_NO_DATA else None
+            yield described.name, _Dimension(described.dtype, at, scale, offset, no_data)
+        at += described.size
 
 
-def _extra_dimensions(data: bytes, start: int, point_format: int, size: int) -> list[str]:
+def _extra(data: bytes | mmap, header: Header) -> Iterator[ExtraDimension]:
+    """Yield the descriptions of extra bytes, in the order in which a point has them."""
+    for user, number, body in records_before(data, header):
+        if (user, number) == EXTRA_BYTES:
+            yield from extra_dimensions(body)
+
+
+def _extra_dimensions(data: bytes | mmap, header: Header) -> list[str]:
     """Return the names of what the records of points have beside the usual, which `NOT_READ` lists."""
-    names = ["waveforms"] if point_format in WITH_WAVEFORMS else []
-    extra = size - SIZES[point_format]
+    names = ["waveforms"] if header.point_format in WITH_WAVEFORMS else []
+    extra = header.point_size - SIZES[header.point_format]
     if extra <= 0:
         return names
-    described = []
-    for user, number, body in _records(data, start):
-        if (user, number) != EXTRA_BYTES:
-            continue
-        # Each dimension is described by 192 bytes, with its name from the fifth on.
-        for at in range(0, len(body) // EXTRA_SIZE * EXTRA_SIZE, EXTRA_SIZE):
-            name = body[at + 4 : at + 36].split(b"\0")[0].decode("utf-8", "replace").strip()
-            described.append(f"extra dimension {name}")
+    described = [f"extra dimension {one.name}" for one in _extra(data, header)]
     return names + (described or [f"{extra} extra bytes of each point"])
 
 
@@ -510,7 +491,7 @@ def decompressed(
             everything is.
     """
     lazrs = package("lazrs", "files")
-    record, compressor, items = _read_laszip_record(data, start)
+    record, compressor, items = _read_laszip_record(data)
     # lazrs trusts the number of chunks. Each starts with one uncompressed point, but for the few without points.
     table = int.from_bytes(data[start : start + 8], "little", signed=True)
     # Of a writer that could not go back: then the end of the file says where the table is.
@@ -556,13 +537,14 @@ def decompressed(
         raise PointCloudError(f"the compressed points are damaged or cut off ({cut(str(error), 80)})") from None
 
 
-def _read_laszip_record(data: bytes | mmap, start: int) -> tuple[bytes, int, list[tuple[int, int, int]]]:
+def _read_laszip_record(data: bytes | mmap) -> tuple[bytes, int, list[tuple[int, int, int]]]:
     """Read how points are compressed: the record, its compressor, and the kind, size and version of each item.
 
     Raises:
         PointCloudError: lazrs does not read this compressor with these versions.
     """
-    record = next(body for user, number, body in _records(data, start) if (user, number) == LASZIP_RECORD)
+    records = records_before(data, Header.of(data))
+    record = next(body for user, number, body in records if (user, number) == LASZIP_RECORD)
     (compressor,) = struct.unpack_from("<H", record)
     (count,) = struct.unpack_from("<H", record, LASZIP_ITEMS - 2)
     items = [struct.unpack_from("<HHH", record, LASZIP_ITEMS + 6 * item) for item in range(count)]
@@ -573,20 +555,6 @@ def _read_laszip_record(data: bytes | mmap, start: int) -> tuple[bytes, int, lis
             "compressor 2 with version 1 or 2, or 3 with 3: rewrite the file, for example with `pdal translate`"
         )
     return record, compressor, items
-
-
-def _records(data: bytes | mmap, start: int) -> Iterator[tuple[bytes, int, bytes]]:
-    """Yield user, number and content of the records between the header and the points."""
-    (at,) = struct.unpack_from("<H", data, 94)
-    (count,) = struct.unpack_from("<I", data, 100)
-    for _ in range(count):
-        if at + RECORD_HEADER > start:
-            break
-        user, number, size = struct.unpack_from("<2x16sHH", data, at)
-        at += RECORD_HEADER + size
-        if at <= start:
-            # Some writers leave other bytes after the end of the name.
-            yield user.split(b"\0")[0], number, data[at - size : at]
 
 
 def _without_empty_chunks(data: bytes | mmap, start: int, sizes: list[tuple[int, int]], vlr: Any) -> bytes:
@@ -645,25 +613,19 @@ def system_of(path: str | os.PathLike) -> CoordinateSystem:
         if file.read(4) != b"LASF" or os.path.getsize(path) < HEADER_SIZE:
             return CoordinateSystem()
         with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-            start, point_format = struct.unpack_from("<I4xB", data, 96)
-            bodies = _projection_records(data, start)
+            bodies = _projection_records(data)
             text = bodies.get(_WELL_KNOWN_TEXT, b"").decode("utf-8", "replace")
             by_text = CoordinateSystem(horizontal_part(text), heights_part(text))
             by_keys = CoordinateSystem(name_of_keys(bodies), heights_of_keys(bodies))
-            found = (by_text, by_keys) if _prefers_text(data, point_format & 63) else (by_keys, by_text)
+            found = (by_text, by_keys) if _prefers_text(data, Header.of(data).point_format) else (by_keys, by_text)
     return found[0] if found[0].flat is not None else found[1]
 
 
 def has_no_points(path: str | os.PathLike) -> bool:
     """Return whether a file is a LAS or LAZ whose header declares no points."""
     with open(path, "rb") as file:
-        header = file.read(255)
-    if not header.startswith(b"LASF") or len(header) < HEADER_SIZE:
-        return False
-    (count,) = struct.unpack_from("<I", header, 107)
-    if header[25] >= 4 and len(header) >= 255:
-        count = max(count, int.from_bytes(header[247:255], "little"))
-    return count == 0
+        data = file.read(LONGEST_HEADER)
+    return data.startswith(b"LASF") and len(data) >= HEADER_SIZE and Header.of(data).count == 0
 
 
 def extra_dimensions_of(path: str | os.PathLike) -> list[str]:
@@ -675,15 +637,15 @@ def extra_dimensions_of(path: str | os.PathLike) -> list[str]:
         if file.read(4) != b"LASF" or os.path.getsize(path) < HEADER_SIZE:
             return []
         with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-            start, point_format = struct.unpack_from("<I4xB", data, 96)
-            if point_format & 63 >= len(SIZES):
+            header = Header.of(data)
+            if header.point_format >= len(SIZES):
                 return []
-            return [name for name, _ in _described(data, start, SIZES[point_format & 63])]
+            return [name for name, _ in _described(data, header)]
 
 
-def _projection_records(data: bytes | mmap, start: int) -> dict[int, bytes]:
-    """Return the records with the coordinate system by their numbers; points start at `start`."""
-    records = list(_records(data, start))
+def _projection_records(data: bytes | mmap) -> dict[int, bytes]:
+    """Return the records with the coordinate system by their numbers."""
+    records = list(records_before(data, Header.of(data)))
     # Those after the points, which LAS has from version 1.4 on, supersede those before them (LAS 1.4, section 2.7).
     if data[25] >= 4 and len(data) >= 247:
         at, count = struct.unpack_from("<QI", data, 235)
@@ -718,7 +680,7 @@ def _stated(source: Source, header: _Header, points: np.ndarray, shift: np.ndarr
     Among them are the axis that points up, and the unit of heights, if it is another one than of x and y.
     """
     stated: dict[str, Any] = {"up_axis": "z"}  # Z is the elevation in LAS
-    bodies = _projection_records(source.data, header.start)
+    bodies = _projection_records(source.data)
     if not bodies:
         return stated
     try:

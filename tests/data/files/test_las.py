@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudFileError, las as las_reader, read_point_cloud, write_labels
-from hf_any3d.data.files.las import LASZIP_RECORD, SIZES
+from hf_any3d.data.files.las import LASZIP_RECORD
+from hf_any3d.data.files.las_layout import SIZES
 
 from .builders import las
 

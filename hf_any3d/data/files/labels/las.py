@@ -19,6 +19,18 @@ import numpy as np
 
 from hf_any3d.data.files import las
 from hf_any3d.data.files.labels.columns import Column, check_field, check_once
+from hf_any3d.data.files.las_layout import (
+    EXTRA_BYTES,
+    EXTRA_SIZE,
+    EXTRA_TYPES,
+    HEADER_SIZE,
+    LONGEST_HEADER,
+    RECORD_HEADER,
+    SIZES,
+    ExtraDimension,
+    Header,
+    extra_dimensions,
+)
 from hf_any3d.data.files.source import ArgumentError, PointCloudError, ReadLimits
 from hf_any3d.data.files.text_numbers import shorten
 from hf_any3d.data.options import package
@@ -43,11 +55,11 @@ class _Record:
     @property
     def body(self) -> bytes:
         """The content."""
-        return self.data[las.RECORD_HEADER :]
+        return self.data[RECORD_HEADER:]
 
     def with_body(self, body: bytes) -> "_Record":
         """Return the record with another content."""
-        head = bytearray(self.data[: las.RECORD_HEADER])
+        head = bytearray(self.data[:RECORD_HEADER])
         struct.pack_into("<H", head, 20, len(body))
         return _Record(bytes(head) + body)
 
@@ -77,10 +89,8 @@ _IN_OTHER_FILE = 4  # bit of the global encoding: waveforms are in a .wdp file
 # Programs would find their parts no more.
 _COMPATIBLE, _COPC = b"lascompatible", b"copc"
 _MOST_RECORDS = 1000  # after the points
-# Numpy types of extra bytes by their code; arrays and scaled numbers are not written.
-_TYPES = ("", *las.EXTRA_TYPES)
 _REST = "ExtraBytes"  # as laspy calls bytes that nothing describes
-_UNDOCUMENTED, _HAS_RANGE, _IS_SCALED = 0, 0b00110, 0b11000
+_HAS_RANGE, _IS_SCALED = 0b00110, 0b11000
 _WIDE_ENOUGH = ("u1", "<u2", "<u4")
 _WAVE_PACKET = 9  # item of LAZ, of whose versions LASzip reads the first
 _BLOCK = 1 << 17
@@ -119,9 +129,9 @@ class LasCopy:
                 self.class_column = column
             elif column.is_class:
                 field = str(column.name)
-                kinds = [description[2:4] for description in self._descriptions()[0] if _name_of(description) == field]
+                named = [one for one in self._descriptions()[0] if one.name == field]
                 # Codes 9 and 10 are floats; scaled numbers have decimals, too.
-                has_decimals = any(kind in (9, 10) or bool(options & _IS_SCALED) for kind, options in kinds)
+                has_decimals = any(one.kind in (9, 10) or bool(one.options & _IS_SCALED) for one in named)
                 check_field(field, (), has_decimals=has_decimals)
         self.columns = columns
         named = [column for column in columns if column is not self.class_column]
@@ -133,18 +143,17 @@ class LasCopy:
     def _read_head(self) -> None:
         """Read the header and the records before the points, and check that the points are all there."""
         self.file.seek(0)
-        # The header of LAS 1.4, the longest one
-        head = self.file.read(375)
-        self.head_size, self.start, number, kind, self.size, self.count = struct.unpack_from("<HIIBHI", head, 94)
-        # LAZ sets the highest bit of the point format.
-        self.format = kind & 63
-        self.is_packed = kind >= _LAZ
-        # From version 1.4 on, the number of points has 64 bits, and the old field may be 0.
-        if head[25] >= 4 and len(head) >= 255:
-            self.count = max(self.count, int.from_bytes(head[247:255], "little"))
+        head = self.file.read(LONGEST_HEADER)
+        header = Header.of(head)
+        self.head_size = header.size
+        self.start = header.start
+        self.size = header.point_size
+        self.count = header.count
+        self.format = header.point_format
+        self.is_packed = header.is_packed
         self.end = self.file.seek(0, 2)
-        is_sound = head.startswith(b"LASF") and las.HEADER_SIZE <= self.head_size <= self.start <= self.end
-        is_known = self.format < len(las.SIZES) and self.size >= las.SIZES[self.format]
+        is_sound = head.startswith(b"LASF") and HEADER_SIZE <= self.head_size <= self.start <= self.end
+        is_known = self.format < len(SIZES) and self.size >= SIZES[self.format]
         is_cut = not self.is_packed and self.start + self.count * self.size > self.end
         if not is_sound or not is_known or is_cut:
             raise PointCloudError(
@@ -158,14 +167,14 @@ class LasCopy:
         self.records: list[_Record] = []
         at = self.head_size
         # A damaged number of records must not run on through the points.
-        for _ in range(number):
+        for _ in range(header.num_records):
             if at > self.start:
                 break
-            size = las.RECORD_HEADER + int.from_bytes(before[at + 20 : at + 22], "little")
+            size = RECORD_HEADER + int.from_bytes(before[at + 20 : at + 22], "little")
             self.records.append(_Record(before[at : at + size]))
             at += size
         if at > self.start:
-            raise PointCloudError(f"{number} records reach into the points; the file may be damaged")
+            raise PointCloudError(f"{header.num_records} records reach into the points; the file may be damaged")
         # Bytes between the last record and the first point, which the copy keeps
         self.gap = before[at:]
         users = {record.key[0] for record in self.records}
@@ -198,58 +207,55 @@ class LasCopy:
                     # Unsigned ones have no number for points without an answer but 0, which may be a class.
                     kind = "<i4" if column.has_gaps else next(kind for kind in _WIDE_ENOUGH if column.fits(kind))
                 text = "class" if column.is_class else column.text
-                descriptions.append(_description(str(column.name), _TYPES.index(kind), 0, text))
-                self.new_size += _size_of(descriptions[-1])
+                descriptions.append(_description(str(column.name), EXTRA_TYPES.index(kind) + 1, 0, text))
+                self.new_size += descriptions[-1].size
             # Dimensions follow the fixed fields of a record in the order of their descriptions.
-            at = las.SIZES[self.format] + sum(map(_size_of, descriptions[:place]))
-            self.dimensions.append(_Dimension(column, at, _TYPES[descriptions[place][2]]))
+            at = SIZES[self.format] + sum(one.size for one in descriptions[:place])
+            self.dimensions.append(_Dimension(column, at, descriptions[place].dtype))
             # A least and a largest number would be those of the old numbers. Both take 24 bytes each, from byte 64 on.
-            description = bytearray(descriptions[place])
+            description = bytearray(descriptions[place].data)
             if description[3] & _HAS_RANGE:
                 description[3] &= ~_HAS_RANGE
                 description[64:112] = bytes(48)
-            descriptions[place] = bytes(description)
-        body = b"".join(descriptions)
+            descriptions[place] = ExtraDimension(bytes(description))
+        body = b"".join(one.data for one in descriptions)
         # Of several records, as some programs write them, readers such as laspy look at the first alone.
-        first, *others = [record for record in self.records if record.key == las.EXTRA_BYTES] or [None]
+        first, *others = [record for record in self.records if record.key == EXTRA_BYTES] or [None]
         self.records = [record for record in self.records if record not in others]
         if first is not None:
             self.records[self.records.index(first)] = first.with_body(body)
         else:
             # Reserved bytes, user, number, size (set together with the body) and a text
-            head = struct.pack("<H16sHH32s", 0, *las.EXTRA_BYTES, 0, b"Extra Bytes Record")
+            head = struct.pack("<H16sHH32s", 0, *EXTRA_BYTES, 0, b"Extra Bytes Record")
             self.records.append(_Record(head).with_body(body))
 
-    def _descriptions(self) -> tuple[list[bytes], int]:
+    def _descriptions(self) -> tuple[list[ExtraDimension], int]:
         """Return the descriptions of extra bytes, and how many bytes nothing describes."""
-        records = [record.body for record in self.records if record.key == las.EXTRA_BYTES]
+        records = [record.body for record in self.records if record.key == EXTRA_BYTES]
         body = b"".join(records)
-        descriptions = [body[at : at + las.EXTRA_SIZE] for at in range(0, len(body), las.EXTRA_SIZE)]
-        left = self.size - las.SIZES[self.format] - sum(map(_size_of, descriptions))
+        descriptions = extra_dimensions(body)
+        left = self.size - SIZES[self.format] - sum(one.size for one in descriptions)
         # Where descriptions do not add up to the size of a record, the place of a new dimension cannot be told.
-        is_unknown = len(body) % las.EXTRA_SIZE > 0 or left < 0
+        is_unknown = len(body) % EXTRA_SIZE > 0 or left < 0
         if left and not is_unknown:
             # Or where a record after the points describes the others
-            is_unknown = las.EXTRA_BYTES in [(user, kind) for user, kind, _, _ in self._extended_records()]
+            is_unknown = EXTRA_BYTES in [(user, kind) for user, kind, _, _ in self._extended_records()]
         if is_unknown:
             raise PointCloudError(
-                f"the descriptions of its {self.size - las.SIZES[self.format]} extra bytes do not match them, or are "
+                f"the descriptions of its {self.size - SIZES[self.format]} extra bytes do not match them, or are "
                 "stored after the points, so no attribute can be added"
             )
         return descriptions, left
 
-    def _find(self, column: Column, descriptions: list[bytes]) -> int | None:
+    def _find(self, column: Column, descriptions: list[ExtraDimension]) -> int | None:
         """Return the place of a dimension that is there already, after checking that it takes the column."""
         for place, description in enumerate(descriptions):
-            if _name_of(description) != column.name:
+            if description.name != column.name:
                 continue
-            kind = description[2]
-            options = description[3]
-            # Code 0 stands for bytes of no type, codes beyond the list for arrays: like scaled numbers, they take no
-            # labels.
-            is_plain = 0 < kind < len(_TYPES) and not options & _IS_SCALED
-            column.check_fits(_TYPES[kind] if is_plain else "u1", "dimension", is_plain=is_plain)
-            check_once(str(column.name), map(_name_of, descriptions))
+            # Bytes of no type, arrays and scaled numbers take no labels.
+            is_plain = description.is_number and not description.options & _IS_SCALED
+            column.check_fits(description.dtype if is_plain else "u1", "dimension", is_plain=is_plain)
+            check_once(str(column.name), [one.name for one in descriptions])
             return place
         return None
 
@@ -263,7 +269,7 @@ class LasCopy:
             self.records = [record for record in self.records if record is not laszip]
             return
         lazrs = package("lazrs", "files")
-        extra = self.new_size - las.SIZES[self.format]
+        extra = self.new_size - SIZES[self.format]
         old = self.packed_by
         has_free_sizes = old is not None and lazrs.LazVlr(old).uses_variable_size_chunks()
         body = bytearray(lazrs.LazVlr.new_for_compression(self.format, extra, has_free_sizes).record_data())
@@ -520,23 +526,8 @@ def _cut(blocks: Iterator[np.ndarray], sizes: list[int], width: int) -> Iterator
         left = joined[size:]
 
 
-def _name_of(description: bytes) -> str:
-    return description[4:36].split(b"\0")[0].decode("utf-8", "replace").strip()
-
-
-def _size_of(description: bytes) -> int:
-    kind = description[2]
-    options = description[3]
-    # Bytes of no type state their number in the place of the options.
-    if kind == _UNDOCUMENTED:
-        return options
-    # Codes 11 to 20 are arrays of two, 21 to 30 of three numbers of the types 1 to 10.
-    number, single = divmod(kind - 1, 10)
-    return (number + 1) * np.dtype(_TYPES[single + 1]).itemsize
-
-
-def _description(name: str, kind: int, options: int = 0, text: str = "") -> bytes:
+def _description(name: str, kind: int, options: int = 0, text: str = "") -> ExtraDimension:
     encoded = name.encode()
     if len(encoded) > 32:
         raise ArgumentError(f"field is {name!r}; LAS allows 32 bytes")
-    return struct.pack("<2xBB32s124x32s", kind, options, encoded, text.encode())
+    return ExtraDimension(struct.pack("<2xBB32s124x32s", kind, options, encoded, text.encode()))
