@@ -181,11 +181,10 @@ def check_frozen(
     """Check that the frozen tensors of a checkpoint are those of a named encoder, the value of an option."""
     # Names and shapes first, so that every tensor below has its counterpart.
     account(checkpoint, frozen, expected)
-    different = [
-        key
-        for key, tensor in expected.items()
-        if not torch.allclose(frozen[key].float(), tensor, rtol=_EQUAL, atol=_EQUAL)
-    ]
+    different = []
+    for key, tensor in expected.items():
+        if not torch.allclose(frozen[key].float(), tensor, rtol=_EQUAL, atol=_EQUAL):
+            different.append(key)
     if different:
         raise ValueError(
             f"{checkpoint}: its frozen layers are not those of encoder {name!r}: {len(different)} of {len(expected)} "

@@ -525,7 +525,8 @@ from hf_any3d.training.peft_methods import peft_methods
 print("scale_outputs" in peft_methods())
 print(len(hf_any3d.read_point_cloud("cube.corners")))
 print(json.loads(command("data", "check", "cube.corners", "--json"))[0]["points"])
-command("train", "dice", "--model_type", "pospool", "--model_config", json.dumps(size), *{SMALL!r}, "--output", "of_dice")
+small = ["--model_type", "pospool", "--model_config", json.dumps(size), *{SMALL!r}]
+command("train", "dice", *small, "--output", "of_dice")
 of_training = json.load(open("of_dice/metrics.json"))["metrics"]["test"]
 evaluated = json.loads(command("evaluate", "of_dice", "--dataset", "dice", "--json", "--cpu"))["metrics"]["test"]
 print(sorted(evaluated), evaluated["top_two"], "top_two" in of_training)

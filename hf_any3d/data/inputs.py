@@ -166,15 +166,20 @@ def _from_trimesh(thing: Any) -> PointCloudData:
         return _joined([_from_trimesh(part) for part in parts])
     if isinstance(thing, trimesh.PointCloud):
         colors = np.asarray(thing.colors)
-        has_colors = colors.ndim == 2 and len(colors) == len(thing.vertices)
-        return PointCloudData(np.asarray(thing.vertices), unit_colors(colors[:, :3]) if has_colors else None)
+        of_points = None
+        if colors.ndim == 2 and len(colors) == len(thing.vertices):
+            of_points = unit_colors(colors[:, :3])
+        return PointCloudData(np.asarray(thing.vertices), of_points)
     visual = cast(ColorVisuals, thing.visual)  # one with a texture is of another kind
     kind = getattr(visual, "kind", None)
+    colors = None
+    face_colors = None
+    if kind == "vertex":
+        colors = unit_colors(np.asarray(visual.vertex_colors)[:, :3])
+    elif kind == "face":
+        face_colors = unit_colors(np.asarray(visual.face_colors)[:, :3])
     return PointCloudData(
-        np.asarray(thing.vertices),
-        colors=unit_colors(np.asarray(visual.vertex_colors)[:, :3]) if kind == "vertex" else None,
-        faces=np.asarray(thing.faces),
-        face_colors=unit_colors(np.asarray(visual.face_colors)[:, :3]) if kind == "face" else None,
+        np.asarray(thing.vertices), colors=colors, faces=np.asarray(thing.faces), face_colors=face_colors
     )
 
 

@@ -196,9 +196,10 @@ class AugmentedDataset(torch.utils.data.Dataset):
         shapes = [np.shape(row[name]) for name in self.array_columns]
         ends = np.cumsum([1 if len(shape) == 1 else shape[1] for shape in shapes])
         parts = np.split(cloud, ends[:-1], axis=1)
-        # A column of one number for each point, such as intensities, stays one.
-        parts = [part[:, 0] if len(shape) == 1 else part for part, shape in zip(parts, shapes, strict=True)]
-        return {**row, **dict(zip(self.array_columns, parts, strict=True))}
+        for name, shape, part in zip(self.array_columns, shapes, parts, strict=True):
+            # A column of one number for each point, such as intensities, stays one.
+            row[name] = part[:, 0] if len(shape) == 1 else part
+        return row
 
 
 class AugmentedStream(AugmentedDataset, torch.utils.data.IterableDataset):

@@ -81,10 +81,12 @@ def run_folds(
 def summarize(metrics: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
     """Compute `mean` and `std` over runs for each split and metric; std with n - 1, 0 for a single run."""
     # All runs have the splits and metrics of the first one.
-    return {
-        split: {name: mean_and_std([run[split][name] for run in metrics]) for name in first}
-        for split, first in metrics[0].items()
-    }
+    summary: dict[str, dict[str, dict[str, float]]] = {}
+    for split, first in metrics[0].items():
+        summary[split] = {}
+        for name in first:
+            summary[split][name] = mean_and_std([run[split][name] for run in metrics])
+    return summary
 
 
 def mean_and_std(values: Sequence[float]) -> dict[str, float]:

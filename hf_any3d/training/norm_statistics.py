@@ -32,12 +32,12 @@ def refresh_norm_statistics(trainer: Trainer) -> int:
     model = trainer.model
     rows = trainer.train_dataset
     assert model is not None and isinstance(rows, Sized)
-    # vars, not getattr: adapters forward unknown attributes to the wrapped layer.
-    norms = [
-        module
-        for module in model.modules()
-        if isinstance(module, Norm) and getattr(module, "track_running_stats", True) and FROZEN not in vars(module)
-    ]
+    norms = []
+    for module in model.modules():
+        has_statistics = isinstance(module, Norm) and getattr(module, "track_running_stats", True)
+        # vars, not getattr: adapters forward unknown attributes to the wrapped layer.
+        if has_statistics and FROZEN not in vars(module):
+            norms.append(module)
     if not norms:
         return 0
     processes = trainer.args.world_size if getattr(trainer.args, "join_batches", False) else 1

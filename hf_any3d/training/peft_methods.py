@@ -20,14 +20,15 @@ def peft_methods() -> dict[str, type[PeftConfig]]:
 
     Methods that prepend prompts to embedded text do not fit, nor do those that cannot train tokenizer and head too.
     """
-    return {
-        peft_type.value.lower(): config
-        for peft_type, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()
-        if peft_type.value not in _UNSUPPORTED_METHODS
-        # Their learned prompts go before embedded words, which clouds do not have.
-        and not issubclass(config, PromptLearningConfig)
-        and {"target_modules", "modules_to_save"} <= {field.name for field in fields(config)}
-    }
+    methods = {}
+    for peft_type, config in PEFT_TYPE_TO_CONFIG_MAPPING.items():
+        # Learned prompts go before embedded words, which clouds do not have.
+        if peft_type.value in _UNSUPPORTED_METHODS or issubclass(config, PromptLearningConfig):
+            continue
+        names = {field.name for field in fields(config)}
+        if {"target_modules", "modules_to_save"} <= names:
+            methods[peft_type.value.lower()] = config
+    return methods
 
 
 def check_peft_method(name: str) -> None:

@@ -71,13 +71,12 @@ def keep_out_of_ddp(model: nn.Module) -> list[str]:
     """
     frozen = [name for name, weight in model.named_parameters(remove_duplicate=False) if not weight.requires_grad]
     # Running statistics of trained norms that are not joined differ between processes; DDP sends those of the first.
-    sent = {
-        f"{path}.{name}"
-        for path, module in model.named_modules()
-        if isinstance(module, (_BatchNorm, CellNorm)) and not isinstance(module, (JoinedBatchNorm, JoinedCellNorm))
-        if any(weight.requires_grad for weight in module.parameters(recurse=False))
-        for name, _ in module.named_buffers(recurse=False)
-    }
+    sent = set()
+    for path, module in model.named_modules():
+        is_joined = isinstance(module, (JoinedBatchNorm, JoinedCellNorm))
+        is_trained = any(weight.requires_grad for weight in module.parameters(recurse=False))
+        if isinstance(module, (_BatchNorm, CellNorm)) and not is_joined and is_trained:
+            sent.update(f"{path}.{name}" for name, _ in module.named_buffers(recurse=False))
     constant = [name for name, _ in model.named_buffers(remove_duplicate=False) if name not in sent]
     names = [*frozen, *constant]
     nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)

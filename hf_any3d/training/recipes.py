@@ -23,13 +23,16 @@ def read_recipe(path: Path, dataclass_types: Iterable[type], others_in_file: boo
     """Read a file of arguments, see `read_settings`; those of no dataclass are errors unless `others_in_file`."""
     kinds = tuple(dataclass_types)
     # A text such as 1e-3 can be the name of a model or a directory, so arguments of text keep it as it is.
-    hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
+    hints: dict[str, Any] = {}
+    names = set()
+    for kind in kinds:
+        hints |= get_type_hints(kind)
+        names.update(field.name for field in fields(kind) if field.init)
     texts = {name for name, hint in hints.items() if str in (hint, *get_args(hint))}
-    values = {
-        name: value if name in texts and isinstance(value, str) else _parse_exponents(value)
-        for name, value in read_settings(path).items()
-    }
-    names = {field.name for kind in kinds for field in fields(kind) if field.init}
+    values = {}
+    for name, value in read_settings(path).items():
+        is_kept = name in texts and isinstance(value, str)
+        values[name] = value if is_kept else _parse_exponents(value)
     unknown = sorted(set(values) - names)
     if unknown and not others_in_file:
         raise ValueError(f"{path}: no program argument is called {', '.join(map(repr, unknown))}")

@@ -75,10 +75,14 @@ def build_request(
     if task is Task.CLASSIFICATION:
         # Arguments of the same name are those of trainings, which take more.
         kinds = (FewScansArguments, *kinds)
-    of_extensions = [kind for module in learning for kind in module.ARGUMENTS]
+    of_extensions: list[type] = []
+    for module in learning:
+        of_extensions += module.ARGUMENTS
     # Options of labeled files are known, too, so that it is said why they have no effect here.
     named = read_words((*of_extensions, *kinds), words, f"hf-any3d train --task {task} --help-all")
-    known = {setting.name for kind in kinds for setting in fields(kind)}
+    known = set()
+    for kind in kinds:
+        known.update(setting.name for setting in fields(kind))
     for name in named.keys() - known:
         if task is Task.SEGMENTATION:
             raise ValueError(

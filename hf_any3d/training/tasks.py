@@ -280,12 +280,11 @@ class Segmentation(program.TrainingTask):
     def evaluate(self, trainer: PointTrainer, splits: DatasetDict, processor: PointCloudProcessor) -> Judgment:
         """Return metrics and class IoUs of the validation and test splits; see `evaluate_segmentation`."""
         labels = self.labels
-        # A test split without labels cannot be judged.
-        judged: dict[str, Any] = {
-            str(split): BlockRows(rows, processor, labels.has_parts, self.data.scene_votes)
-            for split, rows in splits.items()
-            if split in ("validation", "test") and "labels" in rows.column_names
-        }
+        judged: dict[str, Any] = {}
+        for split, rows in splits.items():
+            # A test split without labels cannot be judged.
+            if split in ("validation", "test") and "labels" in rows.column_names:
+                judged[str(split)] = BlockRows(rows, processor, labels.has_parts, self.data.scene_votes)
         return evaluate_segmentation(trainer, judged, labels.names, labels.category_parts)
 
     def data_facts(self) -> dict[str, Any]:

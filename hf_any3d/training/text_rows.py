@@ -156,9 +156,14 @@ class CaptionedDataset(ProcessedDataset):
     ):
         super().__init__(dataset, processor, transform, seed)
         # Many rows share their texts, such as those of a class, and each is embedded once.
-        distinct = sorted({text for of_row in texts for text in of_row})
+        occurring: set[str] = set()
+        for of_row in texts:
+            occurring.update(of_row)
+        distinct = sorted(occurring)
         number = {text: place for place, text in enumerate(distinct)}
-        self.numbers = [np.array([number[text] for text in of_row]) for of_row in texts]
+        self.numbers = []
+        for of_row in texts:
+            self.numbers.append(np.array([number[text] for text in of_row]))
         self.vectors = embed_texts(tower, distinct)
 
     def prepare(self, numbers: list[int]) -> list[dict[str, Any]]:

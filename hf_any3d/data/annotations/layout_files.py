@@ -62,15 +62,19 @@ def _wall(wall: Wall, layout: Layout) -> Solid:
     along = np.array([math.cos(angle), math.sin(angle)])
     thickness = max(wall.thickness, _THINNEST)
     holes = []
+    # The wall is cut at the edges of openings, as far as they are inside.
+    across: list[float] = [0, length]
+    upward: list[float] = [0, wall.height]
     for opening in (*layout.doors, *layout.windows):
         if opening.wall_id == wall.id:
             # Where the middle of the opening is along the wall, and its lower edge above the foot of the wall
             place = float((np.array([opening.x, opening.y]) - (wall.ax, wall.ay)) @ along)
             bottom = opening.z - opening.height / 2 - wall.az
-            holes.append((place - opening.width / 2, place + opening.width / 2, bottom, bottom + opening.height))
-    # The wall is cut at the edges of openings, as far as they are inside.
-    across = np.unique(np.clip([0, length, *(edge for hole in holes for edge in hole[:2])], 0, length)).tolist()
-    upward = [0, wall.height, *(edge for hole in holes for edge in hole[2:])]
+            hole = (place - opening.width / 2, place + opening.width / 2, bottom, bottom + opening.height)
+            holes.append(hole)
+            across += hole[:2]
+            upward += hole[2:]
+    across = np.unique(np.clip(across, 0, length)).tolist()
     upward = np.unique(np.clip(upward, 0, wall.height)).tolist()
     vertices = [np.zeros((0, 3))]
     faces = [np.zeros((0, 3), dtype=np.int64)]

@@ -119,7 +119,9 @@ def load(
     sources = {}
     sweeps = _sweeps(root, tables)
     # The benchmark lists the scenes of its validation, here as ranges of numbers; all others are for training.
-    validation = {number for first, last in VERSIONS[version][1] for number in range(first, last + 1)}
+    validation: set[int] = set()
+    for first, last in VERSIONS[version][1]:
+        validation.update(range(first, last + 1))
     units_of: dict[str, list[Sweep]] = {"train": [], "validation": []}
     for sweep in sweeps:
         # A bounded number of digits, as a damaged name may have thousands; another name is none of the lists.
@@ -128,7 +130,9 @@ def load(
         units_of["validation" if is_listed else "train"].append(sweep)
     for split, units in units_of.items():
         # Points and labels count alike, for the cache key and for what is missing.
-        files = [path for sweep in units for path in (sweep.points, sweep.labels)]
+        files = []
+        for sweep in units:
+            files += [sweep.points, sweep.labels]
         sources[split] = SplitSource(
             units,
             partial(_read, classes=classes),

@@ -207,11 +207,16 @@ def _source(
             yield {**row, "room": str(room), "area": room.area}
 
     paths = [_path(layout, folder, room) for room in rooms]
+    files = []
+    for path in paths:
+        files += _files(path)
+    # The number of blocks is known when rooms are read.
+    num_rows = len(rooms) if cut is None else None
     return SplitSource(
         rooms,
         read,
-        [file for path in paths for file in _files(path)],
-        num_rows=len(rooms) if cut is None else None,  # the number of blocks is known when rooms are read
+        files,
+        num_rows=num_rows,
         describe=lambda room: str(_path(layout, folder, room)),
         missing=[path for path in paths if not path.exists()],
     )

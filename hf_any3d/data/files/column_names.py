@@ -237,7 +237,12 @@ def measured_words() -> set[str]:
 
 def names_in_degrees(names: Iterable[str]) -> list[str]:
     """Return the columns of longitude and latitude among names, in their order; empty unless both are there."""
-    words = {name: re.sub(r"^(gps|wgs84|geo)_?|_?(deg|degrees|dd|wgs84)$", "", plain_name(name)) for name in names}
-    found = [name for name, word in words.items() if any(word in spellings for spellings in _DEGREES)]
-    kinds = {spellings for spellings in _DEGREES for name in found if words[name] in spellings}
+    found = []
+    kinds = set()
+    for name in dict.fromkeys(names):
+        word = re.sub(r"^(gps|wgs84|geo)_?|_?(deg|degrees|dd|wgs84)$", "", plain_name(name))
+        of_word = [spellings for spellings in _DEGREES if word in spellings]
+        if of_word:
+            found.append(name)
+            kinds.update(of_word)
     return found if len(kinds) == len(_DEGREES) else []

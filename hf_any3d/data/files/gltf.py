@@ -306,10 +306,10 @@ def _join(parts: list[Part], center: np.ndarray | None, source: Source) -> Point
         # Points without faces have the color of their material themselves.
         colors = np.repeat(of_parts, [len(part.points) for part in parts], axis=0)
     # What no part has is not asked for, so that nothing is told of it.
-    fields = [field for field in FIELDS_OF_POINTS if any(field in part.measures for part in parts)]
-    measures: dict[str, Any] = {
-        field: _of_all([part.measures.get(field) for part in parts], field, source) for field in fields
-    }
+    measures: dict[str, Any] = {}
+    for field in FIELDS_OF_POINTS:
+        if any(field in part.measures for part in parts):
+            measures[field] = _of_all([part.measures.get(field) for part in parts], field, source)
     return PointCloudData(
         points,
         colors,

@@ -28,7 +28,7 @@ _PACKED = 128  # added to the point format of LAZ
 
 @dataclass(frozen=True)
 class Header:
-    """What the header says of the points and of the records before them; nothing of it is checked."""
+    """Sizes, places and counts in the header, of the points and of the records before them; none is checked."""
 
     size: int  # bytes of the header
     start: int  # byte of the first point
@@ -79,7 +79,7 @@ class ExtraDimension:
 
     @property
     def options(self) -> int:
-        """Bits that say which numbers follow; for bytes without a meaning, how many they are."""
+        """Bits for the numbers that follow; for bytes without a meaning, their number."""
         return self.data[3]
 
     @property
@@ -89,7 +89,7 @@ class ExtraDimension:
 
     @property
     def is_number(self) -> bool:
-        """Whether it is one number."""
+        """True for one number, False for arrays and for bytes without a meaning."""
         return 0 < self.kind <= len(EXTRA_TYPES)
 
     @property

@@ -85,7 +85,8 @@ def _ascii(source: Source) -> np.ndarray:
     # As many newlines as before, so that errors name the right line.
     data = _AFTER_SOLID.sub(lambda match: match[1] + b"\n" * match[2].count(b"\n"), data)
     data = _NAME.sub(b"", data)
-    words, facets = (sum(1 for _ in re.finditer(rb"\b%s\b" % word, data, re.I)) for word in (b"vertex", b"endfacet"))
+    words = sum(1 for _ in re.finditer(rb"\bvertex\b", data, re.I))
+    facets = sum(1 for _ in re.finditer(rb"\bendfacet\b", data, re.I))
     source.check(points=words, faces=facets)
     rows = []
     lines = []

@@ -227,11 +227,14 @@ def cells_of(text: bytes, titles: list[Title], source: Source) -> Cells:
     source.note_columns(filter(None, names), f"line {title.line}: ")
     fields = wanted_fields(names, source)
     labels = fields.pop("labels", [""])[0]
-    of_numbers = {name for columns in fields.values() for name in columns}
+    of_numbers: set[str] = set()
+    for columns in fields.values():
+        of_numbers.update(columns)
     # More than one row, as a row may have nothing in a column of words.
     end = text.rfind(b"\n", 0, _LOOKED_AT) + 1 or text.find(b"\n") + 1 or len(text)
-    first_rows = islice(_rows(text[:end], delimiter, names), _ROWS_OF_WORDS)
-    worded = {place for row in first_rows for place in _places_of_words(row, names, of_numbers)}
+    worded: set[int] = set()
+    for row in islice(_rows(text[:end], delimiter, names), _ROWS_OF_WORDS):
+        worded.update(_places_of_words(row, names, of_numbers))
     if not worded:
         return Cells(without_quotes(text), [], None)
     classes: list[int] | None = None
@@ -239,11 +242,10 @@ def cells_of(text: bytes, titles: list[Title], source: Source) -> Cells:
     label_place = names.index(labels) if labels in names else -1
     if label_place in worded:
         # Of the bytes of the file, whose encoding is found for each word.
-        words = [
-            row[label_place].encode("latin1") if label_place < len(row) else b""
-            for row in _rows(text, delimiter, names)
-            if row
-        ]
+        words = []
+        for row in _rows(text, delimiter, names):
+            if row:
+                words.append(row[label_place].encode("latin1") if label_place < len(row) else b"")
         try:
             numbers_of_words, label_names = numbered(words)
             classes = numbers_of_words.tolist()

@@ -241,7 +241,11 @@ def _revolved(profile: Sequence[tuple[float, float]]) -> trimesh.Trimesh:
 
 
 def _legs(height: float, x: float, z: float, thick: float) -> list[Part]:
-    return [("legs", _box((thick, height, thick), 0.0, (a * x, b * z))) for a in (-1, 1) for b in (-1, 1)]
+    legs: list[Part] = []
+    for a in (-1, 1):
+        for b in (-1, 1):
+            legs.append(("legs", _box((thick, height, thick), 0.0, (a * x, b * z))))
+    return legs
 
 
 def _swept(span: float, chord: float, sweep: float, height: float, front: float) -> trimesh.Trimesh:

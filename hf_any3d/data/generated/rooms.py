@@ -96,11 +96,11 @@ def compose_splits(
         plain = cast("Iterable[dict[str, Any]]", rows)
         # Class 0 is the floor.
         labels = {names.index(name): i + 1 for i, name in enumerate(classes)}
-        objects = [
-            RoomObject(np.asarray(row["points"]), labels[label], TYPICAL_SIZES[names[label]])
-            for row in plain
-            if (label := int(row["label"])) in labels
-        ]
+        objects = []
+        for row in plain:
+            label = int(row["label"])
+            if label in labels:
+                objects.append(RoomObject(np.asarray(row["points"]), labels[label], TYPICAL_SIZES[names[label]]))
         # A generator for each room: more rooms leave the first ones as they are.
         drawn = [compose(objects, np.random.default_rng([seed, number, room])) for room in range(count)]
         columns = {name: [room[name] for room in drawn] for name in features}

@@ -228,7 +228,9 @@ def card_text(repo_id: str, title: str, splits: DatasetDict, license: str, stati
     cited = "\n".join(printable(line) for line in (info.citation or "").strip().replace("```", "'''").splitlines())
     citation = f"\n```bibtex\n{cited}\n```\n" if cited else ""
     # Addresses within the terms become links, all else is escaped.
-    words = [_link(word) if word.startswith("http") else inline(word) for word in one_line(license, 1000).split()]
+    words = []
+    for word in one_line(license, 1000).split():
+        words.append(_link(word) if word.startswith("http") else inline(word))
     terms = " ".join(words)
     columns = [f"| {inline(name)} | {inline(_type(feature))} |" for name, feature in features.items()]
     sizes = []
@@ -237,7 +239,8 @@ def card_text(repo_id: str, title: str, splits: DatasetDict, license: str, stati
         points = f"{counts['min']:,}"
         if counts["max"] != counts["min"]:
             points += f" to {counts['max']:,}"
-        low, high = (", ".join(f"{value:.4g}" for value in of_split["bounds"][end]) for end in ("min", "max"))
+        low = ", ".join(f"{value:.4g}" for value in of_split["bounds"]["min"])
+        high = ", ".join(f"{value:.4g}" for value in of_split["bounds"]["max"])
         sizes.append(f"| {inline(name)} | {of_split['num_rows']:,} | {points} | {low} | {high} |")
     feature = features.get("label")
     classes = ""

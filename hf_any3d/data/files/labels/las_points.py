@@ -102,10 +102,17 @@ class _LasPart(LasCopy):
         super()._move(new_start, old_end, new_end)
         count = len(self.rows)
         # Newer point formats leave the old numbers at 0.
-        is_legacy = self.format < _SINCE_14
-        struct.pack_into("<I", self.head, _COUNT, count if is_legacy else 0)
-        struct.pack_into("<5I", self.head, _OF_RETURNS, *(self.returns[:5].tolist() if is_legacy else [0] * 5))
-        bounds = [value for pair in zip(self.high, self.low, strict=True) for value in pair]
+        old_count = 0
+        old_returns = [0] * 5
+        if self.format < _SINCE_14:
+            old_count = count
+            old_returns = self.returns[:5].tolist()
+        struct.pack_into("<I", self.head, _COUNT, old_count)
+        struct.pack_into("<5I", self.head, _OF_RETURNS, *old_returns)
+        # The largest and the smallest number of each axis
+        bounds: list[float] = []
+        for pair in zip(self.high, self.low, strict=True):
+            bounds += pair
         struct.pack_into("<6d", self.head, _BOUNDS, *bounds)
         if self.head[25] >= 4 and self.head_size >= 375:
             struct.pack_into("<Q", self.head, _LONG_COUNT, count)
