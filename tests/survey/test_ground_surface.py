@@ -106,6 +106,27 @@ def test_points_below_the_ground_do_not_move_it(terrain, kind, density):
         assert not is_noise[: len(points)].any() and is_noise[len(points) :].mean() > 0.95
 
 
+@pytest.mark.parametrize("degrees", [0, 35])
+def test_the_ground_under_a_closed_canopy_is_that_of_few_points(degrees):
+    """One point of fifty lies on the ground; the canopy has no level, and noise in clusters is not spread."""
+    generator = np.random.default_rng(3)
+    flat = generator.random((int(DENSITY * SIDE**2), 2)) * SIDE
+    above = np.full(len(flat), 9.0)
+    for middle in np.stack(np.meshgrid(*[np.arange(2, SIDE, 4)] * 2), axis=-1).reshape(-1, 2):
+        away = np.linalg.norm(flat - middle - generator.uniform(-0.8, 0.8, 2), axis=1)
+        above = np.maximum(above, np.where(away < 3, generator.uniform(14, 26) * (1 - 0.2 * away), 0))
+    above *= generator.uniform(0.75, 1, len(flat))
+    is_ground = generator.random(len(flat)) < 1 / 50
+    above[is_ground] = generator.normal(0, 0.03, is_ground.sum())
+    points = np.column_stack([flat, above + np.tan(np.radians(degrees)) * flat[:, 0]])
+    noise = below(points, "clusters", 0.003)
+    found, is_noise = found_above(np.concatenate([points, noise]), len(points))
+    assert (np.abs(found[is_ground]) < 1).mean() > 0.75 and is_noise[: len(points)].mean() < 0.002
+    # A saved model that looks by windows has the ground that it has learned.
+    old = GroundSurface.by_windows(points, spacing_of(points))
+    assert (old.heights_above(points)[is_ground, 1] < -1).mean() > 0.9
+
+
 @pytest.mark.parametrize("density", [0.5, DENSITY])
 def test_lone_points_in_the_air_are_noise_and_things_are_none(density):
     points, _, _ = made("waves", density)

@@ -58,19 +58,17 @@ class OutlineCells:
         """Add points (points, 2) of things with numbers (points,)."""
         places = np.floor(xy / self.cell).astype(np.int64) + _HALF
         keys = places[:, 0] * _ROW + places[:, 1]
-        self._parts.append(_counted(keys, numbers.astype(np.int64), np.ones(len(keys), np.int64)))
+        self._parts.append(_counted(keys, numbers, np.ones(len(keys), np.int32)))
 
     def renumber(self, new_numbers: Callable[[np.ndarray], np.ndarray]) -> None:
         """Give things the numbers that a function returns for theirs; those that get 0 are left out."""
-        parts = self._parts
-        self._parts = []
-        for keys, numbers, counts in parts:
+        for place, (keys, numbers, counts) in enumerate(self._parts):
             new = new_numbers(numbers)
             kept = new != 0
-            self._parts.append((keys[kept], new[kept], counts[kept]))
+            self._parts[place] = keys[kept], new[kept].astype(np.int32), counts[kept]
 
     def outlines(self) -> dict[int, Outline]:
-        """Return the outline of each thing by its number.
+        """Return the outline of each thing by its number; the points that were added are forgotten.
 
         A cell belongs to the thing with the most points in it. Gaps of up to two cells are closed where no other
         thing is. As a cell at the edge is filled only in part, an outline runs inside of its cells where nothing else
@@ -78,12 +76,19 @@ class OutlineCells:
         """
         if not self._parts:
             return {}
-        keys, numbers, counts = _counted(*map(np.concatenate, zip(*self._parts, strict=True)))
-        present, thing, cells_of_thing = np.unique(numbers, return_inverse=True, return_counts=True)
+        columns = [np.concatenate(column) for column in zip(*self._parts, strict=True)]
+        self._parts = []
+        keys, numbers, counts = _counted(*columns)
+        del columns
+        present = np.unique(numbers)
+        thing = np.searchsorted(present, numbers).astype(np.int32)
+        del numbers
+        cells_of_thing = np.bincount(thing, minlength=len(present))
         # Most points first; between equals, the lowest number
         owned = _first_of_each(keys, np.lexsort((thing, -counts, keys)))
         closed = list(_closed(keys[owned], thing[owned], len(present)))
         keys, thing, counts = _with_gaps_closed(keys[owned], thing[owned], counts[owned], closed)
+        del owned, closed
         grid = _Grid(keys, thing, counts, len(present), self.cell)
         found = {}
         for place, number in enumerate(present.tolist()):
@@ -94,12 +99,15 @@ class OutlineCells:
 
 
 def _counted(keys: np.ndarray, numbers: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each pair of a cell and a number once, with the sum of its counts."""
-    cells, cell_of = np.unique(keys, return_inverse=True)
-    things, thing_of = np.unique(numbers, return_inverse=True)
-    pairs, pair_of = np.unique(cell_of * len(things) + thing_of, return_inverse=True)
-    cell, thing = np.divmod(pairs, max(1, len(things)))
-    return cells[cell], things[thing], np.bincount(pair_of, counts, len(pairs)).astype(np.int64)
+    """Return each pair of a cell and a number once, sorted, with the sum of its counts."""
+    # One order of both, as millions of cells are looked at: unique values of each would be three sorted copies.
+    order = np.lexsort((numbers, keys))
+    keys, numbers, counts = keys[order], numbers[order], counts[order]
+    is_first = np.ones(len(keys), bool)
+    is_first[1:] = (keys[1:] != keys[:-1]) | (numbers[1:] != numbers[:-1])
+    starts = np.flatnonzero(is_first)
+    sums = np.add.reduceat(counts, starts) if len(starts) else counts
+    return keys[starts], numbers[starts], sums.astype(np.int32)
 
 
 def _first_of_each(keys: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -151,8 +159,8 @@ def _with_gaps_closed(
     """Return cells, sorted, with their things and points, and with gaps (things, cells) that no other thing has."""
     lengths = [len(cells) for cells in closed]
     all_keys = np.concatenate([keys, *closed])
-    all_things = np.concatenate([thing, np.repeat(np.arange(len(closed)), lengths)])
-    all_counts = np.concatenate([counts, np.zeros(sum(lengths), np.int64)])
+    all_things = np.concatenate([thing, np.repeat(np.arange(len(closed), dtype=thing.dtype), lengths)])
+    all_counts = np.concatenate([counts, np.zeros(sum(lengths), counts.dtype)])
     kept = _first_of_each(all_keys, np.lexsort((all_things, all_counts == 0, all_keys)))
     return all_keys[kept], all_things[kept], all_counts[kept]
 
@@ -178,7 +186,7 @@ class _Grid:
             if len(rows):
                 is_kept[rows] = _is_in_square(_places(keys[rows]))
         self._keys = keys
-        self._thing = np.where(is_kept, thing, -1)
+        self._thing = np.where(is_kept, thing, np.int32(-1))
 
     def outline(self, thing: int) -> Outline | None:
         """Return the outline of a thing, None if it has no cell."""

@@ -133,7 +133,7 @@ class GroundSurface:
         """
         points = points[:]
         corner, cell = grid_over(bounds_of(points), max(_LEAST_CELL, 2 * spacing))
-        is_left_out = unsupported_points(points, corner, cell)
+        is_left_out = unsupported_points(points, corner, cell, sparse=False)
         numbers = lowest_points(points, ~is_left_out, corner, cell)
         is_empty = numbers == NONE
         lowest = filled(points[numbers, 2], is_empty)

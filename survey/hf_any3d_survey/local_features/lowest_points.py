@@ -1,7 +1,8 @@
 """Lowest points of the cells of a grid, without noise below the ground.
 
 Reflections (multipath) and errors of the clock make points far below the ground: single ones, pairs, small clusters,
-or a thin layer that copies what is above it. A low level counts only if enough of the points around lie on it.
+or a thin layer that copies what is above it. A low level counts only if enough of the points around lie on it. Under
+a closed canopy, on whose lowest points few others lie, fewer are enough if they are spread like ground.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ _PIT = 2.0
 _BAND = 1.5  # meters above and below a level that are of the level
 _FEWEST, _SHARE = 8, 0.03
 """Number and share of the points around that must lie on a level to support it, the lowest point included."""
+_SPARSE, _SPREAD, _OPAQUE = 0.006, 0.3, 0.4
+"""Share of the points around that is enough if they are in this share of the blocks around, while less than the last
+share lies on what is usual: a surface that hides what is below it has more."""
 _AROUND = 4  # cells to each side whose middle height is usual
 WIDE = 3
 """Cells along the edge of a block, whose points are counted together."""
@@ -80,8 +84,11 @@ def mark_lowest(
     numbers[number[is_lowest]] = rows[kept[is_lowest]]
 
 
-def unsupported_points(points: np.ndarray, corner: np.ndarray, cell: float) -> np.ndarray:
-    """Find points below the lowest one of their cell that others support, (points,) bool; arguments as above."""
+def unsupported_points(points: np.ndarray, corner: np.ndarray, cell: float, *, sparse: bool = True) -> np.ndarray:
+    """Find points below the lowest one of their cell that others support, (points,) bool; arguments as above.
+
+    Without `sparse`, few points below a closed canopy support none.
+    """
     number, shape = _cells(points, corner, cell)
     # Points cell by cell, from low to high; `at` is the one of each cell that counts as its lowest.
     # One key of both is sorted several times as fast as one after the other.
@@ -103,7 +110,7 @@ def unsupported_points(points: np.ndarray, corner: np.ndarray, cell: float) -> n
             break
         if levels is None:
             place = np.stack(np.divmod(number, shape[1]), axis=1)
-            levels = _Levels(place, points[:, 2], shape, cell)
+            levels = _Levels(place, points[:, 2], shape, cell, sparse)
             del place
         low = np.flatnonzero(is_low)
         # Where hardly any is raised, what is usual stays, too.
@@ -162,7 +169,8 @@ def _raise_unsupported(
 class _Levels:
     """Sorted heights of the points of each block of cells."""
 
-    def __init__(self, place: np.ndarray, heights: np.ndarray, shape: tuple[int, int], cell: float):
+    def __init__(self, place: np.ndarray, heights: np.ndarray, shape: tuple[int, int], cell: float, sparse: bool):
+        self._sparse = sparse
         self._shape = shape
         self._cell = cell
         self._blocks = (-(-shape[0] // WIDE), -(-shape[1] // WIDE))
@@ -185,12 +193,17 @@ class _Levels:
         is_supported = np.zeros(len(cells), bool)
         for start in range(0, len(cells), _MOST_AT_ONCE):
             part = slice(start, start + _MOST_AT_ONCE)
-            on_level, around = self._count(cells[part], low[part], usual)
+            on_level, spread, around = self._count(cells[part], low[part], usual)
             is_supported[part] = on_level >= np.maximum(_FEWEST, _SHARE * around)
+            may_be = ~is_supported[part] & (on_level >= np.maximum(_FEWEST, _SPARSE * around)) & (spread >= _SPREAD)
+            some = start + np.flatnonzero(may_be)
+            if self._sparse and len(some):
+                on_usual, _, _ = self._count(cells[some], usual[cells[some]], usual)
+                is_supported[some] = on_usual < _OPAQUE * around[may_be]
         return is_supported
 
-    def _count(self, cells: np.ndarray, low: np.ndarray, usual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return how many points around each cell are on its level, and how many there are."""
+    def _count(self, cells: np.ndarray, low: np.ndarray, usual: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return how many points around each cell are on its level, in which share of the blocks, and of how many."""
         reach = np.arange(-_BLOCKS, _BLOCKS + 1)
         down, right = (steps.reshape(-1) for steps in np.meshgrid(reach, reach, indexing="ij"))
         row, column = (place[:, None] for place in np.divmod(cells, self._shape[1]))
@@ -208,5 +221,6 @@ class _Levels:
         # Levels below and above all points would lie in the spans of other blocks.
         first = np.searchsorted(self._keys, block * self._span + np.clip(level - _BAND, 0, self._span))
         last = np.searchsorted(self._keys, block * self._span + np.clip(level + _BAND, 0, self._span))
-        on_level = np.where(is_inside, last - first, 0).sum(axis=1)
-        return on_level, np.where(is_inside, self._counts[block], 0).sum(axis=1)
+        on_level = np.where(is_inside, last - first, 0)
+        spread = (on_level > 0).sum(axis=1) / is_inside.sum(axis=1)
+        return on_level.sum(axis=1), spread, np.where(is_inside, self._counts[block], 0).sum(axis=1)
