@@ -57,7 +57,7 @@ _PARTS = {
 
 
 class Pair(NamedTuple):
-    """What was measured in turns: processor seconds and megabytes of both sides, and their differences."""
+    """Measurements in turns: processor seconds and megabytes of both sides, and their differences."""
 
     what: str
     theirs: list[float]
