@@ -294,23 +294,24 @@ def _run_step(name: str, file: Path, small: Path) -> None:
     """Measure a step in this process and print its processor seconds and megabytes as JSON."""
     warnings.simplefilter("ignore")
     step = step_of(name, file, small)
-    before = _held_megabytes()
+    before = held_megabytes()
     start = time.process_time()
     began = time.perf_counter()
     result = step()
     seconds = time.process_time() - start
     waited = time.perf_counter() - began
-    print(json.dumps({"seconds": seconds, "waited": waited, "megabytes": _memory("VmHWM") - before}))
+    print(json.dumps({"seconds": seconds, "waited": waited, "megabytes": memory_of("VmHWM") - before}))
     del result
 
 
-def _held_megabytes() -> float:
+def held_megabytes() -> float:
     """Return what this process holds, and let the kernel count its peak from here on."""
     Path("/proc/self/clear_refs").write_text("5")
-    return _memory("VmRSS")
+    return memory_of("VmRSS")
 
 
-def _memory(name: str) -> float:
+def memory_of(name: str) -> float:
+    """Return megabytes of this process, by the name that Linux has for them, such as VmHWM."""
     # Unlike `ru_maxrss`, these do not begin with what the parent process held.
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024 / 1e6

@@ -8,8 +8,8 @@ Nothing is fetched: weights are random numbers that torch-pointcloud's class is 
 file. Dropout and stochastic depth are off, as their draws differ; losses and gradients are then compared, too. Both
 sides take turns on one thread in float32. Of each pair the ratio is taken; the table has its median and range.
 
-torch-pointcloud samples points and looks for neighbors with pyg-lib, which the package index lacks. torch-cluster has
-the same functions and stands in. Without it, both sides use ours, and the rows of neighbors are left out.
+torch-pointcloud samples points and looks for neighbors with pyg-lib, which the package index lacks. Functions of the
+same kind in torch-cluster take their place. Without it, both sides use ours, and neighbors are not compared.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, knn
 from hf_any3d.utils.atomic_files import write_text
-from studies.speed.peers import _held_megabytes, _memory
+from studies.speed.peers import held_megabytes, memory_of
 from studies.torch_pointcloud import built, converted, registered, versions_of
 
 MODELS = {
@@ -57,7 +57,7 @@ _PARTS = {
 
 
 class Pair(NamedTuple):
-    """Measurements in turns: processor seconds and megabytes of both sides, and their differences."""
+    """Processor seconds of both sides in turns, their megabytes, and the difference of their outputs."""
 
     what: str
     theirs: list[float]
@@ -101,6 +101,7 @@ def stand_in(pool: Any, cluster: Any | None) -> None:
 
 def without_draws(model: nn.Module) -> nn.Module:
     """Turn off dropout and stochastic depth, whose draws would differ."""
+    module: Any
     for module in model.modules():
         for name in ("p", "rate", "drop_prob"):
             if type(module).__name__ in ("Dropout", "DropPath") and hasattr(module, name):
@@ -114,9 +115,9 @@ def megabytes(step: Callable[[], Any]) -> float:
     """Return the most that the process holds during a step, beyond what it held before."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    before = _held_megabytes()
+    before = held_megabytes()
     step()
-    return _memory("VmHWM") - before
+    return memory_of("VmHWM") - before
 
 
 def in_turns(theirs: Callable[[], Any], ours: Callable[[], Any], rounds: int) -> tuple[list[float], list[float]]:
@@ -137,8 +138,9 @@ class Sides(NamedTuple):
     step: tuple[Callable[[], Tensor], Callable[[], Tensor]]
 
 
-def sides(theirs: nn.Module, ours: nn.Module, clouds: int, points: int) -> Sides:
-    """Return what is measured of both models."""
+def sides(theirs: nn.Module, ours: nn.Module, shape: tuple[int, int]) -> Sides:
+    """Return what is measured of both models, on so many clouds of so many points."""
+    clouds, points = shape
     generator = torch.Generator().manual_seed(0)
     inputs = torch.rand(clouds, points, 3, generator=generator) * 2 - 1
     batch = torch.arange(clouds).repeat_interleave(points)
@@ -276,7 +278,7 @@ def page(rows: Sequence[Pair], floors: Sequence[Sequence[str]], parts: Sequence[
     head = ["step, % of the time", *_PARTS, "the rest"]
     lines += ["", "## Where the time of a step goes", "", *_table(head, parts)]
     about = ", ".join(f"{name} {number}" for name, number in versions_of(_PACKAGES).items())
-    sampled = "torch-cluster's compiled functions stand in" if compiled else "ours stand in, so that networks compare"
+    sampled = "here they are torch-cluster's" if compiled else "here both sides use ours, so that networks compare"
     lines += ["", _ABOUT.strip().format(sampled=sampled), "", f"Versions: {about}.", ""]
     return "\n".join(lines)
 
@@ -293,8 +295,8 @@ pass holds beyond what the process held before it. Differences are relative to t
 those of the loss, of neighbors the share of centers whose neighbors differ. Sampling and neighbors of torch-pointcloud
 need pyg-lib, which the package index lacks: {sampled}.
 
-"At least" is the time of the operations of our products alone, at the speed of the product of 520 tokens with a layer
-of 384 by 1,536, beside all of torch-pointcloud's time.
+"At least" is the time of our matrix products alone, at the speed of a layer of 384 by 1,536 on 520 tokens. Its ratio
+is that to all of torch-pointcloud's time.
 """
 
 
@@ -314,7 +316,7 @@ def main() -> None:
     rows = neighbors(cluster, arguments.rounds) if compiled else []
     floors: list[list[str]] = []
     parts: list[list[str]] = []
-    models = {}
+    models: dict[str, tuple[nn.Module, nn.Module]] = {}
     for name in arguments.models:
         with torch.no_grad():
             theirs = built(MODELS[name], entries[MODELS[name]])
@@ -325,7 +327,7 @@ def main() -> None:
         for name, pair in models.items():
             for model, state in zip(pair, states[name], strict=True):
                 model.load_state_dict(state)
-            both = sides(*pair, *shape)
+            both = sides(*pair, shape)
             found = compare(name, both, shape, arguments.rounds)
             rows += found
             floors += [allowed(*each) for each in zip(found, (both.forward, both.step), strict=True)]

@@ -12,7 +12,7 @@ def test_a_row_has_the_median_and_range_of_the_ratios_of_pairs():
     assert pair.cells() == ["step", "2,000", "1,000", "**0.50** (0.25 to 0.80)", "10 / 4", "0.40", "2.0e-06"]
     text = page([pair], [], [], compiled=False)
     assert "| step | 2,000 | 1,000 | **0.50** (0.25 to 0.80) | 10 / 4 | 0.40 | 2.0e-06 |" in text
-    assert "ours stand in" in text and "torch " in text
+    assert "both sides use ours" in text and "torch " in text
 
 
 def test_all_products_are_counted():
