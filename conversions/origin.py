@@ -22,7 +22,9 @@ from hf_any3d.utils.markdown import inline
 
 UNKNOWN = "unknown"
 """License of weights whose owner has not stated one; the hub knows this word."""
-_CHECKSUMS = {file.sha256 for entry in PUBLISHED.values() for file in entry.files.values() if file.sha256}
+_CHECKSUMS: set[str] = set()
+for _entry in PUBLISHED.values():
+    _CHECKSUMS.update(file.sha256 for file in _entry.files.values() if file.sha256)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -325,9 +325,10 @@ def _point_columns(kind: str, layer: str, state: _State, joined: torch.Tensor) -
 def teacher_of(original: Mapping[str, torch.Tensor]) -> str | None:
     """Return the `model_type` of the frozen teacher in a checkpoint of stage I or II; None if there is none."""
     # Stage II has the autoencoder, with its teacher, below a prefix.
-    frozen = {
-        name.removeprefix("dvae_tokenizer."): tensor for name, tensor in original.items() if "visual_embed." in name
-    }
+    frozen = {}
+    for name, tensor in original.items():
+        if "visual_embed." in name:
+            frozen[name.removeprefix("dvae_tokenizer.")] = tensor
     if not frozen:
         return None
     for kind, table in TEACHERS.items():

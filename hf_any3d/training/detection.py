@@ -284,10 +284,11 @@ class Detection(program.TrainingTask):
             if split in splits:
                 scores = trainer.evaluate(SceneRows(splits[split], processor), metric_key_prefix=split)
                 trainer.log_metrics(split, scores)
-                kept = {name.removeprefix(f"{split}_"): value for name, value in scores.items()}
-                metrics[split] = {
-                    name: value for name, value in kept.items() if name == "loss" or name[-3:] in ("_25", "_50")
-                }
+                metrics[split] = {}
+                for key, value in scores.items():
+                    name = key.removeprefix(f"{split}_")
+                    if name == "loss" or name.endswith(("_25", "_50")):
+                        metrics[split][name] = value
                 by_class[split] = dict(trainer.class_scores["25"])
         return metrics, by_class
 

@@ -118,12 +118,11 @@ def _check_extent(content: Any) -> None:
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Merge two mappings; values of `above` win, lists too, and mappings in both are merged."""
     # Mappings on both sides are merged key by key, so that one option is overridden and the others stay.
-    both = {
-        key: merge(below[key], value)
-        for key, value in above.items()
-        if isinstance(below.get(key), Mapping) and isinstance(value, Mapping)
-    }
-    return {**below, **above, **both}
+    merged = {**below, **above}
+    for key, value in above.items():
+        if isinstance(below.get(key), Mapping) and isinstance(value, Mapping):
+            merged[key] = merge(below[key], value)
+    return merged
 
 
 def _parse_exponents(value: Any) -> Any:

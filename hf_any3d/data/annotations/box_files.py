@@ -321,11 +321,11 @@ def read_segments(path: Path) -> dict[str, list[tuple[str, list[int]]]]:
     with file_errors(path, "annotations of Supervisely"):
         content = _read_json(path)
         labels = {entry["key"]: str(entry["classTitle"]) for entry in content["objects"]}
-        segments = [
-            (labels[figure["objectKey"]], list(map(int, figure["geometry"]["indices"])))
-            for figure in content["figures"]
-            if figure["geometryType"] == "point_cloud"
-        ]
+        segments = []
+        for figure in content["figures"]:
+            if figure["geometryType"] == "point_cloud":
+                numbers = list(map(int, figure["geometry"]["indices"]))
+                segments.append((labels[figure["objectKey"]], numbers))
         return {path.name.removesuffix(".json"): segments}
 
 

@@ -152,7 +152,10 @@ def _with_common_words(tiles: Sequence[Tile]) -> list[Tile]:
     words = common_names(tile.words for tile in tiles)
     if not words:
         return list(tiles)
-    others = [label for tile in tiles if tile.words is None for label in tile.labels or ()]
+    others: list[int] = []
+    for tile in tiles:
+        if tile.words is None:
+            others += tile.labels or ()
     first = max(others, default=-1) + 1
     names = ("",) * first + words
     common = []

@@ -231,8 +231,12 @@ def names_of(field: str) -> tuple[str, ...]:
 
 def measured_words() -> set[str]:
     """Return the plain names of columns that say where a point is or how it was measured; those of labels are none."""
-    words = {word for field, names in _FIELDS.items() if field != "labels" for name in names for word in name.split()}
-    return {*"xyz", *words}
+    words = {*"xyz"}
+    for field, names in _FIELDS.items():
+        if field != "labels":
+            for name in names:
+                words.update(name.split())
+    return words
 
 
 def names_in_degrees(names: Iterable[str]) -> list[str]:

@@ -34,13 +34,12 @@ def open_hdf5(
         with file_errors(path, "HDF5 file"):
             limits.check(decoded=os.path.getsize(path))
             file = opened.enter_context(h5py.File(path, "r"))
-            content = {str(name): file.get(name) for name in file.keys()}
-            # Numbers alone, no groups, texts or references
-            arrays = {
-                name: array
-                for name, array in content.items()
-                if isinstance(array, h5py.Dataset) and array.shape is not None and array.dtype.kind in "fiub"
-            }
+            arrays = {}
+            for name in file.keys():
+                array = file.get(name)
+                # Numbers alone, no groups, texts or references
+                if isinstance(array, h5py.Dataset) and array.shape is not None and array.dtype.kind in "fiub":
+                    arrays[str(name)] = array
             missing = [name for name in required if name not in arrays]
             if missing:
                 raise PointCloudError(f"no array {missing[0]!r}; found {listed(sorted(arrays))}")

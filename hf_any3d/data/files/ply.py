@@ -86,7 +86,11 @@ def read(source: Source) -> PointCloudData:
         for name in ("chunk", "sh"):
             values.pop(name, None)
     points = [vertices[axis] for axis in fields_of(vertices)["points"]]
-    source.note_columns(name for element in elements if element.name == "face" for name in element.names)
+    names_of_faces: list[str] = []
+    for element in elements:
+        if element.name == "face":
+            names_of_faces += element.names
+    source.note_columns(names_of_faces)
     faces = _faces(values.pop("face", {}), corners_of("face", elements), points, source)
     source.note_columns(elements[place].names)
     strips = values.get("tristrips", {}).get(corners_of("tristrips", elements))
@@ -134,9 +138,10 @@ def element_of_points(elements: list[Element]) -> int:
     Raises:
         PointCloudError: No element has coordinates.
     """
-    having = [
-        place for place, element in enumerate(elements) if is_packed(element) or "points" in fields_of(element.scalars)
-    ]
+    having = []
+    for place, element in enumerate(elements):
+        if is_packed(element) or "points" in fields_of(element.scalars):
+            having.append(place)
     if not having:
         vertex = next((element for element in elements if element.name == "vertex"), Element("vertex", 0))
         degrees = names_in_degrees(vertex.scalars)

@@ -163,19 +163,20 @@ def read_rgbd(
 
 def _image(path: str | os.PathLike, limits: ReadLimits, *, is_depth: bool) -> np.ndarray:
     Image = package("PIL.Image", "files")  # noqa: N806
-    data = open_source(path, None, ("png",) if is_depth else _IMAGES, limits).data
-    with (
-        file_errors(path, "image"),
-        # These decoders alone: Pillow would try every format that it knows.
-        Image.open(io.BytesIO(data), formats=("PNG",) if is_depth else ("PNG", "JPEG")) as image,
-    ):
+    endings = ("png",) if is_depth else _IMAGES
+    # These decoders alone: Pillow would try every format that it knows.
+    decoders = ("PNG",) if is_depth else ("PNG", "JPEG")
+    data = open_source(path, None, endings, limits).data
+    with file_errors(path, "image"), Image.open(io.BytesIO(data), formats=decoders) as image:
         width, height = image.size
         limits.check(points=width * height, decoded=4 * width * height, stored=len(data))
         # Pillow cuts such numbers to 255, so that a depth image given for the colors would be white.
         if is_depth != (image.mode in _DEPTH_MODES):
             expected = "a depth of 16 bits in one channel" if is_depth else "colors of 8 bits, not a depth"
             raise PointCloudError(f"an image of mode {image.mode}; expected {expected}")
-        return np.asarray(image if is_depth else image.convert("RGB"))
+        if not is_depth:
+            image = image.convert("RGB")
+        return np.asarray(image)
 
 
 def _exr(path: str | os.PathLike, limits: ReadLimits) -> np.ndarray:

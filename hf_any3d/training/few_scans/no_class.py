@@ -32,7 +32,11 @@ def draw_things(
         `(things, num_points, 3)` float32 in the unit sphere, with any heading.
     """
     # A solid after each other kind makes half of them solids.
-    names = kinds or [name for kind in KINDS if kind != SOLID for name in (kind, SOLID)]
+    names = list(kinds or ())
+    if not names:
+        for kind in KINDS:
+            if kind != SOLID:
+                names += [kind, SOLID]
     things = []
     for number in range(count):
         name = names[number % len(names)]

@@ -174,11 +174,11 @@ class PlyCopy:
         values = self._values()
         vertices, _ = ply.points_of(self.elements, values)
         # An empty element of faces, or faces without corners, leave a cloud of points.
-        is_mesh = any(
-            self._polygons(place, block) is not None
-            for place, block in enumerate(values)
-            if self.elements[place].name in ("face", "tristrips")
-        )
+        is_mesh = False
+        for place, block in enumerate(values):
+            if self.elements[place].name in ("face", "tristrips") and self._polygons(place, block) is not None:
+                is_mesh = True
+                break
         is_point = None
         if not is_mesh and are_splats(vertices):
             opacities, is_splat = splats_of(vertices)
@@ -201,11 +201,11 @@ class PlyCopy:
         for place, edits in self.edits.items():
             # A new line ends as the first one does.
             line_end = lines[0][len(lines[0].rstrip(b"\r\n")) :]
-            added[ends[place]] = [
-                f"property {_NAMES[edit.kind]} {edit.column.name}".encode() + line_end
-                for edit in edits
-                if edit.place is None
-            ]
+            new = []
+            for edit in edits:
+                if edit.place is None:
+                    new.append(f"property {_NAMES[edit.kind]} {edit.column.name}".encode() + line_end)
+            added[ends[place]] = new
         return b"".join(line + b"".join(added.get(number, [])) for number, line in enumerate(lines))
 
     def _fixed_rows(self, file: Any, element: ply.Element, edits: list[_Edit]) -> Iterator[bytes]:
