@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from hf_any3d.tasks.steps import return_free_memory
+
 _HALF = 1 << 30  # cells from the origin of the map along an axis, at most: two numbers fit into 63 bits
 _ROW = 2 * _HALF
 _MOST_CELLS = 1 << 22  # of the rectangle around a thing
@@ -78,6 +80,7 @@ class OutlineCells:
             return {}
         columns = [np.concatenate(column) for column in zip(*self._parts, strict=True)]
         self._parts = []
+        return_free_memory()
         keys, numbers, counts = _counted(*columns)
         del columns
         present = np.unique(numbers)
@@ -86,9 +89,13 @@ class OutlineCells:
         cells_of_thing = np.bincount(thing, minlength=len(present))
         # Most points first; between equals, the lowest number
         owned = _first_of_each(keys, np.lexsort((thing, -counts, keys)))
-        closed = list(_closed(keys[owned], thing[owned], len(present)))
-        keys, thing, counts = _with_gaps_closed(keys[owned], thing[owned], counts[owned], closed)
-        del owned, closed
+        keys, thing, counts = keys[owned], thing[owned], counts[owned]
+        del owned
+        closed = list(_closed(keys, thing, len(present)))
+        return_free_memory()
+        keys, thing, counts = _with_gaps_closed(keys, thing, counts, closed)
+        del closed
+        return_free_memory()
         grid = _Grid(keys, thing, counts, len(present), self.cell)
         found = {}
         for place, number in enumerate(present.tolist()):
