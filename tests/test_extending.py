@@ -114,7 +114,7 @@ def add_file_format(folder: Path) -> str:
         "def read(source):\n"
         "    return PointCloudData(np.frombuffer(source.data, '<f4').reshape(-1, 3))\n"
     )
-    add_line(folder / "hf_any3d/registry.py", "FORMATS = {", '    "corners": "corners",')
+    add_line(folder / "hf_any3d/registry.py", "FORMATS: dict", '    "corners": "corners",')
     (folder / "cube.corners").write_bytes(bytes(range(24)) * 2)
     program = """
 import hf_any3d, json
