@@ -47,7 +47,6 @@ ALLOWED = {
     "hf_any3d/training/trainer.py _save_arguments": "beside what Trainer saves, into the folder of `replacing_model`",
     "hf_any3d/export/language_model.py encode_prompt_embeds": "in memory",
     "survey/hf_any3d_survey/inventory/likeness.py save_likeness": "a file of the package, written by its maintainers",
-    "survey/hf_any3d_survey/inventory/tile_files.py _save_edge": "into the folder of `temporary_folder`",
     "hf_any3d/tasks/base.py save_pretrained": "as the models and processors of transformers",
     "hf_any3d/integration/peft_patches.py save_pretrained": "as PEFT",
     "hf_any3d/data/files/writer.py _write_npz": "into an open file",
