@@ -18,7 +18,7 @@ from hf_any3d.data.annotations.box_files import (
     read_tracklets,
 )
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
-from tests.data import test_annotation_files as annotations
+from tests.data.annotations import test_annotation_files as annotations
 from tests.data.catalog import test_scans_with_boxes as seeds
 from tests.fuzz.damage import mutate
 from tests.fuzz.target import Target
