@@ -27,7 +27,7 @@ CHAT = CHAT_TASK.name
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model that a command was given, and what its configuration says of it.
+    """A model that a command was given, with the facts of its configuration.
 
     The configuration is read once, when it is first asked for. Of a model on the hub this file alone is downloaded; a
     published checkpoint is fetched and converted.

@@ -227,7 +227,7 @@ def _refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
 
 
 def _goes_on(request: TrainingTask, *, overwrite: bool) -> bool:
-    """Return whether a training goes on from a checkpoint in its directory, or is told to start again there."""
+    """Return whether a training goes on from a checkpoint in its directory, or starts again there on request."""
     from hf_any3d.training.checkpoints import checkpoint_to_resume
 
     training = request.training

@@ -34,7 +34,7 @@ class Shown(Protocol):
 
     @property
     def up_axis(self) -> str | None:
-        """The direction that is up in the cloud, where the answer says it."""
+        """The direction that is up in the cloud, if the answer has it."""
         ...
 
     @property

@@ -338,7 +338,7 @@ def _word_embedding(part: PreTrainedModel) -> nn.Module:
 
 
 def words_of(error: BaseException) -> str:
-    """Return what an error of an encoder says, for the reason of a refusal."""
+    """Return the message of an error of an encoder, for the reason of a refusal."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:200]
 

@@ -259,7 +259,7 @@ def switch_of(model: nn.Module) -> TaskSwitch | None:
 
 
 def ensured_switch(model: PreTrainedModel) -> TaskSwitch:
-    """Return the switch of a model that gets an adapter; a new one takes the task that its config says for its own."""
+    """Return the switch of a model that gets an adapter; a new one takes the task in its config for its own."""
     from hf_any3d.modeling.pretrained_parts.task_switch import TaskSwitch  # imports PEFT
 
     switch = switch_of(model)

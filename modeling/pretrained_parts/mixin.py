@@ -341,7 +341,7 @@ class LibraryModelMixin(LibraryModelHook, AdaptedPartMixin, _PeftMethods):
         hold_statistics(self)
 
     def set_adapter(self, adapter_name: list[str] | str) -> None:
-        """Set the active adapter as transformers does; the config says what it was trained with.
+        """Set the active adapter as transformers does, and the config to the task that it was trained for.
 
         Modules that it did not train in full, other than another adapter, stay those of the model.
 

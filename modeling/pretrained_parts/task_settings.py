@@ -31,7 +31,7 @@ def is_of_task(setting: str) -> bool:
 
 
 def task_of(config: PreTrainedConfig) -> Task:
-    """Return a copy of the task that a config says."""
+    """Return a copy of the task in a config."""
     return {name: copy.deepcopy(value) for name, value in vars(config).items() if is_of_task(name)}
 
 
@@ -47,7 +47,7 @@ def set_task(config: PreTrainedConfig, task: Task) -> None:
 
 
 def described(task: Task) -> str:
-    """Return what a message says of a task: the number of its classes, the first names, and its problem type."""
+    """Return a task in words: the number of its classes, the first names, and its problem type."""
     names = [str(name) for _, name in sorted((task.get("id2label") or {}).items())]
     problem = f", {task['problem_type']}" if task.get("problem_type") else ""
     return f"{len(names)} classes ({listed(names, 3)}{problem})"

@@ -91,7 +91,7 @@ def load(
 
 
 def labels_of_points(place: Path) -> bool:
-    """Return whether the labels of HDF5 files are those of points; the first file tells."""
+    """Return whether the labels of HDF5 files are those of points, by the first file."""
     splits = files_by_split(place)
     return "labels" in _arrays_of(next(iter(splits.values()))[0], ())
 
@@ -150,7 +150,7 @@ def _split_of(name: str) -> str | None:
 
 
 def _without_split(path: Path) -> str:
-    """Return what a path tells of the data set: its words without those of splits and the number of a part at its end.
+    """Return the words of a path without those of splits and the number of a part at its end.
 
     A number that is joined to its word, such as scale75, is a part of the name.
     """

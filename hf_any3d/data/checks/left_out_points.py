@@ -78,7 +78,7 @@ def count_left_out(
 
 
 def left_out_words(counts: Mapping[str, int], total: int, name: object = None) -> str:
-    """Return the sentence by which left out points are told; empty if there are none.
+    """Return the sentence about points that are left out; empty if there are none.
 
     Such as "a.laz: 23 % of the points are left out: 12,345 withheld, 20 noise (class 7)".
 

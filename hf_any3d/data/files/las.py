@@ -675,7 +675,7 @@ _SAME_UNIT = 1e-5
 
 
 def _stated(source: Source, header: _Header, points: np.ndarray, shift: np.ndarray | None) -> dict[str, Any]:
-    """Return what the coordinate system, if there is one, says of points (points, 3), as fields of a cloud.
+    """Return the fields of a cloud that follow from its coordinate system, if it has one, for points (points, 3).
 
     Among them are the axis that points up, and the unit of heights, if it is another one than of x and y.
     """

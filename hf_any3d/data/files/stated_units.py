@@ -32,7 +32,7 @@ _STATEMENTS = (
 
 
 def stated_length(comment: str) -> float | None:
-    """Return the length in meters of the unit that a comment, without its mark, says coordinates have; or None."""
+    """Return the length in meters of the unit in a comment without its mark, None if it names no unit."""
     for statement in _STATEMENTS:
         if match := statement.match(comment.strip()):
             count = positive_number(match.groupdict().get("count") or "1")
@@ -42,7 +42,7 @@ def stated_length(comment: str) -> float | None:
 
 
 def unit_of_comments(comments: Iterable[str], source: Source) -> dict[str, float]:
-    """Return `meters_per_unit` if comments state it; a warning tells of comments that contradict each other."""
+    """Return `meters_per_unit` if comments state it, and warn of comments that contradict each other."""
     lengths = {length for comment in comments if (length := stated_length(comment)) is not None}
     if len(lengths) > 1:
         told = " and ".join(f"{length:g} m" for length in sorted(lengths))

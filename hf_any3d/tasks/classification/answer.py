@@ -161,7 +161,7 @@ class ClassificationAnswers(Answers):
         return other
 
     def _why_axis(self, cloud: PointCloudData, axis: str, again: Again) -> Doubt | None:
-        """Tell what a cloud looks like with another direction up, where its own could not be told."""
+        """Return the doubt about a cloud that does not show its direction up and has another label with this one."""
         result = again(cloud, axis)
         # Of a class, not of none
         if not result or result[0]["label"] is None:

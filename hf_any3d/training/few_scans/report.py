@@ -57,7 +57,7 @@ def report_of(
 
 
 def section_of(config: PointFeaturesConfig, estimates: Mapping[str, Estimate]) -> str:
-    """Return the Markdown of the card that says how sure the model is."""
+    """Return the Markdown of the card about the confidence of the model."""
     if not estimates:
         return "Not evaluated: no class has two distinct scans."
     section = "\n\n".join(estimate.section() for estimate in estimates.values())

@@ -26,19 +26,25 @@ def moved(points: np.ndarray, up_axis: str, unit: float, angle: float, seed: int
     return (points @ turn_about_z(angle).T + shift) @ upright_rotation(up_axis) / unit
 
 
+def as_scanned(points: np.ndarray, kind: str, generator: np.random.Generator) -> np.ndarray:
+    """Return a room as a scan of this kind has it."""
+    if kind == "noisy":
+        return points + generator.normal(0, 0.02, points.shape)
+    if kind == "cut":
+        return points[(points[:, 0] < np.percentile(points[:, 0], 70)) & (points[:, 2] < 2)]
+    if kind == "with a ceiling":
+        ceiling = generator.uniform(points.min(axis=0), points.max(axis=0), (1500, 3))
+        ceiling[:, 2] = points[:, 2].max()
+        return np.concatenate([points, ceiling])
+    return points
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", some(["whole", "noisy", "cut", "with a ceiling"], left_out=["whole", "noisy"]))
 def test_frames_of_moved_rooms_are_found(rooms, kind):
     for number, (points, up_axis) in enumerate(zip(rooms, UP_AXES, strict=True)):
         generator = np.random.default_rng(number)
-        if kind == "noisy":
-            points = points + generator.normal(0, 0.02, points.shape)
-        if kind == "cut":
-            points = points[(points[:, 0] < np.percentile(points[:, 0], 70)) & (points[:, 2] < 2)]
-        if kind == "with a ceiling":
-            ceiling = generator.uniform(points.min(axis=0), points.max(axis=0), (1500, 3))
-            ceiling[:, 2] = points[:, 2].max()
-            points = np.concatenate([points, ceiling])
+        points = as_scanned(points, kind, generator)
         angle, unit = generator.uniform(-0.7, 0.7), UNITS[number % 3]
         scan = moved(points, up_axis, unit, angle, number)
         frame = find_frame(scan)
@@ -65,10 +71,7 @@ TILTS = [(1.5, "whole"), (3, "noisy"), (6, "cut"), (10, "whole"), (10, "noisy")]
 def test_tilted_rooms_are_leveled(rooms, degrees, kind):
     for number, (points, up_axis) in enumerate(zip(rooms, UP_AXES, strict=True)):
         generator = np.random.default_rng(number)
-        if kind == "noisy":
-            points = points + generator.normal(0, 0.02, points.shape)
-        if kind == "cut":
-            points = points[(points[:, 0] < np.percentile(points[:, 0], 70)) & (points[:, 2] < 2)]
+        points = as_scanned(points, kind, generator)
         angle, unit = generator.uniform(-0.7, 0.7), UNITS[number % 3]
         leaning, up = tilted(points @ turn_about_z(angle).T, degrees, generator.uniform(0, 6))
         scan = moved(leaning, up_axis, unit, 0.0, number)
